@@ -1,0 +1,101 @@
+"""What a reader of a raw data set yields: words with their images still on disk, and words it leaves out."""
+
+from dataclasses import dataclass
+from functools import lru_cache
+from math import cos, radians, sin
+from pathlib import Path
+from typing import Protocol
+
+from PIL import Image, ImageOps
+
+# Why a word is left out. Every dropped word is counted under exactly one of these.
+DROP_REASONS = (
+    "err_segmentation", "no_image", "unreadable_image", "empty_image", "bad_box", "unannotated", "empty_text",
+    "charset", "length", "md5_mismatch", "duplicate_page", "not_in_split", "bad_row",
+)  # fmt: skip
+
+
+class ImageSource(Protocol):
+    """Anything that can produce a word's picture when it is needed."""
+
+    def load(self) -> Image.Image:
+        """Return the picture; raises OSError if it can't be read."""
+
+
+@dataclass(frozen=True, slots=True)
+class FileImage:
+    """A word's picture: a whole file, or a rotated box cut straight out of one.
+
+    ``box`` is (x_center, y_center, width, height, angle) in raw pixels; the angle is in degrees counter-clockwise on
+    screen, as in IMGUR5K. ``use_exif`` turns a phone's photo upright (never with a box: boxes mean raw pixels).
+    """
+
+    path: Path
+    box: tuple[float, float, float, float, float] | None = None
+    use_exif: bool = False
+
+    def load(self) -> Image.Image:
+        """Read the picture from disk, cut straight if there is a box; outside of the page is filled with white."""
+        if self.box is None:
+            with Image.open(self.path) as image:
+                image.load()
+                return ImageOps.exif_transpose(image) if self.use_exif else image.copy()
+        return cut_straight(_open_page(self.path), self.box)
+
+
+@dataclass(frozen=True, slots=True)
+class RawWord:
+    """One word of a raw data set.
+
+    ``writer`` is a string (leading zeros count); ``split`` is ``train``, ``val`` or ``test``, or None where the data set
+    names none; ``source_id`` is the data set's own id, which becomes the image's name.
+    """
+
+    image: ImageSource
+    text: str
+    writer: str
+    split: str | None
+    source_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class DroppedWord:
+    """A word that a reader leaves out, with one of ``DROP_REASONS``."""
+
+    source_id: str
+    reason: str
+
+
+@lru_cache(maxsize=1)
+def _open_page(path: Path) -> Image.Image:
+    """The last page in RGB: a page's words follow each other, so one is enough."""
+    with Image.open(path) as image:
+        if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+            rgba = image.convert("RGBA")
+            return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
+        return image.convert("RGB")
+
+
+def cut_straight(page: Image.Image, box: tuple[float, float, float, float, float]) -> Image.Image:
+    """Cut a rotated box out of a page so that it stands straight; nothing is clipped at the page's edge.
+
+    Args:
+        page: an RGB image.
+        box: (x_center, y_center, width, height, angle), pixels and degrees counter-clockwise on screen.
+    Returns:
+        A round(width) x round(height) RGB image, white where the box leaves the page.
+    Raises:
+        ValueError: if a side is under one pixel or over twice the page's diagonal.
+    """
+    x_center, y_center, width, height, angle = box
+    out_width, out_height = round(width), round(height)
+    limit = 2 * (page.width**2 + page.height**2) ** 0.5
+    if not (1 <= out_width <= limit and 1 <= out_height <= limit):
+        raise ValueError(f"box {box} does not fit a page of {page.width}x{page.height} pixels")
+    c, s = cos(radians(angle)), sin(radians(angle))
+    # Pillow maps output pixel centres to input positions; the box's centre goes to the output's centre.
+    x, y = x_center + 0.5, y_center + 0.5
+    p, q = out_width / 2 + 0.5, out_height / 2 + 0.5
+    matrix = (c, s, x - p * c - q * s, -s, c, y + p * s - q * c)
+    return page.transform((out_width, out_height), Image.Transform.AFFINE, matrix, Image.Resampling.BICUBIC,
+                          fillcolor="white")  # fmt: skip

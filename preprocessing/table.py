@@ -1,0 +1,168 @@
+"""Reader for one's own word images: any folder with a CSV, TSV or JSONL table that says what each image holds.
+
+Known with no flag: DHSD (``train.csv``/``test.csv`` with ``file_name,text,writer_id``) and the Hugging Face ImageFolder
+convention (``metadata.jsonl`` or ``metadata.csv``).
+"""
+
+import csv
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+from preprocessing.raw_word import DroppedWord, FileImage, RawWord
+
+TABLE_SUFFIXES = (".csv", ".tsv", ".jsonl")
+SPLIT_NAMES = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "dev": "val",
+               "test": "test", "testing": "test"}  # fmt: skip
+IMAGE_COLUMNS = ("file_name", "filename", "image", "image_path", "path", "file", "img")
+TEXT_COLUMNS = ("text", "label", "transcription", "word", "words", "ground_truth", "gt")
+WRITER_COLUMNS = ("writer", "writer_id", "author", "hand", "scribe", "style")
+
+
+def recognises(dataset_path: Path) -> bool:
+    """True if the folder (or its parent of images) holds a table whose columns name an image and a text."""
+    try:
+        return bool(_find_tables(dataset_path))
+    except ValueError:
+        return False
+
+
+def iter_words(
+    dataset_path: Path,
+    *,
+    table: Path | None = None,
+    image_column: str | None = None,
+    text_column: str | None = None,
+    writer_column: str | None = None,
+    split_column: str | None = None,
+    writer: str = "me",
+) -> Iterator[RawWord | DroppedWord]:
+    """Yield the words of a table.
+
+    Args:
+        dataset_path: the folder that image paths are relative to (an image is also looked for beside its table).
+        table: the table's file; by default ``train/val/test`` tables if there are any, else the only table there is.
+        image_column, text_column, writer_column, split_column: column names; usual names are found without.
+        writer: the writer of words whose table has no writer column.
+    Raises:
+        FileNotFoundError: if there is no table.
+        ValueError: if a column is missing or two tables contend; the message lists what there is.
+    """
+    tables = [(table, SPLIT_NAMES.get(table.stem.lower()))] if table else _find_tables(dataset_path)
+    if not tables:
+        raise FileNotFoundError(
+            f"--dataset_path {dataset_path}: no CSV, TSV or JSONL table with an image and a text column. "
+            "Name it with --table, and its columns with --image_column and --text_column."
+        )
+    rows = []
+    for path, split in tables:
+        values = _read_rows(path)
+        columns = _choose_columns(path, values, image_column, text_column, writer_column, split_column)
+        rows += [(path, split, number, row, columns) for number, row in enumerate(values, start=1)]
+    ids = _source_ids([str(row.get(columns[0]) or "") for _, _, _, row, columns in rows])
+    for (path, split, number, row, (image_key, text_key, writer_key, split_key)), source_id in zip(rows, ids):
+        name = row.get(image_key)
+        if not name or row.get(text_key) is None:
+            yield DroppedWord(source_id or f"{path.name}:{number}", "bad_row" if not name else "empty_text")
+            continue
+        image = next((p for p in (path.parent / name, dataset_path / name) if p.is_file()), None)
+        if image is None:
+            yield DroppedWord(source_id, "no_image")
+            continue
+        who = str(row.get(writer_key) or "").strip() if writer_key else ""
+        named = SPLIT_NAMES.get(str(row.get(split_key) or "").strip().lower()) if split_key else None
+        yield RawWord(FileImage(image, use_exif=True), str(row[text_key]), who or writer, named or split, source_id)
+
+
+def _find_tables(folder: Path) -> list[tuple[Path, str | None]]:
+    """The tables to read with the split each stands for: split tables if there are any, else the only one."""
+    candidates = [p for p in sorted(folder.glob("*")) if p.suffix.lower() in TABLE_SUFFIXES and p.is_file()]
+    candidates = [p for p in candidates if _describes_images(p)]
+    splits = [(p, SPLIT_NAMES[p.stem.lower()]) for p in candidates if p.stem.lower() in SPLIT_NAMES]
+    if splits:
+        return splits
+    metadata = [p for p in candidates if p.stem.lower() == "metadata"]
+    if metadata:
+        return [(metadata[0], None)]
+    if len(candidates) > 1:
+        names = ", ".join(p.name for p in candidates)
+        raise ValueError(f"--dataset_path {folder}: several tables ({names}). Choose one with --table.")
+    if not candidates:
+        # The ImageFolder convention with splits: train/metadata.jsonl, test/metadata.jsonl.
+        nested = sorted(p for p in folder.glob("*/metadata.*") if p.suffix.lower() in TABLE_SUFFIXES)
+        return [(p, SPLIT_NAMES.get(p.parent.name.lower())) for p in nested]
+    return [(candidates[0], None)]
+
+
+def _describes_images(path: Path) -> bool:
+    """True if the table's first row has an image and a text column by one of the usual names."""
+    try:
+        head = _read_rows(path, limit=1)
+    except (ValueError, UnicodeDecodeError, csv.Error):
+        return False
+    keys = {key.strip().lower() for key in head[0] if key} if head else set()
+    return bool(keys & set(IMAGE_COLUMNS)) and bool(keys & set(TEXT_COLUMNS))
+
+
+def _read_rows(path: Path, limit: int | None = None) -> list[dict]:
+    """All rows of a table as dictionaries; the delimiter of a CSV (comma, semicolon, tab) is sniffed from its header."""
+    if not path.is_file():
+        raise FileNotFoundError(f"--table {path}: no such file")
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        if path.suffix.lower() == ".jsonl":
+            rows = []
+            for number, line in enumerate(file, start=1):
+                if limit is not None and len(rows) >= limit:
+                    break
+                if not line.strip():
+                    continue
+                try:
+                    row = json.loads(line)
+                except json.JSONDecodeError as error:
+                    raise ValueError(f"--table {path} line {number}: not JSON ({error})") from error
+                if not isinstance(row, dict):
+                    raise ValueError(f"--table {path} line {number}: expected a JSON object, found {line.strip()[:60]!r}")
+                rows.append(row)
+            return rows
+        header = file.readline()
+        file.seek(0)
+        delimiter = "\t" if path.suffix.lower() == ".tsv" else max(",;\t", key=header.count)
+        reader = csv.DictReader(file, delimiter=delimiter)
+        return [row for i, row in enumerate(reader) if limit is None or i < limit]
+
+
+def _choose_columns(path: Path, rows: list[dict], image: str | None, text: str | None, writer: str | None,
+                    split: str | None) -> tuple[str, str, str | None, str | None]:  # fmt: skip
+    """The table's columns for image, text, writer and split; the last two may be None."""
+    keys = [key for key in (rows[0] if rows else {}) if key]
+    lowered = {key.strip().lower(): key for key in keys}
+
+    def choose(flag: str, wanted: str | None, usual: tuple[str, ...], required: bool) -> str | None:
+        if wanted is not None:
+            if wanted not in keys:
+                raise ValueError(f"{flag} {wanted}: {path} has no such column. Its columns: {', '.join(keys)}")
+            return wanted
+        found = next((lowered[name] for name in usual if name in lowered), None)
+        if found is None and required:
+            raise ValueError(f"{path}: no column by a usual name ({', '.join(usual)}). Its columns: {', '.join(keys)}. "
+                             f"Name the right one with {flag}.")  # fmt: skip
+        return found
+
+    return (
+        choose("--image_column", image, IMAGE_COLUMNS, True),
+        choose("--text_column", text, TEXT_COLUMNS, True),
+        choose("--writer_column", writer, WRITER_COLUMNS, False),
+        choose("--split_column", split, ("split", "set", "subset", "partition"), False),
+    )
+
+
+def _source_ids(names: list[str]) -> list[str]:
+    """File stems; if any repeats, the paths below their common folder, joined by dashes, for all of them."""
+    paths = [Path(name).with_suffix("") if Path(name).name else Path("unnamed") for name in names]
+    if len({path.name.lower() for path in paths}) == len(paths):
+        return [path.name for path in paths]
+    parts = [path.parts for path in paths]
+    shared = 0
+    while all(len(p) > shared + 1 for p in parts) and len({p[shared] for p in parts}) == 1:
+        shared += 1
+    return ["-".join(p[shared:]) for p in parts]

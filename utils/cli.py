@@ -1,0 +1,31 @@
+"""What the scripts share at their edge: errors of the user's making become one readable line."""
+
+import argparse
+import sys
+from collections.abc import Callable
+
+
+def run(main: Callable[[argparse.Namespace], None], args: argparse.Namespace) -> None:
+    """Call ``main(args)``; a ValueError or missing file ends with its message and status 2, Ctrl-C with 130."""
+    try:
+        main(args)
+    except (ValueError, FileNotFoundError, FileExistsError, NotADirectoryError, IsADirectoryError, PermissionError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)
+
+
+def parse_bool(value: str) -> bool:
+    """``True`` or ``False`` in any case, also yes/no and 1/0.
+
+    Raises:
+        argparse.ArgumentTypeError: for anything else (``type=bool`` would take any text as true).
+    """
+    lowered = value.lower()
+    if lowered in ("true", "yes", "1"):
+        return True
+    if lowered in ("false", "no", "0"):
+        return False
+    raise argparse.ArgumentTypeError(f"{value!r} is neither True nor False")

@@ -1,0 +1,256 @@
+"""Word images: any picture file to grey ink on white, cut, cleaned and fitted to the model's canvas."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from PIL import Image, ImageOps
+
+WHITE = 255
+
+
+@dataclass(frozen=True)
+class FitSettings:
+    """How a raw word picture becomes an image of the word folder.
+
+    Attributes:
+        img_size: (height, width) in pixels, multiples of 8.
+        background: ``whiten`` (ink on clean white) or ``keep``.
+        crop: cut to the ink before fitting.
+        fit: ``aspect`` (scaled to fit inside, shape kept), ``squeeze`` (scaled to the height; what is too wide is
+            squeezed to the width: the published procedure).
+        align: ``left`` or ``center``, horizontally; vertically always centred.
+        margin: white pixels kept free on each side.
+        remove_rules: erase ruler lines at the upper and lower edge (long, flat, separate strokes).
+        invert_dark: turn light writing on a dark ground into dark on light.
+    """
+
+    img_size: tuple[int, int] = (64, 256)
+    background: str = "whiten"
+    crop: bool = True
+    fit: str = "aspect"
+    align: str = "left"
+    margin: int = 4
+    remove_rules: bool = False
+    invert_dark: bool = False
+
+
+def to_grey(image: Image.Image) -> np.ndarray:
+    """Any Pillow image as (H, W) uint8 grey, 0 black to 255 white; transparency lies on white.
+
+    Handles alpha, palettes, 1 bit, 16 bit, float (0-1 or 0-255) and CMYK.
+    """
+    if image.mode.startswith("I"):  # 16-bit files open as I;16, older ones as I
+        values = np.asarray(image).astype(np.float64)
+        scale = 257.0 if values.max(initial=0) > WHITE else 1.0
+        return np.clip(np.rint(values / scale), 0, WHITE).astype(np.uint8)
+    if image.mode == "F":
+        values = np.asarray(image)
+        scale = WHITE if values.max(initial=0) <= 1 else 1
+        return np.clip(np.rint(values * scale), 0, WHITE).astype(np.uint8)
+    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
+        rgba = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
+    if image.mode not in ("L", "RGB"):
+        image = image.convert("L" if image.mode == "1" else "RGB")
+    return np.asarray(image.convert("L")).copy()
+
+
+def is_dark_ground(grey: np.ndarray) -> bool:
+    """True if the picture's border is mostly darker than its Otsu threshold, with clear contrast between the classes."""
+    threshold, _ = cv2.threshold(grey, 0, 255, cv2.THRESH_BINARY | cv2.THRESH_OTSU)
+    dark, light = grey[grey <= threshold], grey[grey > threshold]
+    if dark.size == 0 or light.size == 0 or light.mean() - dark.mean() < 40:
+        return False
+    border = np.concatenate([grey[0], grey[-1], grey[:, 0], grey[:, -1]])
+    return bool((border <= threshold).mean() > 0.6)
+
+
+def whiten_paper(grey: np.ndarray) -> np.ndarray:
+    """Divide by the paper's local brightness and lift what is lighter than the ink to pure white.
+
+    A closing with a square keeps steps between paper patches (IAM's grey rectangles on white filler) in the paper's
+    estimate; small patches that it takes for ink are lifted by the white point instead.
+
+    Args:
+        grey: (H, W) uint8.
+    Returns:
+        (H, W) uint8, paper at 255, ink as dark as it was against its paper.
+    """
+    side = max(15, min(grey.shape) // 2 | 1)
+    paper = cv2.morphologyEx(grey, cv2.MORPH_CLOSE, np.ones((side, side), np.uint8), borderType=cv2.BORDER_REPLICATE)
+    flat = np.clip(grey.astype(np.float32) * WHITE / np.maximum(paper, 1), 0, WHITE)
+    threshold, _ = cv2.threshold(flat.astype(np.uint8), 0, 255, cv2.THRESH_BINARY | cv2.THRESH_OTSU)
+    light = flat[flat > threshold]
+    if light.size == 0:
+        return flat.astype(np.uint8)
+    white_point = threshold + 0.7 * (float(np.median(light)) - threshold)
+    return np.clip(np.rint(flat * WHITE / max(white_point, 1.0)), 0, WHITE).astype(np.uint8)
+
+
+def ink_mask(grey: np.ndarray) -> np.ndarray:
+    """(H, W) bool: pixels clearly darker than the paper, specks of a few pixels excluded.
+
+    The threshold lies 40 % of the way from the paper (the median) to the darkest pixels; a picture with less than 24
+    levels between them has no ink.
+    """
+    paper = float(np.median(grey)) if np.median(grey) > grey.mean() else float(np.percentile(grey, 90))
+    darkest = float(np.percentile(grey, 0.5)) if grey.size > 400 else float(grey.min())
+    darkest = min(darkest, float(grey.min()) + 32)
+    if paper - darkest < 24:
+        return np.zeros(grey.shape, bool)
+    mask = grey < paper - 0.4 * (paper - darkest)
+    count, labels, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
+    smallest = max(2.0, (0.03 * grey.shape[0]) ** 2)
+    kept = np.zeros(count, bool)
+    kept[1:] = stats[1:, cv2.CC_STAT_AREA] >= smallest
+    return kept[labels]
+
+
+def ink_box(grey: np.ndarray) -> tuple[int, int, int, int] | None:
+    """(left, top, right, bottom) of the ink in pixels, right and bottom exclusive; None where there is no ink."""
+    mask = ink_mask(grey)
+    columns, rows = np.flatnonzero(mask.any(axis=0)), np.flatnonzero(mask.any(axis=1))
+    if columns.size == 0:
+        return None
+    return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
+
+
+def erase_rules(grey: np.ndarray) -> np.ndarray:
+    """Paint white the flat, long strokes in the outer tenth of the height: ruler lines and their stubs.
+
+    A component counts as a rule if it lies wholly in the top or bottom tenth, is at least 8 % of the picture wide and
+    six times as wide as it is high.
+    """
+    height, width = grey.shape
+    mask = (grey < 225).astype(np.uint8)
+    count, labels, stats, _ = cv2.connectedComponentsWithStats(mask, connectivity=8)
+    is_rule = np.zeros(count, bool)
+    for index in range(1, count):
+        _, top, w, h, _ = stats[index]
+        at_edge = top + h <= 0.1 * height or top >= 0.9 * height
+        is_rule[index] = at_edge and w >= max(0.08 * width, 6 * h)
+    if not is_rule.any():
+        return grey
+    erased = grey.copy()
+    erased[cv2.dilate(is_rule[labels].astype(np.uint8), np.ones((3, 3), np.uint8)) > 0] = WHITE
+    return erased
+
+
+def clean_word(image: Image.Image, settings: FitSettings) -> np.ndarray | None:
+    """Grey, whitened and cropped as the settings say, not yet fitted.
+
+    Returns:
+        (h, w) uint8, or None if there is nothing to see: a single pixel, or no ink.
+    """
+    grey = to_grey(image)
+    if min(grey.shape) < 1 or max(grey.shape) <= 1:
+        return None
+    if settings.invert_dark and is_dark_ground(grey):
+        grey = WHITE - grey
+    if settings.background == "whiten":
+        grey = whiten_paper(grey)
+    if settings.remove_rules:
+        grey = erase_rules(grey)
+    box = ink_box(grey)
+    if box is None:
+        return None
+    if settings.crop:
+        left, top, right, bottom = box
+        # One pixel around the ink keeps the soft edge of the strokes.
+        grey = grey[max(0, top - 1) : bottom + 1, max(0, left - 1) : right + 1]
+    return grey
+
+
+def fit_word(grey: np.ndarray, settings: FitSettings) -> np.ndarray:
+    """Scale a word onto the canvas.
+
+    Args:
+        grey: (h, w) uint8 of any size.
+    Returns:
+        (H, W) uint8 with (H, W) = ``settings.img_size``.
+    """
+    height, width = settings.img_size
+    if settings.fit == "squeeze":
+        # The published fit: height first, too wide is squeezed, too narrow is centred on white.
+        picture = Image.fromarray(grey)
+        picture = picture.resize((max(1, int(picture.width * height / picture.height)), height), Image.LANCZOS)
+        if picture.width > width:
+            return np.asarray(picture.resize((width, height), Image.LANCZOS))
+        return np.asarray(ImageOps.pad(picture, (width, height), color=WHITE))
+    inner_height, inner_width = height - 2 * settings.margin, width - 2 * settings.margin
+    scale = min(inner_height / grey.shape[0], inner_width / grey.shape[1])
+    size = (max(1, round(grey.shape[1] * scale)), max(1, round(grey.shape[0] * scale)))
+    picture = Image.fromarray(grey).resize(size, Image.LANCZOS)
+    left = settings.margin if settings.align == "left" else (width - picture.width) // 2
+    canvas = Image.new("L", (width, height), WHITE)
+    canvas.paste(picture, (left, (height - picture.height) // 2))
+    return np.asarray(canvas)
+
+
+def split_at_spaces(grey: np.ndarray, text: str) -> list[tuple[np.ndarray, str]] | None:
+    """Cut a picture of several words at its clear spaces.
+
+    The widest gaps between ink columns must be as many as the text's spaces, and the narrowest of them clearly wider
+    (1.6 times, and a fifth of the ink's height) than the widest of the others.
+
+    Args:
+        grey: (h, w) uint8, clean paper.
+    Returns:
+        (picture, word) for each word, cropped to its ink; None where the spaces are not clear.
+    """
+    words = text.split(" ")
+    if len(words) == 1:
+        return [(grey, text)]
+    mask = ink_mask(grey)
+    columns = np.flatnonzero(mask.any(axis=0))
+    if columns.size == 0:
+        return None
+    rows = np.flatnonzero(mask.any(axis=1))
+    starts = np.flatnonzero(np.diff(columns) > 1)
+    gaps = sorted(((int(columns[i + 1] - columns[i] - 1), int(columns[i]) + 1) for i in starts), reverse=True)
+    if len(gaps) < len(words) - 1:
+        return None
+    chosen, others = gaps[: len(words) - 1], gaps[len(words) - 1 :]
+    narrowest, rival = chosen[-1][0], others[0][0] if others else 1
+    if narrowest < 1.6 * rival or narrowest < 0.2 * (rows[-1] - rows[0] + 1):
+        return None
+    cuts = [0, *sorted(start + gap // 2 for gap, start in chosen), grey.shape[1]]
+    parts = [crop_to_ink(grey[:, left:right]) for left, right in zip(cuts[:-1], cuts[1:])]
+    if any(part is None for part in parts):
+        return None
+    return list(zip(parts, words))
+
+
+def crop_to_ink(grey: np.ndarray) -> np.ndarray | None:
+    """Cut to the ink with one pixel around it; None where there is none."""
+    box = ink_box(grey)
+    if box is None:
+        return None
+    left, top, right, bottom = box
+    return grey[max(0, top - 1) : bottom + 1, max(0, left - 1) : right + 1]
+
+
+def make_sheet(rows: Sequence[Sequence[np.ndarray]], *, labels: Sequence[str] = (), gap: int = 6) -> Image.Image:
+    """One picture of many words, a row of images after another, each row with an optional label at its left.
+
+    Args:
+        rows: rows of (H, W) uint8 images, all of one size.
+        labels: a label a row, or none.
+    """
+    from PIL import ImageDraw, ImageFont
+
+    height, width = rows[0][0].shape
+    font = ImageFont.load_default(size=max(10, height // 4))
+    label_width = 2 * gap + max(int(font.getlength(label)) for label in labels) if labels else 0
+    columns = max(len(row) for row in rows)
+    sheet = Image.new("L", (label_width + columns * (width + gap) + gap, len(rows) * (height + gap) + gap), 225)
+    draw = ImageDraw.Draw(sheet)
+    for i, row in enumerate(rows):
+        top = gap + i * (height + gap)
+        if labels:
+            draw.text((gap, top + height // 3), labels[i], fill=40, font=font)
+        for j, image in enumerate(row):
+            sheet.paste(Image.fromarray(image), (label_width + gap + j * (width + gap), top))
+    return sheet

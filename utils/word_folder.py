@@ -1,0 +1,157 @@
+"""The word folder: ``images/*.png`` and ``metadata.jsonl``, the one data format of all scripts.
+
+``metadata.jsonl`` has one JSON object a line with ``file_name``, ``text``, ``writer`` (a string: leading zeros count)
+and ``split``, which is what ``datasets.load_dataset("imagefolder", data_dir=...)`` opens. It is written last and whole,
+so its presence says that the folder is complete.
+"""
+
+import json
+import os
+import tempfile
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+METADATA_NAME = "metadata.jsonl"
+IMAGE_FOLDER = "images"
+SPLITS = ("train", "val", "test")
+_FIELDS = ("file_name", "text", "writer", "split")
+
+
+@dataclass(frozen=True)
+class WordRecord:
+    """One word of a word folder.
+
+    ``file_name`` is relative to the folder with forward slashes; ``split`` is ``train``, ``val`` or ``test``.
+    """
+
+    file_name: str
+    text: str
+    writer: str
+    split: str = "train"
+
+    def as_json(self) -> str:
+        """The record's line in ``metadata.jsonl``."""
+        return json.dumps(asdict(self), ensure_ascii=False)
+
+
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Write a file by temporary name and rename, so that it is either absent, old or whole."""
+    data = content.encode("utf-8") if isinstance(content, str) else content
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-", suffix=".tmp")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(temporary, 0o666 & ~umask)  # mkstemp makes files private; other users of a shared disk read these
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def save_image(image: np.ndarray | Image.Image, path: Path) -> None:
+    """Save a PNG by temporary name and rename. ``image``: (H, W) or (H, W, 3) uint8, or a Pillow image."""
+    picture = image if isinstance(image, Image.Image) else Image.fromarray(image)
+    temporary = path.with_name(f".{path.name}-{os.getpid()}.tmp")
+    picture.save(temporary, format="PNG")
+    os.replace(temporary, path)
+
+
+def write_metadata(folder: Path, records: Iterable[WordRecord], *, name: str = METADATA_NAME) -> None:
+    """Write ``metadata.jsonl`` (or a shard's ``name``) whole."""
+    write_atomically(folder / name, "".join(record.as_json() + "\n" for record in records))
+
+
+def read_metadata(path: Path) -> list[WordRecord]:
+    """Read a ``metadata.jsonl`` file; unknown fields are ignored, ``split`` defaults to ``train``.
+
+    Raises:
+        ValueError: if a line is not a JSON object with the fields of a word; the message names file and line.
+    """
+    records = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        if not line.strip():
+            continue
+        try:
+            values = json.loads(line)
+            missing = [field for field in _FIELDS[:3] if not isinstance(values.get(field), str)]
+        except (json.JSONDecodeError, AttributeError) as error:
+            raise ValueError(f"{path} line {number}: not a JSON object ({error})") from error
+        if missing:
+            raise ValueError(
+                f"{path} line {number}: no text field {missing[0]!r}. A word folder's lines hold file_name, text and "
+                "writer as strings; preprocessing/process_dataset.py makes them from other tables."
+            )
+        records.append(WordRecord(**{field: values[field] for field in _FIELDS if field in values}))
+    return records
+
+
+def read_word_folder(folder: Path, *, flag: str = "--dataset_path", splits: Sequence[str] = ()) -> list[WordRecord]:
+    """Read the records of a complete word folder, in their order.
+
+    Args:
+        flag: the command line flag to name in messages.
+        splits: keep only records of these splits; all if empty.
+    Raises:
+        FileNotFoundError: if the folder does not exist or is not a complete word folder.
+        ValueError: if it holds no record (of these splits), or names an image twice.
+    """
+    metadata = folder / METADATA_NAME
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{flag} {folder}: no such folder")
+    if not metadata.is_file():
+        raise FileNotFoundError(
+            f"{flag} {folder}: no {METADATA_NAME}, so this is not a complete word folder. "
+            "Make one with preprocessing/process_dataset.py --dataset_path RAW --save_dir FOLDER."
+        )
+    records = read_metadata(metadata)
+    names = {record.file_name for record in records}
+    if len(names) != len(records):
+        raise ValueError(f"{flag} {folder}: {METADATA_NAME} names {len(records) - len(names)} images more than once")
+    if splits:
+        records = [record for record in records if record.split in splits]
+    if not records:
+        wanted = f" of split {', '.join(splits)}" if splits else ""
+        raise ValueError(f"{flag} {folder}: no words{wanted} in {METADATA_NAME}")
+    return records
+
+
+def shard_metadata_name(shard: int, shards: int) -> str:
+    """File name of shard ``shard`` (from 0) of ``shards``."""
+    return f"metadata-{shard:05d}-of-{shards:05d}.jsonl"
+
+
+def merge_shards(folder: Path, shards: int, expected: Sequence[str]) -> bool:
+    """Write the whole ``metadata.jsonl`` once every shard's file is there.
+
+    Args:
+        expected: every file name of the job, in order; what the shards hold together must be exactly this.
+    Returns:
+        True if the whole file was written, False if shards are still missing.
+    Raises:
+        ValueError: if a record is missing, twice or foreign.
+    """
+    paths = [folder / shard_metadata_name(shard, shards) for shard in range(shards)]
+    if not all(path.is_file() for path in paths):
+        return False
+    records = [record for path in paths for record in read_metadata(path)]
+    by_name = {record.file_name: record for record in records}
+    if len(by_name) != len(records) or set(by_name) != set(expected):
+        missing = sorted(set(expected) - set(by_name))
+        foreign = sorted(set(by_name) - set(expected))
+        raise ValueError(
+            f"{folder}: the {shards} shards don't add up: {len(missing)} records missing ({missing[:3]}), "
+            f"{len(records) - len(by_name)} twice, {len(foreign)} of another job ({foreign[:3]})"
+        )
+    write_metadata(folder, [by_name[name] for name in expected])
+    for path in paths:
+        path.unlink(missing_ok=True)
+    return True
