@@ -1,5 +1,181 @@
-"""Reader stub."""
+"""Reader for the IAM handwriting database's words (Marti & Bunke 2002): words.txt, forms.txt and the word images.
+
+Format and traps: the rows have nine fields, of which the last may hold spaces (the file's own header says otherwise).
+Folders are found wherever they lie: ``words/a01`` beside ``ascii/words.txt``, ``img/a01`` beside ``gt/words.txt``,
+``a01`` beside ``words.txt``.
+"""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from xml.etree import ElementTree
+
+from preprocessing.raw_word import DroppedWord, FileImage, RawWord
+from preprocessing.search import first_lines, read_lines, walk
+from preprocessing.split_lists import SplitLists, read_split_lists
+
+_FORM = r"[a-z]\d{2}-\d{3}[a-z]?"
+_WORD_ID = re.compile(rf"{_FORM}-\d{{2,3}}-\d{{2,3}}")
+_LINE_ID = re.compile(rf"{_FORM}-\d{{2,3}}")
+_ANY_ID = rf"{_FORM}(?:-\d{{2,3}}){{0,2}}"
+_GROUP = re.compile(r"[a-z]\d{2}")
+STRUCK_OUT = "#"
 
 
-def recognises(dataset_path):
+@dataclass
+class _Places:
+    """Where the parts of the data set lie; ``images`` are the folders that hold ``a01`` and so on."""
+
+    words: Path | None = None
+    forms: Path | None = None
+    xml: Path | None = None
+    images: list[Path] = field(default_factory=list)
+
+
+def recognises(dataset_path: Path) -> bool:
+    """True if there is a words.txt whose first row is IAM's."""
+    return _find(dataset_path).words is not None
+
+
+def iter_words(
+    dataset_path: Path, *, splits: Path | None = None, segmentation: str = "ok"
+) -> Iterator[RawWord | DroppedWord]:
+    """Yield the words of words.txt in their order.
+
+    Args:
+        dataset_path: a folder with words.txt, forms.txt (or the xml folder) and the word images anywhere below.
+        splits: split lists as ``read_split_lists`` takes them; words in none are dropped. Without, no word has a split.
+        segmentation: ``ok`` drops the words whose segmentation is marked ``err``, ``all`` keeps them.
+    Raises:
+        FileNotFoundError: if words.txt, or the writers' table, or ``splits`` can't be found.
+        ValueError: if ``splits`` can't be understood.
+    """
+    places = _find(dataset_path)
+    if places.words is None:
+        raise FileNotFoundError(f"--dataset_path {dataset_path}: no words.txt of IAM (in ascii.tgz) in it or below")
+    lists = read_split_lists(splits, _ANY_ID) if splits else SplitLists()
+    writers = _Writers(places, lists, dataset_path)
+    listings: dict[Path, frozenset[str]] = {}
+    for number, line in enumerate(read_lines(places.words), start=1):
+        if not line.strip() or line.startswith("#"):
+            continue
+        row = parse_row(line)
+        if row is None:
+            yield DroppedWord(f"{places.words.name}:{number}", "bad_row")
+            continue
+        word_id, is_ok, text = row
+        form = "-".join(word_id.split("-")[:2])
+        split = lists.split_of(word_id)
+        writer = writers.of(form)
+        image = _image_path(word_id, form, places.images, listings)
+        if writer is None:
+            yield DroppedWord(word_id, "bad_row")
+        elif segmentation == "ok" and not is_ok:
+            yield DroppedWord(word_id, "err_segmentation")
+        elif text == STRUCK_OUT:
+            yield DroppedWord(word_id, "unannotated")
+        elif splits and split is None:
+            yield DroppedWord(word_id, "not_in_split")
+        elif image is None:
+            yield DroppedWord(word_id, "no_image")
+        else:
+            yield RawWord(FileImage(image), text, writer, split, word_id)
+
+
+def parse_row(line: str) -> tuple[str, bool, str] | None:
+    """Word id, whether the segmentation is ok, and text of a row of words.txt; None if it is not one.
+
+    Nine fields parted by single spaces: id, ok|err, grey level, x, y, width, height (or four times -1), grammatical
+    tag, text; the text may hold spaces.
+    """
+    parts = line.split(" ", 8)
+    if len(parts) != 9 or not _WORD_ID.fullmatch(parts[0]) or parts[1] not in ("ok", "err") or "\ufffd" in line:
+        return None
+    if not all(re.fullmatch(r"-?\d+", value) for value in parts[2:7]):
+        return None
+    return parts[0], parts[1] == "ok", parts[8].strip()
+
+
+class _Writers:
+    """Writers of forms: from forms.txt, else from the forms' xml files, else from the split lists."""
+
+    def __init__(self, places: _Places, lists: SplitLists, dataset_path: Path) -> None:
+        if places.forms is None and places.xml is None and not lists.writers:
+            raise FileNotFoundError(
+                f"--dataset_path {dataset_path}: words.txt is there, but neither forms.txt (in ascii.tgz) nor "
+                "xml/<form>.xml (xml.tgz), which say who wrote a form. Put one of them into the folder."
+            )
+        self._xml = places.xml
+        self._known: dict[str, str | None] = dict(lists.writers)
+        for line in read_lines(places.forms) if places.forms else ():
+            parts = line.split()
+            if len(parts) >= 2 and re.fullmatch(_FORM, parts[0]) and parts[1].isdigit():
+                self._known[parts[0]] = parts[1].zfill(3)
+
+    def of(self, form: str) -> str | None:
+        """The form's writer as a string of three digits; None if nothing names one."""
+        if form not in self._known:
+            self._known[form] = _writer_in_xml(self._xml / f"{form}.xml") if self._xml else None
+        return self._known[form]
+
+
+def _writer_in_xml(path: Path) -> str | None:
+    """The ``writer-id`` of a form's file, read from its first element alone."""
+    try:
+        _, root = next(ElementTree.iterparse(path, events=("start",)))
+    except (OSError, ElementTree.ParseError, StopIteration):
+        return None
+    writer = root.get("writer-id")
+    return writer.zfill(3) if writer else None
+
+
+def _image_path(word_id: str, form: str, roots: list[Path], listings: dict[Path, frozenset[str]]) -> Path | None:
+    """The word's image; each form's folder is listed once, which is much cheaper than asking for each file."""
+    name = f"{word_id}.png"
+    for root in roots:
+        folder = root / form[:3] / form
+        if folder not in listings:
+            listings[folder] = frozenset(path.name for path in folder.iterdir()) if folder.is_dir() else frozenset()
+        if name in listings[folder]:
+            return folder / name
+    return None
+
+
+def _find(dataset_path: Path) -> _Places:
+    """Search the folder for the parts of the data set; the first of each kind from the top counts."""
+    places = _Places()
+    for folder, folders, files in walk(dataset_path):
+        groups = [name for name in folders if _GROUP.fullmatch(name) and _is_group(folder / name)]
+        if groups and _holds_words(folder, groups):
+            places.images.append(folder)
+        folders[:] = [name for name in folders if name not in groups]
+        if places.words is None and "words.txt" in files and any(map(parse_row, first_lines(folder / "words.txt"))):
+            places.words = folder / "words.txt"
+        if places.forms is None and "forms.txt" in files and _is_forms_table(folder / "forms.txt"):
+            places.forms = folder / "forms.txt"
+        if places.xml is None and any(re.fullmatch(rf"{_FORM}\.xml", name) for name in files):
+            places.xml = folder
+    return places
+
+
+def _is_forms_table(path: Path) -> bool:
+    """True if the file's rows begin with form ids."""
+    return any(re.fullmatch(_FORM, line.split()[0]) for line in first_lines(path))
+
+
+def _is_group(folder: Path) -> bool:
+    """True for a folder such as ``a01`` that holds ``a01-000u`` and so on."""
+    return any(path.name.startswith(f"{folder.name}-") for path in folder.iterdir())
+
+
+def _holds_words(root: Path, groups: list[str]) -> bool:
+    """True if the images below are words': lines and whole forms come in folders of the same names."""
+    for group in groups:
+        for form in sorted((root / group).iterdir()):
+            for path in form.iterdir() if form.is_dir() else ():
+                if _WORD_ID.fullmatch(path.stem):
+                    return True
+                if _LINE_ID.fullmatch(path.stem):
+                    return False
     return False

@@ -2,11 +2,11 @@
 
 from dataclasses import dataclass
 from functools import lru_cache
-from math import cos, radians, sin
+from math import ceil, cos, floor, radians, sin
 from pathlib import Path
 from typing import Protocol
 
-from PIL import Image, ImageOps
+from PIL import Image, ImageDraw, ImageOps, ImageStat
 
 # Why a word is left out. Every dropped word is counted under exactly one of these.
 DROP_REASONS = (
@@ -15,11 +15,15 @@ DROP_REASONS = (
 )  # fmt: skip
 
 
+class BadBoxError(ValueError):
+    """A word's outline that can't be cut out of its page."""
+
+
 class ImageSource(Protocol):
     """Anything that can produce a word's picture when it is needed."""
 
     def load(self) -> Image.Image:
-        """Return the picture; raises OSError if it can't be read."""
+        """Return the picture; raises OSError if it can't be read, BadBoxError if it can't be cut out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +45,36 @@ class FileImage:
                 image.load()
                 return ImageOps.exif_transpose(image) if self.use_exif else image.copy()
         return cut_straight(_open_page(self.path), self.box)
+
+
+@dataclass(frozen=True, slots=True)
+class PolygonImage:
+    """A word's picture: a polygon on a page, cut out upright.
+
+    ``points`` are (x, y) in the page's raw pixels. What lies outside of the polygon is filled with the paper's colour,
+    so that neighbours vanish and no edge appears.
+    """
+
+    path: Path
+    points: tuple[tuple[float, float], ...]
+
+    def load(self) -> Image.Image:
+        """Cut the word out, in RGB.
+
+        Raises:
+            BadBoxError: if the polygon has fewer than three points or lies off the page.
+        """
+        page = _open_page(self.path)
+        xs, ys = [x for x, _ in self.points], [y for _, y in self.points]
+        box = (max(0, floor(min(xs, default=0))), max(0, floor(min(ys, default=0))),
+               min(page.width, ceil(max(xs, default=0))), min(page.height, ceil(max(ys, default=0))))  # fmt: skip
+        if len(self.points) < 3 or box[2] - box[0] < 1 or box[3] - box[1] < 1:
+            raise BadBoxError(f"polygon of {len(self.points)} points in {box} does not fit a page of {page.size} pixels")
+        part = page.crop(box)
+        mask = Image.new("L", part.size)
+        ImageDraw.Draw(mask).polygon([(x - box[0], y - box[1]) for x, y in self.points], fill=255)
+        paper = tuple(ImageStat.Stat(part, mask).median) if mask.getbbox() else (255, 255, 255)
+        return Image.composite(part, Image.new("RGB", part.size, paper), mask)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,13 +119,13 @@ def cut_straight(page: Image.Image, box: tuple[float, float, float, float, float
     Returns:
         A round(width) x round(height) RGB image, white where the box leaves the page.
     Raises:
-        ValueError: if a side is under one pixel or over twice the page's diagonal.
+        BadBoxError: if a side is under one pixel or over twice the page's diagonal.
     """
     x_center, y_center, width, height, angle = box
     out_width, out_height = round(width), round(height)
     limit = 2 * (page.width**2 + page.height**2) ** 0.5
     if not (1 <= out_width <= limit and 1 <= out_height <= limit):
-        raise ValueError(f"box {box} does not fit a page of {page.width}x{page.height} pixels")
+        raise BadBoxError(f"box {box} does not fit a page of {page.width}x{page.height} pixels")
     c, s = cos(radians(angle)), sin(radians(angle))
     # Pillow maps output pixel centres to input positions; the box's centre goes to the output's centre.
     x, y = x_center + 0.5, y_center + 0.5

@@ -20,11 +20,11 @@ WRITER_COLUMNS = ("writer", "writer_id", "author", "hand", "scribe", "style")
 
 
 def recognises(dataset_path: Path) -> bool:
-    """True if the folder (or its parent of images) holds a table whose columns name an image and a text."""
+    """True if the folder holds a table (or several) whose columns name an image and a text."""
     try:
         return bool(_find_tables(dataset_path))
     except ValueError:
-        return False
+        return True  # several tables contend: iter_words says so and asks for --table
 
 
 def iter_words(
@@ -59,19 +59,25 @@ def iter_words(
         values = _read_rows(path)
         columns = _choose_columns(path, values, image_column, text_column, writer_column, split_column)
         rows += [(path, split, number, row, columns) for number, row in enumerate(values, start=1)]
-    ids = _source_ids([str(row.get(columns[0]) or "") for _, _, _, row, columns in rows])
+    ids = _source_ids([_as_text(row.get(columns[0])) for _, _, _, row, columns in rows])
     for (path, split, number, row, (image_key, text_key, writer_key, split_key)), source_id in zip(rows, ids):
         name = row.get(image_key)
-        if not name or row.get(text_key) is None:
-            yield DroppedWord(source_id or f"{path.name}:{number}", "bad_row" if not name else "empty_text")
+        if not isinstance(name, str) or not name.strip() or row.get(text_key) is None:
+            has_name = isinstance(name, str) and bool(name.strip())
+            yield DroppedWord(source_id or f"{path.name}:{number}", "empty_text" if has_name else "bad_row")
             continue
         image = next((p for p in (path.parent / name, dataset_path / name) if p.is_file()), None)
         if image is None:
             yield DroppedWord(source_id, "no_image")
             continue
-        who = str(row.get(writer_key) or "").strip() if writer_key else ""
-        named = SPLIT_NAMES.get(str(row.get(split_key) or "").strip().lower()) if split_key else None
+        who = _as_text(row.get(writer_key))
+        named = SPLIT_NAMES.get(_as_text(row.get(split_key)).lower())
         yield RawWord(FileImage(image, use_exif=True), str(row[text_key]), who or writer, named or split, source_id)
+
+
+def _as_text(value: object) -> str:
+    """A cell as text, empty if there is none; the writer 0 of a JSON table is "0"."""
+    return "" if value is None else str(value).strip()
 
 
 def _find_tables(folder: Path) -> list[tuple[Path, str | None]]:
@@ -89,7 +95,7 @@ def _find_tables(folder: Path) -> list[tuple[Path, str | None]]:
         raise ValueError(f"--dataset_path {folder}: several tables ({names}). Choose one with --table.")
     if not candidates:
         # The ImageFolder convention with splits: train/metadata.jsonl, test/metadata.jsonl.
-        nested = sorted(p for p in folder.glob("*/metadata.*") if p.suffix.lower() in TABLE_SUFFIXES)
+        nested = sorted(p for p in folder.glob("*/metadata.*") if p.suffix.lower() in TABLE_SUFFIXES and _describes_images(p))
         return [(p, SPLIT_NAMES.get(p.parent.name.lower())) for p in nested]
     return [(candidates[0], None)]
 
@@ -98,7 +104,7 @@ def _describes_images(path: Path) -> bool:
     """True if the table's first row has an image and a text column by one of the usual names."""
     try:
         head = _read_rows(path, limit=1)
-    except (ValueError, UnicodeDecodeError, csv.Error):
+    except ValueError:
         return False
     keys = {key.strip().lower() for key in head[0] if key} if head else set()
     return bool(keys & set(IMAGE_COLUMNS)) and bool(keys & set(TEXT_COLUMNS))
@@ -108,6 +114,16 @@ def _read_rows(path: Path, limit: int | None = None) -> list[dict]:
     """All rows of a table as dictionaries; the delimiter of a CSV (comma, semicolon, tab) is sniffed from its header."""
     if not path.is_file():
         raise FileNotFoundError(f"--table {path}: no such file")
+    try:
+        return _parse_rows(path, limit)
+    except UnicodeDecodeError as error:
+        raise ValueError(f"--table {path}: not UTF-8 ({error}). Save it as UTF-8, e.g. as 'CSV UTF-8'.") from error
+    except csv.Error as error:
+        raise ValueError(f"--table {path}: {error}") from error
+
+
+def _parse_rows(path: Path, limit: int | None) -> list[dict]:
+    """The rows of ``_read_rows``, with the errors of their formats."""
     with path.open(encoding="utf-8-sig", newline="") as file:
         if path.suffix.lower() == ".jsonl":
             rows = []
@@ -126,9 +142,19 @@ def _read_rows(path: Path, limit: int | None = None) -> list[dict]:
             return rows
         header = file.readline()
         file.seek(0)
-        delimiter = "\t" if path.suffix.lower() == ".tsv" else max(",;\t", key=header.count)
-        reader = csv.DictReader(file, delimiter=delimiter)
+        if path.suffix.lower() == ".tsv":
+            # Most TSV files know no quoting, where a text may be a single quotation mark; whole quoted fields are undone.
+            reader = csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
+            rows = [row for i, row in enumerate(reader) if limit is None or i < limit]
+            return [{_unquote(key): _unquote(value) for key, value in row.items() if key is not None} for row in rows]
+        reader = csv.DictReader(file, delimiter=max(",;\t", key=header.count))
         return [row for i, row in enumerate(reader) if limit is None or i < limit]
+
+
+def _unquote(value: str | None) -> str | None:
+    """A field without the quotation marks around it, doubled ones inside made single."""
+    is_quoted = value is not None and len(value) >= 2 and value[0] == value[-1] == '"'
+    return value[1:-1].replace('""', '"') if is_quoted else value
 
 
 def _choose_columns(path: Path, rows: list[dict], image: str | None, text: str | None, writer: str | None,

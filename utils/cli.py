@@ -29,3 +29,14 @@ def parse_bool(value: str) -> bool:
     if lowered in ("false", "no", "0"):
         return False
     raise argparse.ArgumentTypeError(f"{value!r} is neither True nor False")
+
+
+def positive_int(value: str) -> int:
+    """An integer of at least 1, for ``argparse``."""
+    try:
+        number = int(value)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{value!r} is not a whole number") from error
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{value} is not at least 1")
+    return number

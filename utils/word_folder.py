@@ -77,7 +77,7 @@ def read_metadata(path: Path) -> list[WordRecord]:
         ValueError: if a line is not a JSON object with the fields of a word; the message names file and line.
     """
     records = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), start=1):
         if not line.strip():
             continue
         try:
@@ -135,14 +135,20 @@ def merge_shards(folder: Path, shards: int, expected: Sequence[str]) -> bool:
     Args:
         expected: every file name of the job, in order; what the shards hold together must be exactly this.
     Returns:
-        True if the whole file was written, False if shards are still missing.
+        True if the whole file is there (written here, or by another process just now), False if shards are still missing.
     Raises:
         ValueError: if a record is missing, twice or foreign.
     """
     paths = [folder / shard_metadata_name(shard, shards) for shard in range(shards)]
     if not all(path.is_file() for path in paths):
         return False
-    records = [record for path in paths for record in read_metadata(path)]
+    try:
+        records = [record for path in paths for record in read_metadata(path)]
+    except FileNotFoundError:
+        # The last two processes both saw all shards, and the other one is done with them.
+        if (folder / METADATA_NAME).is_file():
+            return True
+        raise
     by_name = {record.file_name: record for record in records}
     if len(by_name) != len(records) or set(by_name) != set(expected):
         missing = sorted(set(expected) - set(by_name))

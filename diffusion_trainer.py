@@ -1,0 +1,285 @@
+"""The training of a handwriting generator: one step, validation, previews, checkpoints.
+
+Everything random is a function of (seed, step, rank), so that a resumed run goes on exactly as if it had not stopped.
+"""
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from autoencoder import DOWNSCALE
+from pipeline import DEFAULT_STEPS, HandwritingPipeline, ModelCard
+from unet import UNet, grow_unet, make_config
+from utils.charset import Charset
+from utils.checkpoint import TRAINING_STATE, save_checkpoint, save_training_state
+from utils.conditions import TrainingConditions, library_versions, pick_previews
+from utils.diffusion import NoiseSchedule
+from utils.images import make_sheet
+from utils.latents import LatentCache
+from utils.layout import fit_width_model
+from utils.sources import TrainingWords
+from utils.training import EpochSampler, ExponentialMovingAverage, learning_rate_factor, make_generator
+
+VALIDATION_WORDS = 256
+PREVIEW_COLUMNS = 4
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """What fixes the course of a training.
+
+    Attributes:
+        max_train_steps: step at which it ends.
+        schedule_steps: step at which the learning rate has come down, whenever it ends.
+        batch_size: words a step over all processes.
+        learning_rate: peak of AdamW's.
+        lr_schedule: ``cosine`` or ``constant``, after ``lr_warmup_steps``.
+        text_dropout, writer_dropout: chances that a sample's text or writer is replaced by null.
+    """
+
+    max_train_steps: int
+    schedule_steps: int
+    batch_size: int
+    learning_rate: float
+    lr_schedule: str = "cosine"
+    lr_warmup_steps: int = 200
+    weight_decay: float = 0.01
+    max_grad_norm: float = 1.0
+    ema_decay: float = 0.9995
+    text_dropout: float = 0.1
+    writer_dropout: float = 0.1
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class FreshModel:
+    """What a new model's sizes and names are taken from.
+
+    Attributes:
+        texts, writers, ink: of the training records; ink (N, 4) in pixels.
+        img_size: (height, width), pixels.
+        max_length: longest text, or None: the longest there is.
+        vae: name and hash of the VAE.
+        extra: further entries of ``config.json``.
+    """
+
+    texts: Sequence[str]
+    writers: Sequence[str]
+    ink: np.ndarray
+    img_size: tuple[int, int]
+    max_length: int | None
+    vae: dict[str, str]
+    extra: dict[str, object]
+
+    def build(self, preset: str, prediction_type: str, **changes) -> tuple[UNet, ModelCard]:
+        """A UNet of a preset for this data; ``changes`` override single fields of ``UNetConfig``."""
+        charset, names = Charset.from_texts(self.texts), tuple(sorted(set(self.writers)))
+        config = make_config(preset, num_writers=len(names), vocabulary_size=charset.vocabulary_size,
+                             max_length=self._max_length(), **changes)  # fmt: skip
+        width_model = fit_width_model(self.texts, self.writers, self.ink, self.img_size[1])
+        card = ModelCard(charset, names, NoiseSchedule(prediction_type), self.img_size, width_model, self.vae,
+                         {"preset": preset, **self.extra, "library_versions": library_versions()})  # fmt: skip
+        return UNet(config), card
+
+    def grow(self, start: HandwritingPipeline) -> tuple[UNet, ModelCard]:
+        """``start``'s UNet with rows for this data's new writers and characters.
+
+        Raises:
+            ValueError: if ``start`` has another VAE or image size; its weights would not fit.
+        """
+        old = start.card
+        if old.vae["hash"] != self.vae["hash"]:
+            raise ValueError(f"--vae {self.vae['name']}: not the VAE of --init_from ({old.vae['name']}), whose weights fit no "
+                             "other latents. Leave --vae out.")  # fmt: skip
+        if old.img_size != self.img_size:
+            raise ValueError(f"--init_from: its images have {old.img_size[0]}x{old.img_size[1]} pixels, those of "
+                             f"--dataset_path {self.img_size[0]}x{self.img_size[1]}. Preprocess with --img_size "
+                             f"{old.img_size[0]} {old.img_size[1]}.")  # fmt: skip
+        new = sorted(set().union(*self.texts) - set(old.charset.characters))
+        charset = replace(old.charset, characters=(*old.charset.characters, *new))
+        names = (*old.writers, *sorted(set(self.writers) - set(old.writers)))
+        unet = grow_unet(start.unet, num_writers=len(names), vocabulary_size=charset.vocabulary_size,
+                         max_length=self._max_length())  # fmt: skip
+        width_model = fit_width_model(self.texts, self.writers, self.ink, self.img_size[1], prior=old.width_model)
+        history = {"init_from": {key: old.extra.get(key) for key in ("dataset", "step", "preset")}}
+        extra = {**old.extra, **self.extra, **history, "library_versions": library_versions()}
+        return unet, replace(old, charset=charset, writers=names, width_model=width_model, extra=extra)
+
+    def _max_length(self) -> int:
+        longest = max(len(text) for text in self.texts)
+        if self.max_length is not None and self.max_length < longest:
+            text = max(self.texts, key=len)
+            raise ValueError(f"--max_length {self.max_length}: {text!r} has {longest} characters. Preprocess with --max_length "
+                             f"{self.max_length}, or give at least {longest}.")  # fmt: skip
+        return self.max_length or longest
+
+
+class DiffusionTrainer:
+    """Model, data and optimiser of one run."""
+
+    def __init__(self, accelerator: Accelerator, unet: UNet, card: ModelCard, vae: nn.Module, words: TrainingWords,
+                 cache: LatentCache, settings: TrainingSettings) -> None:  # fmt: skip
+        self.accelerator, self.card, self.vae, self.words, self.settings = accelerator, card, vae, words, settings
+        self.device = accelerator.device
+        self.step = 0
+        self.train_indices = words.train_indices()
+        self.val_indices = words.val_indices()[:VALIDATION_WORDS]
+        self.sampler = EpochSampler(self.train_indices, settings.batch_size, settings.seed)
+        self.schedule, self.noise_scheduler = card.schedule, card.schedule.make_noise_scheduler()
+        self.has_null = unet.config.has_null_condition
+        self.ema = ExponentialMovingAverage(unet, settings.ema_decay)
+        self.ema.module.to(self.device)
+        optimizer = torch.optim.AdamW(unet.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
+        self.unet, self.optimizer = accelerator.prepare(unet, optimizer)
+        self.bare_unet: UNet = accelerator.unwrap_model(self.unet)
+        self.conditions = TrainingConditions(
+            words.records, charset=card.charset, max_length=unet.config.max_length,
+            writers={name: row for row, name in enumerate(card.writers)},
+            null_writer=unet.config.null_writer_id if self.has_null else None,
+            width_model=card.width_model if unet.config.text_layout else None,
+            ink=cache.ink, columns=card.img_size[1] // DOWNSCALE, device=self.device,
+        )  # fmt: skip
+        # On a GPU all latents live there (44,000 words are 180 MB); on a CPU they stay memory-mapped.
+        self.moments = torch.from_numpy(cache.moments if self.device.type == "cpu" else cache.moments[:]).to(self.device)
+
+    @property
+    def epoch(self) -> float:
+        """Passes over the training words so far."""
+        return self.step * self.settings.batch_size / len(self.train_indices)
+
+    def learning_rate(self) -> float:
+        """The rate of the step to come."""
+        s = self.settings
+        return s.learning_rate * learning_rate_factor(self.step, warmup_steps=s.lr_warmup_steps, horizon=s.schedule_steps,
+                                                      schedule=s.lr_schedule)  # fmt: skip
+
+    def draw_latents(self, indices: Tensor, generator: torch.Generator) -> Tensor:
+        """(B, 4, h, w) fresh samples of the records' posteriors."""
+        means, deviations = self.moments[indices].float().unbind(dim=1)
+        return means + deviations * torch.randn(means.shape, device=self.device, generator=generator)
+
+    def loss(self, model: nn.Module, indices: Tensor, timesteps: Tensor, generator: torch.Generator,
+             dropped: tuple[Tensor, Tensor] | None = None) -> Tensor:  # fmt: skip
+        """Mean squared error of the prediction on records at given timesteps; scalar."""
+        latents = self.draw_latents(indices, generator)
+        noise = torch.randn(latents.shape, device=self.device, generator=generator)
+        noisy_latents, target = self.schedule.add_noise(self.noise_scheduler, latents, noise, timesteps)
+        with self.accelerator.autocast():
+            prediction = model(noisy_latents, timesteps, *self.conditions.batch(indices, dropped))
+        return F.mse_loss(prediction.float(), target)
+
+    def train_step(self) -> tuple[Tensor, Tensor]:
+        """One optimiser step; returns (loss, gradient norm), both left on the device."""
+        s, accelerator = self.settings, self.accelerator
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.learning_rate()
+        indices = self.sampler.batch(self.step, accelerator.process_index, accelerator.num_processes).to(self.device)
+        generator = make_generator(self.device, s.seed, self.step, accelerator.process_index, 0x11)
+        timesteps = self.schedule.draw_timesteps(len(indices), self.device, generator)
+        dropped = None
+        if self.has_null:
+            chances = torch.rand(2, len(indices), device=self.device, generator=generator)
+            dropped = (chances[0] < s.text_dropout, chances[1] < s.writer_dropout)
+        loss = self.loss(self.unet, indices, timesteps, generator, dropped)
+        accelerator.backward(loss)
+        grad_norm = accelerator.clip_grad_norm_(self.unet.parameters(), s.max_grad_norm)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.step += 1
+        self.ema.update(self.bare_unet, self.step)
+        return loss.detach(), grad_norm
+
+    @torch.no_grad()
+    def validate(self) -> float:
+        """Loss of the averaged weights on fixed words, noise and evenly spread timesteps."""
+        total = 0.0
+        for first in range(0, len(self.val_indices), 64):
+            indices = torch.tensor(self.val_indices[first : first + 64], device=self.device)
+            generator = make_generator(self.device, self.settings.seed, first, 0x7A1)
+            timesteps = self.schedule.spread_timesteps(len(indices), self.device)
+            total += self.loss(self.ema.module, indices, timesteps, generator).item() * len(indices)
+        return total / len(self.val_indices)
+
+    def save(self, run: Path, keep: int) -> Path:
+        """Save the run's state as its newest checkpoint, whole or not at all."""
+        return save_checkpoint(run, self.step, self._write, keep=keep)
+
+    def _write(self, folder: Path) -> None:
+        card = replace(self.card, extra={**self.card.extra, "step": self.step, "epoch": round(self.epoch, 2),
+                                         "training": asdict(self.settings)})  # fmt: skip
+        HandwritingPipeline(self.ema.module, self.vae, card).save_pretrained(folder)
+        averages = {f"ema.{name}": value.detach().cpu().clone() for name, value in self.ema.module.state_dict().items()}
+        state = {"step": self.step, "settings": asdict(self.settings)}
+        if self.accelerator.scaler is not None:
+            state["grad_scaler"] = self.accelerator.scaler.state_dict()
+        save_training_state(folder / TRAINING_STATE, self.bare_unet, self.optimizer.optimizer, state, averages)
+
+    def restore(self, state: dict, averages: dict[str, Tensor]) -> None:
+        """Take over what ``utils.checkpoint.load_training_state`` read; the weights are loaded already."""
+        self.ema.module.load_state_dict({name.removeprefix("ema."): value for name, value in averages.items()})
+        if self.accelerator.scaler is not None and "grad_scaler" in state:
+            self.accelerator.scaler.load_state_dict(state["grad_scaler"])
+        self.step = state["step"]
+
+    def write_preview(self, path: Path) -> None:
+        """Save a sheet of validation words in their writers' hands."""
+        texts, writers = pick_previews(self.words.records, self.val_indices, self.card.writers, self.card.charset,
+                                       self.bare_unet.config.max_length)  # fmt: skip
+        if not texts:
+            return
+        pipeline = HandwritingPipeline(self.ema.module, self.vae, self.card).to(self.device)
+        images = pipeline(texts, writers, num_inference_steps=DEFAULT_STEPS, seed=self.settings.seed)
+        starts = range(0, len(images), PREVIEW_COLUMNS)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        make_sheet([list(images[i : i + PREVIEW_COLUMNS]) for i in starts],
+                   labels=["  ".join(texts[i : i + PREVIEW_COLUMNS]) for i in starts]).save(path)  # fmt: skip
+        self.vae.to("cpu")
+
+
+class TrainingLog:
+    """``log.csv`` and, if asked for, a tracker: mean loss since the last row, and the speed since the start."""
+
+    COLUMNS = ("step", "epoch", "loss", "val_loss", "learning_rate", "grad_norm", "words_per_second", "seconds")
+
+    def __init__(self, path: Path, trainer: DiffusionTrainer) -> None:
+        self.path, self.trainer = path, trainer
+        self.start, self.first_step = time.monotonic(), trainer.step
+        self.total, self.count = torch.zeros((), device=trainer.device), 0
+        self.last: dict[str, object] = {}
+
+    def add(self, loss: Tensor) -> None:
+        """Count a step's loss; stays on the device."""
+        self.total, self.count = self.total + loss, self.count + 1
+
+    def mean_loss(self) -> float:
+        """Mean loss since the last row; waits for the device."""
+        return (self.total / max(self.count, 1)).item()
+
+    def write(self, *, learning_rate: float, grad_norm: float, val_loss: float | None) -> dict[str, object]:
+        """Append a row, and start a new mean."""
+        trainer, seconds = self.trainer, time.monotonic() - self.start
+        words = (trainer.step - self.first_step) * trainer.settings.batch_size
+        self.last = {
+            "step": trainer.step, "epoch": round(trainer.epoch, 3), "loss": round(self.mean_loss(), 5),
+            "val_loss": "" if val_loss is None else round(val_loss, 5), "learning_rate": f"{learning_rate:.3e}",
+            "grad_norm": round(grad_norm, 4), "words_per_second": round(words / seconds, 1), "seconds": round(seconds, 1),
+        }  # fmt: skip
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(",".join(str(self.last[column]) for column in self.COLUMNS) + "\n")
+        tracked = {key: float(value) for key, value in self.last.items() if key not in ("step", "seconds") and value != ""}
+        trainer.accelerator.log(tracked, step=trainer.step)
+        self.total, self.count = torch.zeros((), device=trainer.device), 0
+        return {key: self.last[key] for key in ("loss", "val_loss", "words_per_second") if self.last[key] != ""}
+
+
+def read_settings(state_file: Path) -> TrainingSettings:
+    """The settings that a checkpoint's ``training_state/state.json`` was made with."""
+    return TrainingSettings(**json.loads(state_file.read_text(encoding="utf-8"))["settings"])

@@ -1,0 +1,337 @@
+"""The one way from texts to images: for inference, previews, evaluation, and one's own Python.
+
+    from pipeline import HandwritingPipeline
+    pipeline = HandwritingPipeline.from_pretrained("runs/iam")
+    images = pipeline(["handwriting", "archive"], ["000", {"000": 0.7, "011": 0.3}])   # (N, H, W) uint8
+"""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from autoencoder import DOWNSCALE, VAE_FOLDER, CompactAutoencoder, hash_vae, load_vae
+from unet import PRESETS, UNet, UNetConfig
+from utils.charset import Charset
+from utils.checkpoint import CONFIG_NAME, FORMAT_VERSION, WEIGHTS_NAME, list_checkpoints, save_weights
+from utils.diffusion import NoiseSchedule, draw_noise, sample_latents
+from utils.latents import decode_latents
+from utils.layout import WidthModel, layout_columns, pad_edges
+from utils.published import PUBLISHED_CHARACTERS, PUBLISHED_PAD_ID, find_published, load_published
+from utils.training import make_generator
+
+Writer = str | Mapping[str, float] | None
+DEFAULT_STEPS = 20
+DEFAULT_GUIDANCE = 3.0
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """What a checkpoint's ``config.json`` says besides the UNet's sizes.
+
+    Attributes:
+        img_size: (height, width) of the images, pixels.
+        writers: names of the hands, in the order of their embedding rows.
+        width_model: None for a model without text layout that was not given one.
+        vae: ``name``, ``hash`` of the VAE that made the latents.
+        extra: everything else: step, preset, library versions, condition dropout.
+    """
+
+    charset: Charset
+    writers: tuple[str, ...]
+    schedule: NoiseSchedule
+    img_size: tuple[int, int]
+    width_model: WidthModel | None
+    vae: Mapping[str, str]
+    extra: Mapping[str, object]
+
+    def to_dict(self, unet_config: UNetConfig) -> dict:
+        """``config.json``'s content."""
+        return {
+            "format_version": FORMAT_VERSION,
+            "kind": "diffusion",
+            "unet": unet_config.to_dict(),
+            "schedule": self.schedule.to_dict(),
+            "charset": "".join(self.charset.characters),
+            "writers": list(self.writers),
+            "img_size": list(self.img_size),
+            "width_model": self.width_model.to_dict() if self.width_model else None,
+            "vae": dict(self.vae),
+            **self.extra,
+        }
+
+    @classmethod
+    def from_dict(cls, values: dict) -> tuple["ModelCard", UNetConfig]:
+        """Read ``config.json``'s content.
+
+        Raises:
+            ValueError: if a newer version wrote it.
+        """
+        values = dict(values)
+        if values.get("format_version", 0) > FORMAT_VERSION:
+            raise ValueError(f"checkpoint format {values['format_version']} is newer than this program's {FORMAT_VERSION}")
+        values.pop("format_version", None)
+        values.pop("kind", None)
+        unet_config = UNetConfig.from_dict(values.pop("unet"))
+        width_model = values.pop("width_model")
+        card = cls(
+            charset=Charset(tuple(values.pop("charset")), unet_config.pad_id),
+            writers=tuple(values.pop("writers")),
+            schedule=NoiseSchedule(**values.pop("schedule")),
+            img_size=tuple(values.pop("img_size")),
+            width_model=WidthModel(**width_model) if width_model else None,
+            vae=values.pop("vae"),
+            extra=values,
+        )
+        return card, unet_config
+
+
+def find_checkpoint(models_path: Path) -> Path:
+    """The checkpoint folder that ``--models_path`` means: itself, or a run's newest whole one.
+
+    Raises:
+        FileNotFoundError: if there is none.
+    """
+    if not models_path.is_dir():
+        raise FileNotFoundError(f"--models_path {models_path}: no such folder")
+    if (models_path / WEIGHTS_NAME).is_file() and (models_path / CONFIG_NAME).is_file():
+        return models_path
+    checkpoints = [path for path in list_checkpoints(models_path) if (path / WEIGHTS_NAME).is_file()]
+    if not checkpoints:
+        raise FileNotFoundError(
+            f"--models_path {models_path}: no step_* folder with {CONFIG_NAME} and {WEIGHTS_NAME}, and no published "
+            "models/ema_ckpt.pt. Pass a checkpoint, or the --save_path of a run that has saved one."
+        )
+    return checkpoints[-1]
+
+
+class HandwritingPipeline:
+    """UNet, VAE, noise schedule, charset, writers and width model: everything that writing needs."""
+
+    def __init__(self, unet: UNet, vae: nn.Module, card: ModelCard) -> None:
+        self.unet = unet.eval().requires_grad_(False)
+        self.vae = vae
+        self.card = card
+        self.device = torch.device("cpu")
+        self.dtype = torch.float32
+        self._writer_index = {name: i for i, name in enumerate(card.writers)}
+
+    # Loading and saving ---------------------------------------------------------------------------------------------
+
+    @classmethod
+    def from_pretrained(cls, models_path: str | Path, *, vae: str | Path | None = None,
+                        writer_dict: Mapping[str, int] | None = None, max_length: int | None = None,
+                        warn: Callable[[str], None] = print) -> "HandwritingPipeline":  # fmt: skip
+        """Load a checkpoint, a run's newest checkpoint, or the published weights.
+
+        Args:
+            vae: another VAE than the checkpoint names; needed for published weights.
+            writer_dict: names to rows, for published weights; without, writers are called by their numbers.
+            max_length: positions of published weights, where they are not 10.
+            warn: takes a line of warning.
+        Raises:
+            FileNotFoundError, ValueError: with the flag, the value and the way out.
+        """
+        models_path = Path(models_path)
+        published = find_published(models_path) if models_path.is_dir() else None
+        if published is not None and not list_checkpoints(models_path):
+            return cls._from_published(published, vae, writer_dict, max_length)
+        folder = find_checkpoint(models_path)
+        try:
+            card, unet_config = ModelCard.from_dict(json.loads((folder / CONFIG_NAME).read_text(encoding="utf-8")))
+        except (KeyError, TypeError, json.JSONDecodeError) as error:
+            raise ValueError(f"--models_path {folder}: {CONFIG_NAME} is damaged ({error!r})") from error
+        unet = UNet(unet_config)
+        unet.load_state_dict({name: value.float() for name, value in load_file(folder / WEIGHTS_NAME).items()})
+        own = folder / VAE_FOLDER
+        name = vae or (own if own.is_dir() else card.vae["name"])
+        loaded = load_vae(name)
+        if hash_vae(loaded) != card.vae["hash"]:
+            if vae is None:
+                raise ValueError(f"--models_path {folder}: its VAE {name} has changed since training. Give the right one "
+                                 "with --vae.")  # fmt: skip
+            warn(f"warning: --vae {vae} is not the VAE that this model was trained with ({card.vae['name']})")
+        return cls(unet, loaded, card)
+
+    @classmethod
+    def _from_published(cls, path: Path, vae: str | Path | None, writer_dict: Mapping[str, int] | None,
+                        max_length: int | None) -> "HandwritingPipeline":  # fmt: skip
+        if vae is None:
+            raise ValueError(f"--models_path {path}: published weights don't hold their VAE. Give it with --vae, e.g. "
+                             "--vae stable-diffusion-v1-5/stable-diffusion-v1-5.")  # fmt: skip
+        fields, state_dict = load_published(path, max_length=max_length)
+        if fields["vocabulary_size"] != len(PUBLISHED_CHARACTERS) + 1:
+            raise ValueError(f"--models_path {path}: {fields['vocabulary_size']} symbols; only the published 52 letters "
+                             "and padding are known")  # fmt: skip
+        unet = UNet(UNetConfig(**(PRESETS["wordstylist"] | fields)))
+        unet.load_state_dict(state_dict)
+        count = fields["num_writers"]
+        names = [str(i) for i in range(count)]
+        for name, row in (writer_dict or {}).items():
+            if not 0 <= row < count:
+                raise ValueError(f"--writer_dict: {name!r} has row {row}, but the weights have {count} writers")
+            names[row] = str(name)
+        loaded = load_vae(vae)
+        card = ModelCard(
+            charset=Charset(PUBLISHED_CHARACTERS, PUBLISHED_PAD_ID),
+            writers=tuple(names),
+            schedule=NoiseSchedule("epsilon"),
+            img_size=(64, 256),
+            width_model=None,
+            vae={"name": str(vae), "hash": hash_vae(loaded)},
+            extra={"preset": "wordstylist", "source": "published weights"},
+        )
+        return cls(unet, loaded, card)
+
+    def save_pretrained(self, folder: str | Path, *, dtype: torch.dtype | None = None) -> None:
+        """Write a checkpoint folder that ``from_pretrained`` reads.
+
+        Args:
+            dtype: of the saved weights (torch.float16 halves them); the model in memory stays as it is.
+        """
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        card = self.card
+        if isinstance(self.vae, CompactAutoencoder):
+            self.vae.save_pretrained(folder / VAE_FOLDER)
+            if dtype is not None:
+                save_weights(self.vae, folder / VAE_FOLDER / "diffusion_pytorch_model.safetensors", dtype=dtype)
+                # The hash is of what is loaded again.
+                card = ModelCard(**{**vars(card), "vae": {**card.vae, "hash": hash_vae(load_vae(folder / VAE_FOLDER))}})
+        save_weights(self.unet, folder / WEIGHTS_NAME, dtype=dtype)
+        config = json.dumps(card.to_dict(self.unet.config), indent=2, ensure_ascii=False)
+        (folder / CONFIG_NAME).write_text(config, encoding="utf-8")
+
+    def to(self, device: torch.device | str, dtype: torch.dtype = torch.float32) -> "HandwritingPipeline":
+        """Move to a device; ``dtype`` bfloat16 or float16 computes under autocast, weights stay fp32."""
+        self.device, self.dtype = torch.device(device), dtype
+        self.unet.to(self.device)
+        self.vae.to(self.device)
+        return self
+
+    # Conditions -----------------------------------------------------------------------------------------------------
+
+    def check(self, texts: Sequence[str], writers: Sequence[Writer]) -> None:
+        """Check that the checkpoint knows every character and writer, and that no text is too long.
+
+        Raises:
+            ValueError: names the first that it does not know, and what it knows.
+        """
+        self.card.charset.encode(list(dict.fromkeys(texts)), self.unet.config.max_length)
+        for writer in writers:
+            for name in [writer] if isinstance(writer, str) else (writer or {}):
+                if name not in self._writer_index:
+                    known = ", ".join(self.card.writers[:40]) + (", …" if len(self.card.writers) > 40 else "")
+                    raise ValueError(f"writer {name!r} is not in this checkpoint. It knows {len(self.card.writers)}: {known}")
+            if writer is None:
+                self.unet.config.null_writer_id  # noqa: B018 (raises where there is none)
+            elif not isinstance(writer, str) and abs(sum(writer.values()) - 1) > 1e-3:
+                raise ValueError(f"the shares of a mixed hand must sum to 1, not {sum(writer.values()):.3f}")
+
+    def make_layout(self, texts: Sequence[str], writers: Sequence[Writer]) -> Tensor | None:
+        """(B, 2, L, W/8) layouts at the expected places; None for a model without text layout."""
+        if not self.unet.config.text_layout:
+            return None
+        width_model, max_length = self.card.width_model, self.unet.config.max_length
+        edges = [
+            pad_edges(width_model.edges(text, {writer: 1.0} if isinstance(writer, str) else writer), max_length)
+            for text, writer in zip(texts, writers)
+        ]
+        return layout_columns(torch.from_numpy(np.stack(edges)).to(self.device), self.card.img_size[1] // DOWNSCALE)
+
+    def _writer_rows(self, writers: Sequence[Writer]) -> tuple[Tensor, Tensor]:
+        """(B, M) rows and (B, M) shares; unused places have share 0."""
+        mixes = [[(name, 1.0)] if isinstance(name := writer, str) else list((writer or {}).items()) for writer in writers]
+        most = max(1, *(len(mix) for mix in mixes))
+        rows = torch.zeros(len(writers), most, dtype=torch.int64)
+        shares = torch.zeros(len(writers), most)
+        for i, mix in enumerate(mixes):
+            if not mix:
+                rows[i, 0], shares[i, 0] = self.unet.config.null_writer_id, 1.0
+            for j, (name, share) in enumerate(mix):
+                rows[i, j], shares[i, j] = self._writer_index[name], share
+        return rows.to(self.device), shares.to(self.device)
+
+    def make_denoiser(self, texts: Sequence[str], writers: Sequence[Writer], guidance_scale: float,
+                      writer_guidance_scale: float) -> Callable[[Tensor, Tensor], Tensor]:  # fmt: skip
+        """A denoiser with guidance on text and on writer, all branches in one batched call.
+
+        ``e00 + s_text (e_t0 - e00) + s_writer (e_tw - e_t0)``, where e00 has neither, e_t0 only the text, e_tw both
+        conditions. Equal scales need no e_t0; scales of 1 need one branch.
+
+        Source: classifier-free guidance, Ho and Salimans 2022, https://arxiv.org/abs/2207.12598, equation 6; two
+        conditions: Brooks et al. 2023, https://arxiv.org/abs/2211.09800, equation 3.
+        Raises:
+            ValueError: if guidance is asked of a model without null conditions.
+        """
+        config = self.unet.config
+        input_ids = self.card.charset.encode(texts, config.max_length).to(self.device)
+        rows, shares = self._writer_rows(writers)
+        layout = self.make_layout(texts, writers)
+        if guidance_scale == writer_guidance_scale == 1:
+            return lambda latents, timestep: self._predict(latents, timestep, input_ids, rows, shares, layout)
+        if not config.has_null_condition:
+            raise ValueError(f"--guidance_scale {guidance_scale}: this model was trained without null conditions, so guidance "
+                             "can't work. Leave it at 1.")  # fmt: skip
+        null_ids = torch.full_like(input_ids, config.pad_id)
+        null_rows = torch.full_like(rows, config.null_writer_id)
+        null_shares = torch.zeros_like(shares)
+        null_shares[:, 0] = 1.0
+        branches = [(null_ids, null_rows, null_shares, None if layout is None else torch.zeros_like(layout))]
+        if guidance_scale != writer_guidance_scale:
+            branches.append((input_ids, null_rows, null_shares, layout))
+        branches.append((input_ids, rows, shares, layout))
+        joined = [torch.cat(parts) if parts[0] is not None else None for parts in zip(*branches)]
+
+        def denoise(latents: Tensor, timestep: Tensor) -> Tensor:
+            parts = self._predict(latents.repeat(len(branches), 1, 1, 1), timestep, *joined).chunk(len(branches))
+            if len(parts) == 2:
+                return parts[0] + guidance_scale * (parts[1] - parts[0])
+            return parts[0] + guidance_scale * (parts[1] - parts[0]) + writer_guidance_scale * (parts[2] - parts[1])
+
+        return denoise
+
+    def _predict(self, latents: Tensor, timestep: Tensor, input_ids: Tensor, rows: Tensor, shares: Tensor,
+                 layout: Tensor | None) -> Tensor:  # fmt: skip
+        timesteps = timestep.to(self.device).expand(len(latents))
+        with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
+            return self.unet(latents, timesteps, input_ids, rows, layout, writer_weights=shares).float()
+
+    # Writing --------------------------------------------------------------------------------------------------------
+
+    @torch.inference_mode()
+    def __call__(self, texts: Sequence[str], writers: Sequence[Writer], *, num_inference_steps: int = DEFAULT_STEPS,
+                 guidance_scale: float | None = None, writer_guidance_scale: float | None = None,
+                 scheduler: str = "dpmsolver++", seed: int = 0,
+                 indices: Sequence[int] | None = None) -> np.ndarray:  # fmt: skip
+        """Write one image per text, as one batch.
+
+        Args:
+            writers: a name, shares of several names (a mixed hand), or None (the mean hand) for each text.
+            guidance_scale: weight of the text; None is 3, or 1 for a model without null conditions.
+            writer_guidance_scale: weight of the writer; None is the same as ``guidance_scale``.
+            scheduler: ``dpmsolver++``, ``unipc``, ``ddim``, ``ddpm`` or ``euler``.
+            indices: the images' record numbers, which with ``seed`` fix the noise; 0, 1, ... by default.
+        Returns:
+            (N, H, W) uint8 grey.
+        """
+        if len(texts) != len(writers):
+            raise ValueError(f"{len(texts)} texts for {len(writers)} writers")
+        self.check(texts, writers)
+        if guidance_scale is None:
+            guidance_scale = DEFAULT_GUIDANCE if self.unet.config.has_null_condition else 1.0
+        if writer_guidance_scale is None:
+            writer_guidance_scale = guidance_scale
+        indices = range(len(texts)) if indices is None else indices
+        generators = [make_generator("cpu", seed, index) for index in indices]
+        height, width = self.card.img_size
+        noise = draw_noise((self.unet.config.latent_channels, height // DOWNSCALE, width // DOWNSCALE), generators, self.device)
+        denoise = self.make_denoiser(texts, writers, guidance_scale, writer_guidance_scale)
+        latents = sample_latents(denoise, self.card.schedule.make_scheduler(scheduler), noise, num_inference_steps, generators)
+        with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
+            return decode_latents(self.vae, latents)

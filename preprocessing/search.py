@@ -1,0 +1,37 @@
+"""Finding a data set's files wherever they lie below a folder, and reading its lists line by line."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+
+def walk(root: Path) -> Iterator[tuple[Path, list[str], list[str]]]:
+    """Folders below ``root`` from the top, each with the names of its folders and files, all in sorted order.
+
+    Follows links, but enters no real folder twice; leaves out hidden names and what macOS adds to archives. Names taken
+    out of the list of folders are not entered.
+    """
+    entered = set()
+    for folder, folders, files in os.walk(root, followlinks=True):
+        status = Path(folder).stat()
+        if (status.st_dev, status.st_ino) in entered:
+            folders.clear()
+            continue
+        entered.add((status.st_dev, status.st_ino))
+        folders[:] = sorted(name for name in folders if not name.startswith(".") and name != "__MACOSX")
+        yield Path(folder), folders, sorted(name for name in files if not name.startswith("."))
+
+
+def read_lines(path: Path) -> list[str]:
+    """The lines of a UTF-8 text file without their ends (LF or CRLF); bytes that are not UTF-8 become U+FFFD."""
+    return path.read_text(encoding="utf-8-sig", errors="replace").split("\n")
+
+
+def first_lines(path: Path, count: int = 20) -> list[str]:
+    """The first lines that are neither empty nor a ``#`` comment, without their ends; reads little more than them."""
+    lines: list[str] = []
+    with path.open(encoding="utf-8-sig", errors="replace") as file:
+        while len(lines) < count and (line := file.readline(10_000)):
+            if line.strip() and not line.startswith("#"):
+                lines.append(line.rstrip("\n"))
+    return lines

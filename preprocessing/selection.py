@@ -1,0 +1,50 @@
+"""Which words of a raw data set are kept, and which split each belongs to."""
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+from preprocessing.raw_word import DroppedWord, RawWord
+from utils.charset import normalise_text
+
+
+def filter_words(words: Iterator[RawWord | DroppedWord], charset: str | None, min_length: int, max_length: int | None,
+                 dropped: Counter) -> Iterator[RawWord]:  # fmt: skip
+    """Yield the words whose normalised text passes the filters; count the others by reason in ``dropped``."""
+    allowed = set(normalise_text(charset)) | {" "} & set(charset) if charset else None
+    for word in words:
+        if isinstance(word, DroppedWord):
+            dropped[word.reason] += 1
+            continue
+        text = normalise_text(word.text)
+        if not text:
+            dropped["empty_text"] += 1
+        elif allowed is not None and not set(text) <= allowed:
+            dropped["charset"] += 1
+        elif len(text) < min_length or (max_length is not None and len(text) > max_length):
+            dropped["length"] += 1
+        else:
+            yield replace(word, text=text)
+
+
+def split_by_writer(words: Sequence[RawWord], val_fraction: float, test_fraction: float) -> list[RawWord]:
+    """Give each word without a split one, per writer, the same on every machine.
+
+    Each writer's words are ordered by the SHA-256 of their ids; the first ``test_fraction`` become ``test``, the next
+    ``val_fraction`` ``val``, rounded to whole words, and at least one word of each writer stays in ``train``. A data set
+    that names any split is left as it is, its unnamed words go to ``train``.
+    """
+    if any(word.split for word in words):
+        return [word if word.split else replace(word, split="train") for word in words]
+    by_writer: dict[str, list[int]] = {}
+    for index, word in enumerate(words):
+        by_writer.setdefault(word.writer, []).append(index)
+    splits = ["train"] * len(words)
+    for indices in by_writer.values():
+        indices.sort(key=lambda i: hashlib.sha256(words[i].source_id.encode()).digest())
+        tests = min(round(test_fraction * len(indices)), len(indices) - 1)
+        vals = min(round(val_fraction * len(indices)), len(indices) - 1 - tests)
+        for rank, index in enumerate(indices[: tests + vals]):
+            splits[index] = "test" if rank < tests else "val"
+    return [replace(word, split=split) for word, split in zip(words, splits)]

@@ -1,0 +1,265 @@
+"""Train the handwriting generator on one or more word folders.
+
+  python3 train_diffusion.py --dataset iam --iam_path data/iam --epochs 1000
+  python3 train_diffusion.py --dataset_path data/me --init_from runs/iam --max_train_steps 2000 --save_path runs/me
+  python3 train_diffusion.py --save_path runs/iam --iam_path data/iam --resume
+  accelerate launch --num_processes 4 train_diffusion.py --dataset iam --iam_path data/iam
+
+A run folder holds step_* checkpoints (each is all that inference.py needs), log.csv and previews/.
+SIGTERM and Ctrl-C save and stop; --resume goes on as if nothing had happened.
+"""
+
+import argparse
+import json
+import math
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from torch import nn
+from tqdm import tqdm
+
+from autoencoder import VAE_FOLDER, hash_vae, load_vae, vae_in_channels
+from diffusion_trainer import DiffusionTrainer, FreshModel, TrainingLog, TrainingSettings, read_settings
+from pipeline import HandwritingPipeline, ModelCard
+from unet import PRESETS, UNet
+from utils.checkpoint import (
+    CONFIG_NAME,
+    STATE_NAME,
+    TRAINING_STATE,
+    choose_resume,
+    load_training_state,
+    truncate_csv,
+)
+from utils.cli import positive_int, run
+from utils.diffusion import PREDICTION_TYPES
+from utils.latents import CACHE_FOLDER, LatentCache, build_latent_cache
+from utils.sources import parse_sources, read_image, read_sources
+from utils.training import StopFlag, has_fast_bf16
+
+DEFAULT_VAE = "stable-diffusion-v1-5/stable-diffusion-v1-5"
+# Peak learning rate and words a step of each size, where no flag says otherwise.
+RECIPES = {"wordstylist": (1e-4, 224), "base": (2e-4, 128), "small": (6e-4, 64), "tiny": (2e-3, 32)}
+
+
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Parse the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    group = parser.add_argument_group("data and output")
+    group.add_argument("--dataset", default="words", help="a label: names the run's folder (default: %(default)s)")
+    group.add_argument("--dataset_path", "--iam_path", nargs="+", required=True, metavar="FOLDER[:SHARE]",
+                       help="word folders; FOLDER:2 counts twice in an epoch, FOLDER:0.5 half of it")  # fmt: skip
+    group.add_argument("--save_path", type=Path, help="the run's folder (default: runs/<dataset>)")
+    group.add_argument("--vae", help="Hugging Face id or folder of a Stable Diffusion VAE, or a run of train_autoencoder.py "
+                       f"(default: {DEFAULT_VAE}, or that of --init_from)")  # fmt: skip
+    group.add_argument("--latent_cache", type=Path, help="folder for encoded images (default: beside the first word folder)")
+    group.add_argument("--resume", action="store_true", help="go on with the run in --save_path")
+    group.add_argument("--init_from", type=Path, help="checkpoint or run to start from; writers and characters that it knows "
+                       "keep their rows, new ones start from the mean")  # fmt: skip
+    group = parser.add_argument_group("model")
+    group.add_argument("--preset", choices=tuple(PRESETS), help="size and conditioning (default: base)")
+    group.add_argument("--model_channels", type=positive_int, help="channels, a multiple of 32 (default: the preset's)")
+    group.add_argument("--num_heads", type=positive_int, help="attention heads (default: the preset's)")
+    group.add_argument("--text_layout", action=argparse.BooleanOptionalAction, default=None,
+                       help="lay the text out over the columns (default: the preset's)")  # fmt: skip
+    group.add_argument("--max_length", type=positive_int, help="longest text in characters (default: the longest there is)")
+    group.add_argument("--prediction_type", choices=PREDICTION_TYPES, help="what the UNet predicts (default: "
+                       "flow_prediction; epsilon for wordstylist)")  # fmt: skip
+    group = parser.add_argument_group("training")
+    group.add_argument("--epochs", type=positive_int, default=1000, help="passes over the words (default: %(default)s)")
+    group.add_argument("--max_train_steps", type=positive_int, help="steps in all, instead of --epochs")
+    group.add_argument("--schedule_steps", type=positive_int, help="step at which the learning rate has come down; stopping "
+                       "earlier does not shorten it (default: all steps)")  # fmt: skip
+    group.add_argument("--lr_schedule", choices=("cosine", "constant"), default="cosine", help="default: %(default)s")
+    group.add_argument("--lr_warmup_steps", type=int, default=200, help="default: %(default)s")
+    group.add_argument("--learning_rate", type=float, help="peak of AdamW's (default: 2e-4 for base, 6e-4 for small)")
+    group.add_argument("--weight_decay", type=float, default=0.01, help="default: %(default)s")
+    group.add_argument("--max_grad_norm", type=float, default=1.0, help="gradients are clipped to this norm "
+                       "(default: %(default)s)")  # fmt: skip
+    group.add_argument("--batch_size", type=positive_int, help="words a step on each process (default: 128 for base, 64 for "
+                       "small)")  # fmt: skip
+    group.add_argument("--ema_decay", type=float, default=0.9995, help="of the averaged weights, which are what is sampled "
+                       "from; 0 turns averaging off (default: %(default)s)")  # fmt: skip
+    group.add_argument("--text_dropout", type=float, default=0.1, help="chance that a word's text is replaced by null "
+                       "(default: %(default)s)")  # fmt: skip
+    group.add_argument("--writer_dropout", type=float, default=0.1, help="the same for its writer (default: %(default)s)")
+    group.add_argument("--mixed_precision", choices=("no", "bf16", "fp16"), help="default: bf16 where it is native")
+    group.add_argument("--seed", type=int, default=0, help="of weights, order, noise (default: %(default)s)")
+    group = parser.add_argument_group("on the way")
+    group.add_argument("--save_every", type=positive_int, default=1000, help="steps between checkpoints (default: "
+                       "%(default)s)")  # fmt: skip
+    group.add_argument("--keep_checkpoints", type=positive_int, default=3, help="newest ones kept (default: %(default)s)")
+    group.add_argument("--validate_every", type=positive_int, help="steps between validation losses (default: --save_every)")
+    group.add_argument("--preview_every", type=positive_int, help="steps between preview sheets (default: --save_every)")
+    group.add_argument("--log_every", type=positive_int, default=50, help="steps between log rows (default: %(default)s)")
+    group.add_argument("--log_with", choices=("tensorboard", "wandb"), help="also log to this tracker")
+    args = parser.parse_args(argv)
+    for name in ("text_dropout", "writer_dropout", "ema_decay"):
+        if not 0 <= getattr(args, name) < 1:
+            parser.error(f"--{name} {getattr(args, name)}: must be at least 0 and under 1")
+    if args.init_from and args.preset:
+        parser.error(f"--preset {args.preset}: --init_from brings its own sizes; leave one of them out")
+    args.save_path = args.save_path or Path("runs") / args.dataset
+    return args
+
+
+def make_accelerator(args: argparse.Namespace) -> Accelerator:
+    """The accelerator, with bf16 where it is native unless a flag says otherwise.
+
+    Raises:
+        ValueError: for fp16 on a CPU.
+    """
+    device = torch.device("cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu")
+    precision = args.mixed_precision or ("bf16" if has_fast_bf16(device) else "no")
+    if precision == "fp16" and device.type == "cpu":
+        raise ValueError("--mixed_precision fp16: needs a GPU. On a CPU use bf16 or no.")
+    return Accelerator(mixed_precision=precision, log_with=args.log_with, project_dir=args.save_path)
+
+
+def choose_vae(args: argparse.Namespace, checkpoint: Path | None, start: HandwritingPipeline | None) -> tuple[nn.Module, str]:
+    """The VAE and its name: what --vae says, else that of the run resumed or started from, else Stable Diffusion's."""
+    if args.vae is None and start is not None:
+        return start.vae, start.card.vae["name"]
+    if args.vae is None and checkpoint is not None:
+        name = json.loads((checkpoint / CONFIG_NAME).read_text(encoding="utf-8"))["vae"]["name"]
+        return load_vae(checkpoint if (checkpoint / VAE_FOLDER).is_dir() else name), name
+    name = args.vae or DEFAULT_VAE
+    return load_vae(name), name
+
+
+def make_settings(args: argparse.Namespace, card: ModelCard, words_an_epoch: int, ranks: int,
+                  resumed: TrainingSettings | None) -> TrainingSettings:  # fmt: skip
+    """The settings from the flags; a resumed run keeps its horizon, rate and batch unless a flag says otherwise."""
+    rate, batch = RECIPES.get(str(card.extra.get("preset")), RECIPES["base"])
+    rate, batch = (resumed.learning_rate, resumed.batch_size // ranks) if resumed else (rate, batch)
+    batch_size = (args.batch_size or batch) * ranks
+    max_train_steps = args.max_train_steps or math.ceil(args.epochs * words_an_epoch / batch_size)
+    return TrainingSettings(
+        max_train_steps=max_train_steps,
+        schedule_steps=args.schedule_steps or (resumed.schedule_steps if resumed else max_train_steps),
+        batch_size=batch_size, learning_rate=args.learning_rate or rate, lr_schedule=args.lr_schedule,
+        lr_warmup_steps=args.lr_warmup_steps, weight_decay=args.weight_decay, max_grad_norm=args.max_grad_norm,
+        ema_decay=args.ema_decay, text_dropout=args.text_dropout, writer_dropout=args.writer_dropout,
+        seed=resumed.seed if resumed else args.seed,
+    )  # fmt: skip
+
+
+def make_model(args: argparse.Namespace, checkpoint: Path | None, start: HandwritingPipeline | None,
+               fresh: FreshModel) -> tuple[UNet, ModelCard]:  # fmt: skip
+    """The UNet and its card: of the checkpoint to resume, grown from --init_from, or new."""
+    if checkpoint:
+        card, config = ModelCard.from_dict(json.loads((checkpoint / CONFIG_NAME).read_text(encoding="utf-8")))
+        if card.vae["hash"] != fresh.vae["hash"]:
+            raise ValueError(f"--vae {fresh.vae['name']}: not the VAE that this run was trained with ({card.vae['name']})")
+        if unknown := set().union(*fresh.texts) - set(card.charset.characters):
+            raise ValueError(f"--resume: the word folder has characters that the run does not know: {sorted(unknown)}. Start a "
+                             "new run from it with --init_from.")  # fmt: skip
+        if unknown := set(fresh.writers) - set(card.writers):
+            raise ValueError(f"--resume: the word folder has writers that the run does not know: {sorted(unknown)[:10]}. Start "
+                             "a new run from it with --init_from.")  # fmt: skip
+        return UNet(config), card
+    if start:
+        return fresh.grow(start)
+    preset = args.preset or "base"
+    changes = {"model_channels": args.model_channels, "num_heads": args.num_heads, "text_layout": args.text_layout}
+    return fresh.build(preset, args.prediction_type or ("epsilon" if preset == "wordstylist" else "flow_prediction"),
+                       **{key: value for key, value in changes.items() if value is not None})  # fmt: skip
+
+
+def train(args: argparse.Namespace, trainer: DiffusionTrainer) -> TrainingLog:
+    """The loop: steps, and at intervals log rows, validation, checkpoints and previews."""
+    accelerator, is_main = trainer.accelerator, trainer.accelerator.is_main_process
+    last_step, save_every = trainer.settings.max_train_steps, args.save_every
+    if is_main:
+        truncate_csv(args.save_path / "log.csv", trainer.step, TrainingLog.COLUMNS)
+    log = TrainingLog(args.save_path / "log.csv", trainer)
+    bar = tqdm(total=last_step, initial=trainer.step, unit="step", desc="train", disable=not accelerator.is_local_main_process)
+    trainer.unet.train()
+    with StopFlag() as stop, bar:
+        is_last = trainer.step >= last_step
+        while not is_last:
+            learning_rate = trainer.learning_rate()
+            loss, grad_norm = trainer.train_step()
+            log.add(loss)
+            bar.update()
+            step = trainer.step
+            # One decision for all processes: a signal may have reached only some of them.
+            is_stopped = stop.is_set
+            if accelerator.num_processes > 1:
+                is_stopped = accelerator.reduce(torch.tensor(float(stop.is_set), device=trainer.device)).item() > 0
+            is_last = step >= last_step or is_stopped
+            is_validating = step % (args.validate_every or save_every) == 0 or is_last
+            if is_main and (is_validating or step % args.log_every == 0):
+                if not math.isfinite(log.mean_loss()):
+                    raise ValueError(f"the loss is not finite at step {step}. Earlier checkpoints are whole: go on from them "
+                                     f"with --resume and a lower --learning_rate than {learning_rate:.1e}.")  # fmt: skip
+                val_loss = trainer.validate() if is_validating else None
+                bar.set_postfix(log.write(learning_rate=learning_rate, grad_norm=float(grad_norm), val_loss=val_loss))
+            if is_main and (step % save_every == 0 or is_last):
+                trainer.save(args.save_path, args.keep_checkpoints)
+            if is_main and (step % (args.preview_every or save_every) == 0 or is_last):
+                trainer.write_preview(args.save_path / "previews" / f"step_{step:08d}.png")
+    return log
+
+
+def main(args: argparse.Namespace) -> None:
+    """Prepare the words, the model and the optimiser, and train."""
+    checkpoint = choose_resume(args.save_path, args.resume)
+    accelerator = make_accelerator(args)
+    device, ranks, say = accelerator.device, accelerator.num_processes, accelerator.print
+
+    # The words, and their latents: each image is encoded once.
+    sources = parse_sources(args.dataset_path)
+    words = read_sources(sources)
+    start = HandwritingPipeline.from_pretrained(args.init_from, vae=args.vae) if args.init_from and not checkpoint else None
+    vae, vae_name = choose_vae(args, checkpoint, start)
+    vae_info = {"name": vae_name, "hash": hash_vae(vae)}
+    vae.to(device)
+    with accelerator.main_process_first():
+        folder = build_latent_cache(words.paths, vae, vae_info["hash"], args.latent_cache or sources[0].folder / CACHE_FOLDER,
+                                    channels=vae_in_channels(vae), device=device,
+                                    is_main=accelerator.is_main_process)  # fmt: skip
+    vae.to("cpu")
+    cache = LatentCache(folder)
+
+    # The model.
+    torch.manual_seed(args.seed)
+    chosen = words.train_indices()
+    extra = {"dataset": args.dataset, "words": len(set(chosen)),
+             "condition_dropout": {"text": args.text_dropout, "writer": args.writer_dropout}}  # fmt: skip
+    fresh = FreshModel([words.records[i].text for i in chosen], [words.records[i].writer for i in chosen], cache.ink[chosen],
+                       read_image(words.paths[0]).shape, args.max_length, vae_info, extra)  # fmt: skip
+    unet, card = make_model(args, checkpoint, start, fresh)
+
+    # The optimiser, and where to go on.
+    resumed = read_settings(checkpoint / TRAINING_STATE / STATE_NAME) if checkpoint else None
+    settings = make_settings(args, card, len(chosen), ranks, resumed)
+    trainer = DiffusionTrainer(accelerator, unet, card, vae, words, cache, settings)
+    if checkpoint:
+        trainer.restore(*load_training_state(checkpoint / TRAINING_STATE, trainer.bare_unet, trainer.optimizer.optimizer))
+        say(f"resumed     {checkpoint} at step {trainer.step}")
+        if settings.max_train_steps > settings.schedule_steps and settings.lr_schedule == "cosine":
+            say(f"note        the learning rate comes down at step {settings.schedule_steps}; --schedule_steps moves that")
+    say(f"words       {len(set(chosen))} to train on ({len(chosen)} an epoch), {len(trainer.val_indices)} to validate on; "
+        f"{len(card.writers)} writers, {card.charset.describe()}")  # fmt: skip
+    say(f"model       {sum(p.numel() for p in unet.parameters()) / 1e6:.2f} M parameters, {card.schedule.prediction_type}, "
+        f"on {ranks} x {device}, precision {accelerator.mixed_precision}; VAE {vae_name}")  # fmt: skip
+    if unet.config.text_layout:
+        say(f"layout      widths fitted with r = {card.width_model.correlation:.3f}")
+    if args.log_with:
+        accelerator.init_trackers("diffusionhtr", config={key: str(value) for key, value in vars(args).items()})
+
+    log = train(args, trainer)
+    accelerator.wait_for_everyone()
+    accelerator.end_training()
+    if accelerator.is_main_process:
+        if trainer.step < settings.max_train_steps:
+            print(f"stopped     at step {trainer.step} of {settings.max_train_steps}; --resume goes on", file=sys.stderr)
+        print(f"loss        {log.last.get('loss')}, validation {log.last.get('val_loss')}")
+        print(f"saved       {args.save_path}: write with inference.py --models_path {args.save_path}")
+
+
+if __name__ == "__main__":
+    run(main, parse_args())

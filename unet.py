@@ -1,0 +1,426 @@
+"""The denoiser: a UNet over latents, conditioned on characters, writer and (if configured) a layout of the text.
+
+Source: WordStylist, Nikolaidou et al. 2023, https://arxiv.org/abs/2303.16576, section 3, whose UNet is that of latent
+diffusion (Rombach et al. 2022, https://arxiv.org/abs/2112.10752); null conditions, masks and text layout are additions.
+"""
+
+import math
+from dataclasses import asdict, dataclass, fields, replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+LAYOUT_FEATURES = 5  # per column: coverage, and the position inside the character as sine and cosine, twice
+
+
+@dataclass(frozen=True)
+class UNetConfig:
+    """Everything that fixes the UNet's tensors.
+
+    Attributes:
+        num_writers: rows of known writers; a null writer, if there is one, has a row of its own behind them.
+        vocabulary_size: rows of the character embedding: the characters and padding.
+        max_length: longest text in characters.
+        model_channels: channels of both levels, a multiple of 32 and of ``num_heads``.
+        num_heads: attention heads.
+        channel_mult: the two levels' channels in units of ``model_channels``.
+        text_encoder: ``transformer`` (pre-norm layers with masks) or ``published`` (one attention layer without scale,
+            residual or norm).
+        text_layers: layers of the ``transformer`` encoder.
+        text_layout: the text is laid out over the columns and given to the first convolution.
+        layout_channels: channels of a character in that layout.
+        pad_id: the id of padding; 0 but for the published weights.
+        mask_padding: padding is hidden from attention.
+        has_null_condition: a null writer exists, and an all-padding text means null text.
+        latent_channels: channels of the latents.
+    """
+
+    num_writers: int
+    vocabulary_size: int
+    max_length: int
+    model_channels: int = 320
+    num_heads: int = 4
+    channel_mult: tuple[int, int] = (1, 1)
+    text_encoder: str = "transformer"
+    text_layers: int = 2
+    text_layout: bool = True
+    layout_channels: int = 64
+    pad_id: int = 0
+    mask_padding: bool = True
+    has_null_condition: bool = True
+    latent_channels: int = 4
+
+    def __post_init__(self) -> None:
+        if self.model_channels % 32 or self.model_channels % self.num_heads:
+            raise ValueError(f"model_channels {self.model_channels} is not a multiple of 32 and of {self.num_heads} heads")
+        if min(self.num_writers, self.vocabulary_size - 1, self.max_length) < 1:
+            raise ValueError("a UNet needs at least one writer, one character and one position")
+        object.__setattr__(self, "channel_mult", tuple(self.channel_mult))
+
+    @classmethod
+    def from_dict(cls, values: dict) -> "UNetConfig":
+        """Build from ``config.json``; unknown fields are an error, so that a newer format is not half understood."""
+        unknown = set(values) - {field.name for field in fields(cls)}
+        if unknown:
+            raise ValueError(f"config.json has unknown UNet fields {sorted(unknown)}: written by a newer version?")
+        return cls(**values)
+
+    def to_dict(self) -> dict:
+        """The fields as a dictionary for ``config.json``."""
+        return asdict(self)
+
+    @property
+    def null_writer_id(self) -> int:
+        """Row of the null writer.
+
+        Raises:
+            ValueError: if this model has none.
+        """
+        if not self.has_null_condition:
+            raise ValueError("this model was trained without null conditions")
+        return self.num_writers
+
+
+PRESETS: dict[str, dict] = {
+    "wordstylist": {"model_channels": 320, "num_heads": 4, "text_encoder": "published", "text_layout": False,
+                    "mask_padding": False, "has_null_condition": False},
+    "base": {"model_channels": 320, "num_heads": 4},
+    "small": {"model_channels": 128, "num_heads": 4, "layout_channels": 48},
+    "tiny": {"model_channels": 32, "num_heads": 2, "text_layers": 1, "layout_channels": 16},
+}  # fmt: skip
+
+
+def make_config(preset: str, *, num_writers: int, vocabulary_size: int, max_length: int, **changes) -> UNetConfig:
+    """The configuration of a preset for a data set; ``changes`` override single fields."""
+    if preset not in PRESETS:
+        raise ValueError(f"--preset {preset}: not one of {', '.join(PRESETS)}")
+    config = UNetConfig(num_writers, vocabulary_size, max_length, **PRESETS[preset])
+    return replace(config, **changes)
+
+
+def timestep_embedding(timesteps: Tensor, dim: int, max_period: float = 10000.0) -> Tensor:
+    """(B, dim) cosines and sines of (B,) timesteps in [0, 1000]; Vaswani et al. 2017, section 3.5, cosine first."""
+    half = dim // 2
+    frequencies = torch.exp(-math.log(max_period) * torch.arange(half, dtype=torch.float32, device=timesteps.device) / half)
+    angles = timesteps.float()[:, None] * frequencies
+    return torch.cat([angles.cos(), angles.sin()], dim=-1)
+
+
+def sinusoidal_positions(length: int, dim: int) -> Tensor:
+    """(length, dim) positions: channel i is the sine (even i) or cosine (odd i) of position / 10000^(i / dim).
+
+    The published table: unlike in Vaswani et al. 2017, section 3.5, a cosine has its own frequency, not its sine's.
+    """
+    channels = torch.arange(dim, dtype=torch.float64)
+    angles = torch.arange(length, dtype=torch.float64)[:, None] / 10000.0 ** (channels / dim)
+    return torch.where(channels % 2 == 0, angles.sin(), angles.cos()).float()
+
+
+# Text ---------------------------------------------------------------------------------------------------------------
+
+
+class PublishedTextAttention(nn.Module):
+    """The published encoder's attention: no scale, no residual, no norm, one head."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.to_q = nn.Linear(channels, channels)
+        self.to_k = nn.Linear(channels, channels)
+        self.to_v = nn.Linear(channels, channels)
+
+    def forward(self, hidden: Tensor, mask: Tensor | None) -> Tensor:
+        """(B, L, C) to (B, L, C)."""
+        q, k, v = self.to_q(hidden), self.to_k(hidden), self.to_v(hidden)
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=None if mask is None else mask[:, None], scale=1.0)
+
+
+class TextLayer(nn.Module):
+    """A pre-norm transformer layer over characters."""
+
+    def __init__(self, channels: int, num_heads: int) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(channels)
+        self.attn = Attention(channels, channels, num_heads)
+        self.norm2 = nn.LayerNorm(channels)
+        self.ff = FeedForward(channels)
+
+    def forward(self, hidden: Tensor, mask: Tensor | None) -> Tensor:
+        """(B, L, C) to (B, L, C)."""
+        normed = self.norm1(hidden)
+        hidden = hidden + self.attn(normed, normed, mask)
+        return hidden + self.ff(self.norm2(hidden))
+
+
+class CharacterEncoder(nn.Module):
+    """Character ids to the states that cross-attention reads."""
+
+    def __init__(self, config: UNetConfig) -> None:
+        super().__init__()
+        channels = config.model_channels
+        self.embedding = nn.Embedding(config.vocabulary_size, channels)
+        is_published = config.text_encoder == "published"
+        if is_published:
+            self.layers = nn.ModuleList([PublishedTextAttention(channels)])
+            self.norm = nn.Identity()
+        else:
+            nn.init.normal_(self.embedding.weight, std=0.5)
+            self.layers = nn.ModuleList(TextLayer(channels, config.num_heads) for _ in range(config.text_layers))
+            self.norm = nn.LayerNorm(channels)
+        self.register_buffer("positions", sinusoidal_positions(config.max_length, channels), persistent=False)
+
+    def forward(self, input_ids: Tensor, mask: Tensor | None) -> Tensor:
+        """(B, L) ids and (B, L) mask (True: attend) to (B, L, C) states."""
+        hidden = self.embedding(input_ids) + self.positions[: input_ids.shape[1]]  # (B, L, C)
+        for layer in self.layers:
+            hidden = layer(hidden, mask)
+        return self.norm(hidden)
+
+
+# Blocks -------------------------------------------------------------------------------------------------------------
+
+
+class Attention(nn.Module):
+    """Multi-head attention of queries (B, N, C) to a context (B, M, D)."""
+
+    def __init__(self, channels: int, context_channels: int, num_heads: int) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.to_q = nn.Linear(channels, channels, bias=False)
+        self.to_k = nn.Linear(context_channels, channels, bias=False)
+        self.to_v = nn.Linear(context_channels, channels, bias=False)
+        self.to_out = nn.Linear(channels, channels)
+
+    def forward(self, hidden: Tensor, context: Tensor, mask: Tensor | None) -> Tensor:
+        """``mask``: (B, M) bool, True where attention may look, or None."""
+        q, k, v = (
+            states.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # (B, heads, tokens, C / heads)
+            for states in (self.to_q(hidden), self.to_k(context), self.to_v(context))
+        )
+        attended = F.scaled_dot_product_attention(q, k, v, attn_mask=None if mask is None else mask[:, None, None])
+        return self.to_out(attended.transpose(1, 2).flatten(2))
+
+
+class FeedForward(nn.Module):
+    """GEGLU feed-forward, four times as wide inside (Shazeer 2020, https://arxiv.org/abs/2002.05202)."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.proj_in = nn.Linear(channels, 8 * channels)
+        self.proj_out = nn.Linear(4 * channels, channels)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """(B, N, C) to (B, N, C)."""
+        values, gates = self.proj_in(hidden).chunk(2, dim=-1)
+        return self.proj_out(values * F.gelu(gates))
+
+
+class ResBlock(nn.Module):
+    """Two convolutions with the embedding of time and writer added between them."""
+
+    def __init__(self, in_channels: int, out_channels: int, embedding_channels: int) -> None:
+        super().__init__()
+        self.norm1 = nn.GroupNorm(32, in_channels)
+        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, padding=1)
+        self.embedding = nn.Linear(embedding_channels, out_channels)
+        self.norm2 = nn.GroupNorm(32, out_channels)
+        # Zero: each block starts as the identity.
+        self.conv2 = zero_init(nn.Conv2d(out_channels, out_channels, 3, padding=1))
+        self.skip = nn.Conv2d(in_channels, out_channels, 1) if in_channels != out_channels else nn.Identity()
+
+    def forward(self, hidden: Tensor, embedding: Tensor) -> Tensor:
+        """(B, C_in, H, W) and (B, E) to (B, C_out, H, W)."""
+        residual = self.conv1(F.silu(self.norm1(hidden)))
+        residual = residual + self.embedding(F.silu(embedding))[:, :, None, None]
+        return self.skip(hidden) + self.conv2(F.silu(self.norm2(residual)))
+
+
+class SpatialTransformer(nn.Module):
+    """Attention within the feature map, then to the text, at every position."""
+
+    def __init__(self, channels: int, config: UNetConfig) -> None:
+        super().__init__()
+        context = config.model_channels
+        self.norm = nn.GroupNorm(32, channels, eps=1e-6)
+        self.proj_in = nn.Conv2d(channels, channels, 1)
+        self.norm1 = nn.LayerNorm(channels)
+        self.attn1 = Attention(channels, channels, config.num_heads)
+        self.norm2 = nn.LayerNorm(channels)
+        self.attn2 = Attention(channels, context, config.num_heads)
+        self.norm3 = nn.LayerNorm(channels)
+        self.ff = FeedForward(channels)
+        self.proj_out = zero_init(nn.Conv2d(channels, channels, 1))
+
+    def forward(self, hidden: Tensor, text: Tensor, mask: Tensor | None) -> Tensor:
+        """(B, C, H, W) to (B, C, H, W)."""
+        size = hidden.shape[-2:]
+        tokens = self.proj_in(self.norm(hidden)).flatten(2).transpose(1, 2)  # (B, H * W, C)
+        normed = self.norm1(tokens)
+        tokens = tokens + self.attn1(normed, normed, None)
+        tokens = tokens + self.attn2(self.norm2(tokens), text, mask)
+        tokens = tokens + self.ff(self.norm3(tokens))
+        return hidden + self.proj_out(tokens.transpose(1, 2).unflatten(2, size))
+
+
+class TextLayoutEmbedding(nn.Module):
+    """The text laid out over the latent's columns: each column holds a mix of its characters' embeddings.
+
+    Null text has zero coverage everywhere and so embeds to zeros.
+    """
+
+    def __init__(self, config: UNetConfig) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(config.vocabulary_size, config.layout_channels)
+        self.out_channels = config.layout_channels + LAYOUT_FEATURES
+
+    def forward(self, input_ids: Tensor, layout: Tensor) -> Tensor:
+        """Embed a layout.
+
+        Args:
+            input_ids: (B, L).
+            layout: (B, 2, L, W): each character's share of each column in [0, 1], and the position inside the character
+                at the column's centre in [0, 1] (utils/layout.py makes it).
+        Returns:
+            (B, layout_channels + 5, W).
+        """
+        share, position = layout[:, 0], layout[:, 1]  # (B, L, W)
+        characters = torch.einsum("blw,blc->bcw", share, self.embedding(input_ids).to(share.dtype))
+        coverage = share.sum(dim=1, keepdim=True)  # (B, 1, W)
+        phase = (share * position).sum(dim=1, keepdim=True) / coverage.clamp_min(1e-6) * math.pi
+        waves = torch.cat([phase.sin(), phase.cos(), (2 * phase).sin(), (2 * phase).cos()], dim=1)
+        return torch.cat([characters, coverage, waves * coverage], dim=1)
+
+
+def zero_init(module: nn.Module) -> nn.Module:
+    """Set all parameters of a module to zero."""
+    for parameter in module.parameters():
+        nn.init.zeros_(parameter)
+    return module
+
+
+# The model ----------------------------------------------------------------------------------------------------------
+
+
+class UNet(nn.Module):
+    """Predicts noise (or velocity, or flow) from noisy latents, timesteps, text and writer."""
+
+    def __init__(self, config: UNetConfig) -> None:
+        super().__init__()
+        self.config = config
+        first, second = (config.model_channels * mult for mult in config.channel_mult)
+        embedding = 4 * config.model_channels
+        self.time_embedding = nn.Sequential(nn.Linear(config.model_channels, embedding), nn.SiLU(),
+                                            nn.Linear(embedding, embedding))  # fmt: skip
+        self.writer_embedding = nn.Embedding(config.num_writers + config.has_null_condition, embedding)
+        self.character_encoder = CharacterEncoder(config)
+        self.layout_embedding = TextLayoutEmbedding(config) if config.text_layout else None
+        layout_channels = self.layout_embedding.out_channels if self.layout_embedding else 0
+        self.conv_in = nn.Conv2d(config.latent_channels + layout_channels, first, 3, padding=1)
+        # Level 1 (H, W), down, level 2 (H/2, W/2), middle, level 2, up, level 1.
+        self.down_block1 = ResBlock(first, first, embedding)
+        self.down_attention1 = SpatialTransformer(first, config)
+        self.downsample = nn.Conv2d(first, first, 3, stride=2, padding=1)
+        self.down_block2 = ResBlock(first, second, embedding)
+        self.mid_block1 = ResBlock(second, second, embedding)
+        self.mid_attention = SpatialTransformer(second, config)
+        self.mid_block2 = ResBlock(second, second, embedding)
+        self.up_block1 = ResBlock(second + second, second, embedding)
+        self.up_block2 = ResBlock(second + first, second, embedding)
+        self.upsample = nn.Conv2d(second, second, 3, padding=1)
+        self.up_block3 = ResBlock(second + first, first, embedding)
+        self.up_attention3 = SpatialTransformer(first, config)
+        self.up_block4 = ResBlock(first + first, first, embedding)
+        self.up_attention4 = SpatialTransformer(first, config)
+        self.norm_out = nn.GroupNorm(32, first)
+        self.conv_out = zero_init(nn.Conv2d(first, config.latent_channels, 3, padding=1))
+
+    def attention_mask(self, input_ids: Tensor) -> Tensor | None:
+        """(B, L) bool, True where attention may look; None if this model does not mask padding."""
+        if not self.config.mask_padding:
+            return None
+        mask = input_ids != self.config.pad_id
+        # Position 0 stays visible: an all-padding text is the learned null condition.
+        return mask | (torch.arange(input_ids.shape[1], device=input_ids.device) == 0)
+
+    def embed_writers(self, writer_ids: Tensor, weights: Tensor | None = None) -> Tensor:
+        """(B, E) writer embeddings of (B,) ids; or of (B, M) ids mixed by (B, M) ``weights``."""
+        embedded = self.writer_embedding(writer_ids)
+        return embedded if weights is None else (embedded * weights[..., None].to(embedded.dtype)).sum(dim=1)
+
+    def forward(self, noisy_latents: Tensor, timesteps: Tensor, input_ids: Tensor, writer_ids: Tensor,
+                layout: Tensor | None = None, writer_weights: Tensor | None = None) -> Tensor:  # fmt: skip
+        """Predict the schedule's target.
+
+        Args:
+            noisy_latents: (B, 4, H, W); H and W even.
+            timesteps: (B,) in [0, 1000].
+            input_ids: (B, L) character ids; all padding is null text.
+            writer_ids: (B,) rows, the null writer's included; or (B, M) with ``writer_weights``.
+            layout: (B, 2, L, W), needed by a model with ``text_layout`` and by no other.
+            writer_weights: (B, M) shares of a mixed hand, summing to 1.
+        Returns:
+            (B, 4, H, W).
+        Raises:
+            ValueError: if the text is longer than the model's positions, or the layout is missing.
+        """
+        if input_ids.shape[1] > self.config.max_length:
+            raise ValueError(f"text of {input_ids.shape[1]} positions; this model has {self.config.max_length}")
+        if (layout is None) != (self.layout_embedding is None):
+            raise ValueError("layout must be given to a model with text_layout, and to no other")
+        embedding = self.time_embedding(timestep_embedding(timesteps, self.config.model_channels).to(noisy_latents.dtype))
+        embedding = embedding + self.embed_writers(writer_ids, writer_weights)  # (B, E)
+        mask = self.attention_mask(input_ids)
+        text = self.character_encoder(input_ids, mask)  # (B, L, C)
+
+        hidden = noisy_latents
+        if layout is not None:
+            columns = self.layout_embedding(input_ids, layout).to(hidden.dtype)  # (B, C_layout, W)
+            hidden = torch.cat([hidden, columns[:, :, None].expand(-1, -1, hidden.shape[2], -1)], dim=1)
+        skip0 = self.conv_in(hidden)  # (B, C, H, W)
+        skip1 = self.down_attention1(self.down_block1(skip0, embedding), text, mask)  # (B, C, H, W)
+        skip2 = self.downsample(skip1)  # (B, C, H/2, W/2)
+        skip3 = self.down_block2(skip2, embedding)  # (B, C2, H/2, W/2)
+
+        hidden = self.mid_block1(skip3, embedding)
+        hidden = self.mid_attention(hidden, text, mask)
+        hidden = self.mid_block2(hidden, embedding)
+
+        hidden = self.up_block1(torch.cat([hidden, skip3], dim=1), embedding)
+        hidden = self.up_block2(torch.cat([hidden, skip2], dim=1), embedding)
+        hidden = self.upsample(F.interpolate(hidden, scale_factor=2, mode="nearest"))  # (B, C2, H, W)
+        hidden = self.up_block3(torch.cat([hidden, skip1], dim=1), embedding)
+        hidden = self.up_attention3(hidden, text, mask)
+        hidden = self.up_block4(torch.cat([hidden, skip0], dim=1), embedding)
+        hidden = self.up_attention4(hidden, text, mask)
+        return self.conv_out(F.silu(self.norm_out(hidden)))  # (B, 4, H, W)
+
+
+@torch.no_grad()
+def grow_unet(unet: UNet, *, num_writers: int, vocabulary_size: int, max_length: int) -> UNet:
+    """A copy of a UNet with more writers, characters or positions; known rows keep their place, new ones are the mean.
+
+    The null writer's row stays the last one. New rows would all be alike, and stay alike for characters that the training
+    never tells apart, so a hundredth of the rows' own spread is added to them.
+
+    Args:
+        num_writers, vocabulary_size, max_length: at least the UNet's own.
+    """
+    old = unet.config
+    config = replace(old, num_writers=num_writers, vocabulary_size=vocabulary_size, max_length=max(old.max_length, max_length))
+    grown = UNet(config)
+    state = unet.state_dict()
+    generator = torch.Generator().manual_seed(0)
+
+    def extend(rows: Tensor, count: int, known: Tensor) -> Tensor:
+        noise = torch.randn(count, rows.shape[1], generator=generator)
+        return torch.cat([rows, known.mean(dim=0) + 0.01 * known.std(dim=0, correction=0) * noise])
+
+    writers = state["writer_embedding.weight"]
+    known, null = writers[: old.num_writers], writers[old.num_writers :]
+    state["writer_embedding.weight"] = torch.cat([extend(known, num_writers - old.num_writers, known), null])
+    for name in ("character_encoder.embedding.weight", "layout_embedding.embedding.weight"):
+        if name in state:  # row 0 is padding, but for published weights
+            rows = state[name]
+            state[name] = extend(rows, vocabulary_size - old.vocabulary_size, rows[0 if old.pad_id else 1 :])
+    grown.load_state_dict(state)
+    return grown

@@ -1,0 +1,86 @@
+"""The conditions of training batches, and other small things that training scripts take from records."""
+
+from collections.abc import Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from utils.charset import Charset
+from utils.layout import WidthModel, layout_columns, pad_edges
+from utils.word_folder import WordRecord
+
+
+class TrainingConditions:
+    """Character ids, writer rows and layouts of all records, in memory, with null where a condition is dropped.
+
+    Args:
+        records: all records; writers that the model does not know become the null writer, and texts that it can't spell
+            become null text (they are never drawn for training).
+        writers: name to row.
+        null_writer: row of the null writer, or None for a model without.
+        width_model: for models with text layout, else None.
+        ink: (N, 4) measured ink of each record's image, pixels. In training the layout has the image's own extent, so that
+            the width of a word follows the layout exactly.
+        columns: columns of the latents.
+    """
+
+    def __init__(self, records: Sequence[WordRecord], *, charset: Charset, max_length: int, writers: Mapping[str, int],
+                 null_writer: int | None, width_model: WidthModel | None, ink: np.ndarray, columns: int,
+                 device: torch.device) -> None:  # fmt: skip
+        is_known = [len(r.text) <= max_length and not charset.unknown(r.text) for r in records]
+        texts = [r.text if ok else "" for r, ok in zip(records, is_known)]
+        self.input_ids = charset.encode(texts, max_length).to(device)
+        self.writer_ids = torch.tensor([writers.get(record.writer, null_writer or 0) for record in records], device=device)
+        self.pad_id, self.null_writer, self.columns = charset.pad_id, null_writer, columns
+        self._edges = None
+        if width_model is not None:
+            edges = [
+                width_model.edges(text, {r.writer: 1.0}, (float(box[0]), float(box[2]))) if text else np.zeros(1)
+                for text, r, box in zip(texts, records, ink)
+            ]
+            self._edges = torch.from_numpy(np.stack([pad_edges(e, max_length) for e in edges])).to(device)
+
+    def batch(self, indices: Tensor,
+              dropped: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, Tensor, Tensor | None]:  # fmt: skip
+        """Conditions of a batch.
+
+        Args:
+            indices: (B,) record numbers.
+            dropped: (B,) bool for text and for writer: replaced by null.
+        Returns:
+            input_ids (B, L), writer_ids (B,), layout (B, 2, L, W) or None.
+        """
+        input_ids, writer_ids = self.input_ids[indices], self.writer_ids[indices]
+        layout = None if self._edges is None else layout_columns(self._edges[indices], self.columns)
+        if dropped is not None:
+            no_text, no_writer = dropped
+            input_ids = input_ids.masked_fill(no_text[:, None], self.pad_id)
+            writer_ids = writer_ids.masked_fill(no_writer, self.null_writer)
+            if layout is not None:
+                layout = layout.masked_fill(no_text[:, None, None, None], 0.0)
+        return input_ids, writer_ids, layout
+
+
+def library_versions() -> dict[str, str]:
+    """Versions of the libraries that a checkpoint's numbers depend on."""
+    versions = {}
+    for name in ("torch", "diffusers", "accelerate", "numpy"):
+        try:
+            versions[name] = version(name)
+        except PackageNotFoundError:
+            versions[name] = "unknown"
+    return versions
+
+
+def pick_previews(records: Sequence[WordRecord], val: Sequence[int], writers: Sequence[str], charset: Charset,
+                  max_length: int, count: int = 16) -> tuple[list[str], list[str]]:  # fmt: skip
+    """(texts, writers) for preview sheets: validation words of as many different writers as there are."""
+    known = set(writers)
+    candidates = [r for r in (records[i] for i in val) if r.writer in known and len(r.text) <= max_length]
+    candidates = [record for record in candidates if not charset.unknown(record.text)]
+    first_of_each = {record.writer: record for record in reversed(candidates)}
+    others = [record for record in candidates if first_of_each[record.writer] is not record]
+    chosen = [*first_of_each.values(), *others][:count]
+    return [record.text for record in chosen], [record.writer for record in chosen]

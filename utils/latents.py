@@ -1,0 +1,120 @@
+"""Images to scaled latents and back, and the latent cache: each image is encoded once, not at every step."""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from utils.layout import measure_ink
+from utils.sources import read_images
+
+CACHE_FOLDER = ".latent_cache"
+_VERSION = 1
+
+
+def to_pixel_values(images: Tensor, channels: int) -> Tensor:
+    """(N, H, W) uint8 grey to (N, channels, H, W) float in [-1, 1]."""
+    return (images[:, None].float() / 127.5 - 1).expand(-1, channels, -1, -1)
+
+
+def to_images(pixel_values: Tensor) -> np.ndarray:
+    """(N, C, H, W) floats, about [-1, 1], to (N, H, W) uint8 grey (channels averaged)."""
+    grey = (pixel_values.float().mean(dim=1).clamp(-1, 1) + 1) * 127.5
+    return grey.round().to("cpu", torch.uint8).numpy()
+
+
+def scale_latents(vae: nn.Module, latents: Tensor) -> Tensor:
+    """The VAE's latents to about unit variance: (latents - shift_factor) * scaling_factor."""
+    return (latents - (vae.config.get("shift_factor") or 0.0)) * vae.config.scaling_factor
+
+
+def unscale_latents(vae: nn.Module, latents: Tensor) -> Tensor:
+    """The inverse of ``scale_latents``."""
+    return latents / vae.config.scaling_factor + (vae.config.get("shift_factor") or 0.0)
+
+
+@torch.no_grad()
+def decode_latents(vae: nn.Module, latents: Tensor) -> np.ndarray:
+    """(N, 4, h, w) scaled latents to (N, 8h, 8w) uint8 images."""
+    return to_images(vae.decode(unscale_latents(vae, latents)).sample)
+
+
+class LatentCache:
+    """Posterior means and standard deviations of all images of a training set, on disk, memory-mapped.
+
+    Attributes:
+        moments: (N, 2, 4, H/8, W/8) float16, scaled as the diffusion model sees them: [:, 0] means, [:, 1] deviations.
+        ink: (N, 4) float32, left, top, right, bottom of the ink in pixels.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.moments = np.load(folder / "moments.npy", mmap_mode="r")
+        self.ink = np.load(folder / "ink.npy")
+
+
+def cache_key(paths: Sequence[Path], vae_hash: str) -> str:
+    """Name of a cache: changes with the VAE, the images' order, names, sizes and times of change.
+
+    Raises:
+        FileNotFoundError: if an image is missing; the message names it.
+    """
+    digest = hashlib.sha256(f"{_VERSION} {vae_hash} {len(paths)}".encode())
+    for path in paths:
+        try:
+            stat = path.stat()
+        except FileNotFoundError as error:
+            raise FileNotFoundError(f"{path}: the image is named in metadata.jsonl but is not there") from error
+        digest.update(f"{path.parent.parent.name}/{path.name} {stat.st_size} {stat.st_mtime_ns}\n".encode())
+    return digest.hexdigest()[:20]
+
+
+@torch.no_grad()
+def build_latent_cache(paths: Sequence[Path], vae: nn.Module, vae_hash: str, root: Path, *, channels: int,
+                       device: torch.device, batch_size: int = 32, is_main: bool = True) -> Path:  # fmt: skip
+    """Encode all images, or find them encoded.
+
+    Args:
+        root: the folder that holds caches; an interrupted encoding leaves nothing behind that is ever used.
+        channels: channels of the VAE's pixels.
+        is_main: False for all processes but one: they only look.
+    Returns:
+        The cache's folder.
+    """
+    folder = root / f"{cache_key(paths, vae_hash)}"
+    if (folder / "index.json").is_file() or not is_main:
+        return folder
+    temporary = root / f".tmp-{folder.name}-{os.getpid()}"
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    moments, inks = None, []
+    try:
+        for start in tqdm(range(0, len(paths), batch_size), desc="encode", unit="batch", leave=False):
+            images = read_images(paths[start : start + batch_size])
+            posterior = vae.encode(to_pixel_values(images, channels).to(device, vae.dtype)).latent_dist
+            batch = torch.stack([scale_latents(vae, posterior.mean), posterior.std * vae.config.scaling_factor], dim=1)
+            if moments is None:
+                shape = (len(paths), *batch.shape[1:])
+                moments = np.lib.format.open_memmap(temporary / "moments.npy", "w+", np.float16, shape)
+            if batch.shape[1:] != moments.shape[1:]:
+                height, width = images.shape[1:]
+                raise ValueError(f"{paths[start]}: {height}x{width} pixels, unlike the images before it. "
+                                 "Preprocess all word folders with one --img_size.")  # fmt: skip
+            moments[start : start + len(images)] = batch.to("cpu", torch.float16).numpy()
+            inks.append(measure_ink(images))
+        moments.flush()
+        np.save(temporary / "ink.npy", torch.cat(inks).numpy())
+        index = {"version": _VERSION, "vae_hash": vae_hash, "images": len(paths)}
+        (temporary / "index.json").write_text(json.dumps(index), encoding="utf-8")
+        shutil.rmtree(folder, ignore_errors=True)
+        os.replace(temporary, folder)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    return folder

@@ -1,0 +1,144 @@
+"""Several word folders as one training set."""
+
+import hashlib
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from utils.word_folder import WordRecord, read_word_folder
+
+HELD_OUT_SHARE = 0.02  # of the training words, where a folder has no usable validation split
+HELD_OUT_MOST = 512
+
+
+@dataclass(frozen=True)
+class Source:
+    """A word folder and its share in an epoch: 1 once, 2 twice, 0.5 half of its words."""
+
+    folder: Path
+    share: float = 1.0
+
+
+@dataclass(frozen=True)
+class TrainingWords:
+    """The records of several word folders, with what trains and what validates.
+
+    ``records[i]`` has its image at ``paths[i]``; ``shares[i]`` is how often it counts in an epoch.
+    """
+
+    records: tuple[WordRecord, ...]
+    paths: tuple[Path, ...]
+    shares: tuple[float, ...]
+
+    def val_indices(self) -> list[int]:
+        """Records that validate: split ``val`` of writers who are also in ``train``; where there are none, a fixed
+        2 % of ``train`` (at most 512, chosen by the hash of their names), which then do not train."""
+        writers = {record.writer for record in self.records if record.split == "train"}
+        val = [i for i, r in enumerate(self.records) if r.split == "val" and r.writer in writers]
+        if val:
+            return sorted(val, key=self._hash)
+        train = [i for i, record in enumerate(self.records) if record.split == "train"]
+        count = min(HELD_OUT_MOST, math.ceil(HELD_OUT_SHARE * len(train))) if len(train) > 1 else 0
+        return sorted(train, key=self._hash)[:count] or train
+
+    def train_indices(self) -> list[int]:
+        """Records of split ``train`` that do not validate, each as often as its share says."""
+        held_out = set(self.val_indices())
+        train = [i for i, r in enumerate(self.records) if r.split == "train" and i not in held_out]
+        train = train or [i for i, r in enumerate(self.records) if r.split == "train"]  # a single word
+        indices = []
+        for i in train:
+            times, rest = divmod(self.shares[i], 1)
+            indices += [i] * (int(times) + (self._hash(i) < rest * 2**64))
+        return indices
+
+    def _hash(self, index: int) -> int:
+        name = f"{self.records[index].writer}/{self.records[index].file_name}"
+        return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big")
+
+
+def parse_sources(values: Sequence[str], *, flag: str = "--dataset_path") -> list[Source]:
+    """Parse ``FOLDER`` or ``FOLDER:SHARE``; a folder whose name has a colon is taken as it is if it exists.
+
+    Raises:
+        ValueError: if a share is not a positive number.
+    """
+    sources = []
+    for value in values:
+        folder, colon, share = value.rpartition(":")
+        if not colon or Path(value).is_dir():
+            sources.append(Source(Path(value)))
+            continue
+        try:
+            number = float(share)
+        except ValueError:
+            sources.append(Source(Path(value)))  # the folder's own error will name it
+            continue
+        if not (0 < number < math.inf):
+            raise ValueError(f"{flag} {value}: the share {share} is not a positive number")
+        sources.append(Source(Path(folder), number))
+    return sources
+
+
+def read_sources(sources: Sequence[Source], *, flag: str = "--dataset_path") -> TrainingWords:
+    """Read word folders together. A writer's name that several folders use becomes ``folder/writer`` in each.
+
+    Raises:
+        ValueError: if no record is of split ``train``, or two folders of one name hold one writer's name.
+    """
+    folders = [read_word_folder(source.folder, flag=flag) for source in sources]
+    uses = Counter(writer for records in folders for writer in {record.writer for record in records})
+    records, paths, shares = [], [], []
+    for source, folder_records in zip(sources, folders):
+        for record in folder_records:
+            name = f"{source.folder.resolve().name}/{record.writer}" if uses[record.writer] > 1 else record.writer
+            records.append(replace(record, writer=name))
+            paths.append(source.folder / record.file_name)
+            shares.append(source.share)
+    if len({source.folder.resolve().name for source in sources}) != len(sources) and max(uses.values()) > 1:
+        raise ValueError(f"{flag}: two folders of one name share a writer's name; rename one of the folders")
+    if not any(record.split == "train" for record in records):
+        raise ValueError(f"{flag} {' '.join(str(s.folder) for s in sources)}: no word of split train")
+    return TrainingWords(tuple(records), tuple(paths), tuple(shares))
+
+
+def read_image(path: Path) -> np.ndarray:
+    """One word image as (H, W) uint8 grey.
+
+    Raises:
+        FileNotFoundError, ValueError: if the image is missing or damaged; the message names it.
+    """
+    try:
+        with Image.open(path) as image:
+            return np.asarray(image.convert("L"))
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{path}: the image is named in metadata.jsonl but is not there") from error
+    except (OSError, SyntaxError) as error:
+        raise ValueError(f"{path}: not a readable image ({error})") from error
+
+
+def read_images(paths: Sequence[Path]) -> Tensor:
+    """Word images of one size as (N, H, W) uint8.
+
+    Raises:
+        ValueError: if an image is damaged, or of another size than the first, or not a multiple of 8 pixels.
+    """
+    from concurrent.futures import ThreadPoolExecutor
+
+    with ThreadPoolExecutor() as pool:
+        images = list(pool.map(read_image, paths))
+    height, width = images[0].shape
+    if height % 8 or width % 8:
+        raise ValueError(f"{paths[0]}: {height}x{width} pixels; height and width must be multiples of 8")
+    for path, image in zip(paths, images):
+        if image.shape != (height, width):
+            raise ValueError(f"{path}: {image.shape[0]}x{image.shape[1]} pixels, but {paths[0]} has {height}x{width}. "
+                             "Preprocess all word folders with one --img_size.")  # fmt: skip
+    return torch.from_numpy(np.stack(images))
