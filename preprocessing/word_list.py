@@ -23,6 +23,11 @@ DIGITS = "0123456789"
 PUNCTUATION = ".,;:!?'\"-()&+%/=#*"
 HELD_OUT_SHARE = {"test": 0.05, "val": 0.05}
 _WORD = re.compile(r"[a-zäöüß]+(?:['-][a-zäöüß]+)*")
+# Slurs and obscenities of the word lists, by stem: nobody wants them in a sheet of samples.
+_VULGAR = re.compile(
+    r"neger|nigg|fuck|cunt|fagg?ot|fotze|hure[nr]?|huren|wichs|whore|slut|kike|wetback|chink|rapist|raping|raped?$|vergewalt|"
+    r"judens|bitch|asshole|arschl|cocksuck|dildo|porn|penis|vagina|masturb|nutte|schlampe|titt|shit|schei(ß|ss)|pussy|bastard"
+)
 _ENDINGS = ((".", 6), (",", 8), ("!", 2), ("?", 3), (":", 2), (";", 2), ("-", 1), ("...", 1), (".,", 0.3))
 _BRACKETS = (("(", ")", 3), ('"', '"', 3), ("'", "'", 1), ("(", "", 1), ("", ")", 1), ('"', "", 1), ("", '"', 1))
 _STREETS = ("straße", "gasse", "weg", "platz", "allee", "ring", "damm", "ufer", "hof", "berg", "tal", "brücke", "steig")
@@ -151,7 +156,8 @@ def read_dictionary(language: str) -> tuple[list[str], list[float]]:
     path = Path(spellchecker.__file__).parent / "resources" / f"{language}.json.gz"
     counts = json.loads(gzip.decompress(path.read_bytes()))
     # English genitives are left out: the list has one for nearly every noun, and the texts add their own.
-    words = sorted(w for w in counts if len(w) <= MAX_LENGTH and _WORD.fullmatch(w) and not w.endswith("'s"))
+    words = sorted(w for w in counts if len(w) <= MAX_LENGTH and _WORD.fullmatch(w)
+                   and not w.endswith("'s") and not _VULGAR.search(w))  # fmt: skip
     return words, list(accumulate(counts[word] ** 0.3 / len(word) ** 1.5 for word in words))
 
 
