@@ -15,6 +15,7 @@ from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.autoencoders.vae import DecoderOutput
 from diffusers.models.modeling_outputs import AutoencoderKLOutput
 from diffusers.models.modeling_utils import ModelMixin
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 CONFIG_NAME = "config.json"
@@ -113,7 +114,7 @@ def load_vae(name_or_path: str | Path, *, flag: str = "--vae") -> CompactAutoenc
         candidates = [path, path / VAE_FOLDER, *(c / VAE_FOLDER for c in reversed(list_checkpoints(path)))]
         for candidate in candidates:
             if is_vae_folder(candidate):
-                vae = _load_folder(candidate)
+                vae = _load_folder(candidate, flag)
                 return vae.eval().requires_grad_(False)
         raise FileNotFoundError(f"{flag} {path}: no VAE there (a folder with {CONFIG_NAME} and its weights, or with a "
                                 f"{VAE_FOLDER} folder). train_autoencoder.py makes one.")  # fmt: skip
@@ -131,10 +132,13 @@ def is_vae_folder(path: Path) -> bool:
     return config.get("_class_name") in ("AutoencoderKL", "CompactAutoencoder") and any(path.glob("*.safetensors"))
 
 
-def _load_folder(path: Path) -> CompactAutoencoder | AutoencoderKL:
+def _load_folder(path: Path, flag: str) -> CompactAutoencoder | AutoencoderKL:
     name = json.loads((path / CONFIG_NAME).read_text(encoding="utf-8"))["_class_name"]
     kind = CompactAutoencoder if name == "CompactAutoencoder" else AutoencoderKL
-    return kind.from_pretrained(path, local_files_only=True)
+    try:
+        return kind.from_pretrained(path, local_files_only=True)
+    except (OSError, SafetensorError, ValueError) as error:
+        raise ValueError(f"{flag} {path}: not readable as a VAE ({str(error).splitlines()[0]})") from error
 
 
 def _load_from_hub(hub_id: str, flag: str) -> AutoencoderKL:
@@ -147,16 +151,16 @@ def _load_from_hub(hub_id: str, flag: str) -> AutoencoderKL:
     is_cached = isinstance(try_to_load_from_cache(hub_id, config), str)
     if not is_cached and not _hub_answers(constants.ENDPOINT):
         raise FileNotFoundError(
-            f"{flag} {hub_id}: {constants.ENDPOINT} can't be reached from here, and the VAE is not in the local cache "
-            f"({constants.HF_HUB_CACHE}). Give {flag} a folder that holds one (a copy of a Stable Diffusion 'vae' folder, "
-            "or what train_autoencoder.py makes), or fetch it on a machine with a connection: "
-            f"huggingface-cli download {hub_id}" + (f" --include '{subfolder}/*'" if subfolder else "")
+            f"{flag} {hub_id}: no such folder; {constants.ENDPOINT} can't be reached from here, and the local cache "
+            f"({constants.HF_HUB_CACHE}) has no such VAE. Give {flag} a folder that holds one (a copy of a Stable Diffusion "
+            "'vae' folder, or what train_autoencoder.py makes), or fetch it on a machine with a connection: "
+            f"hf download {hub_id}" + (f" --include '{subfolder}/*'" if subfolder else "")
         )
     try:
         return AutoencoderKL.from_pretrained(hub_id, subfolder=subfolder, local_files_only=is_cached)
     except (OSError, HfHubHTTPError) as error:
         raise FileNotFoundError(
-            f"{flag} {hub_id}: the hub has no VAE by this name ({type(error).__name__}). Known good: "
+            f"{flag} {hub_id}: no such folder, and the hub has no VAE by this name ({type(error).__name__}). Known good: "
             "stable-diffusion-v1-5/stable-diffusion-v1-5, stabilityai/sd-vae-ft-mse."
         ) from error
 

@@ -29,7 +29,6 @@ from utils.sources import TrainingWords
 from utils.training import EpochSampler, ExponentialMovingAverage, learning_rate_factor, make_generator
 
 VALIDATION_WORDS = 256
-PREVIEW_COLUMNS = 4
 
 
 @dataclass(frozen=True)
@@ -213,8 +212,10 @@ class DiffusionTrainer:
         return save_checkpoint(run, self.step, self._write, keep=keep)
 
     def _write(self, folder: Path) -> None:
+        s = self.settings
+        dropout = {"text": s.text_dropout, "writer": s.writer_dropout} if self.has_null else {"text": 0.0, "writer": 0.0}
         card = replace(self.card, extra={**self.card.extra, "step": self.step, "epoch": round(self.epoch, 2),
-                                         "training": asdict(self.settings)})  # fmt: skip
+                                         "condition_dropout": dropout, "training": asdict(s)})  # fmt: skip
         HandwritingPipeline(self.ema.module, self.vae, card).save_pretrained(folder)
         averages = {f"ema.{name}": value.detach().cpu().clone() for name, value in self.ema.module.state_dict().items()}
         state = {"step": self.step, "settings": asdict(self.settings)}
@@ -237,10 +238,9 @@ class DiffusionTrainer:
             return
         pipeline = HandwritingPipeline(self.ema.module, self.vae, self.card).to(self.device)
         images = pipeline(texts, writers, num_inference_steps=DEFAULT_STEPS, seed=self.settings.seed)
-        starts = range(0, len(images), PREVIEW_COLUMNS)
         path.parent.mkdir(parents=True, exist_ok=True)
-        make_sheet([list(images[i : i + PREVIEW_COLUMNS]) for i in starts],
-                   labels=["  ".join(texts[i : i + PREVIEW_COLUMNS]) for i in starts]).save(path)  # fmt: skip
+        captions = [f"{text} ({writer})" for text, writer in zip(texts, writers)]
+        make_sheet(images, captions=captions).save(path)
         self.vae.to("cpu")
 
 

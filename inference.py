@@ -11,6 +11,7 @@ started again writes only what is missing.
 """
 
 import argparse
+import hashlib
 import json
 import os
 import re
@@ -48,7 +49,6 @@ DEFAULT_WORDS = ("the", "quick", "brown", "fox", "jumps", "over", "lazy", "dog",
                  "paper", "ink", "style", "word")  # fmt: skip
 SETTINGS_NAME = "inference.json"
 SHEET_WORDS = 64
-SHEET_COLUMNS = 4
 DTYPES = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -140,6 +140,21 @@ def parse_mix(values: Sequence[str]) -> dict[str, float]:
     return {name: share / total for name, share in shares.items()}
 
 
+def read_writer_dict(path: Path) -> dict[str, int]:
+    """Writer names to rows, from a JSON file.
+
+    Raises:
+        ValueError: if it is something else.
+    """
+    try:
+        names = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"--writer_dict {path}: not readable as JSON ({error})") from error
+    if not isinstance(names, dict):
+        raise ValueError(f"--writer_dict {path}: not a JSON object of writer names to rows")
+    return names
+
+
 def read_texts(args: argparse.Namespace) -> list[str]:
     """The texts of --words, --words_file, or the default list, normalised.
 
@@ -177,7 +192,7 @@ def make_jobs(args: argparse.Namespace, known: Sequence[str]) -> list[Job]:
     """Every image of this command, in order; ``known`` are the checkpoint's hands."""
     if args.dataset_path:
         records = read_word_folder(args.dataset_path, splits=[args.split] if args.split else [])
-        items = [(r.text, r.split, r.file_name, [r.writer]) for r in records]
+        items = [(normalise_text(r.text), r.split, r.file_name, [r.writer]) for r in records]
     else:
         items = [(text, "train", None, None) for text in read_texts(args)]
     mix = parse_mix(args.mix) if args.mix else None
@@ -236,27 +251,28 @@ def prepare_folder(args: argparse.Namespace, settings: dict) -> bool:
     folder, marker = args.save_path, args.save_path / SETTINGS_NAME
     if args.dataset_path and folder.resolve() == args.dataset_path.resolve():
         raise ValueError(f"--save_path {folder}: is --dataset_path. Name another folder.")
-    if folder.is_dir() and any(folder.iterdir()):
+    # Half-written files of a shard that started just now don't count.
+    if folder.is_dir() and any(path for path in folder.iterdir() if path.suffix != ".tmp"):
         if not marker.is_file():
             raise ValueError(f"--save_path {folder}: not empty, and not made by this script. Name another folder.")
         is_same = json.loads(marker.read_text(encoding="utf-8")) == settings
         if not is_same and not args.overwrite:
-            raise ValueError(f"--save_path {folder}: holds words of other settings (see {marker.name}). Name another folder, or "
-                             "give --overwrite.")  # fmt: skip
-        if args.overwrite and (args.shard or (0, 1))[0] == 0:
+            raise ValueError(f"--save_path {folder}: holds words of other settings (see {marker.name}). Name another folder, "
+                             "or give --overwrite.")  # fmt: skip
+        if args.overwrite:
             for name in (IMAGE_FOLDER, "sheets"):
                 shutil.rmtree(folder / name, ignore_errors=True)
             for path in folder.glob("metadata*.jsonl"):
                 path.unlink()
         elif (folder / METADATA_NAME).is_file():
             return True
-    (folder / IMAGE_FOLDER).mkdir(parents=True, exist_ok=True)
-    write_atomically(marker, json.dumps(settings, indent=2, ensure_ascii=False))
+    write_atomically(marker, json.dumps(settings, indent=2, ensure_ascii=False))  # first: other shards look for it
     return False
 
 
-def write_images(pipeline: HandwritingPipeline, jobs: Sequence[Job], args: argparse.Namespace) -> None:
-    """Write the images that are not there yet, in batches."""
+def write_images(pipeline: HandwritingPipeline, jobs: Sequence[Job], args: argparse.Namespace) -> int:
+    """Write the images that are not there yet, in batches; returns their number."""
+    (args.save_path / IMAGE_FOLDER).mkdir(exist_ok=True)
     missing = [job for job in jobs if not (args.save_path / job.record.file_name).is_file()]
     with tqdm(total=len(jobs), initial=len(jobs) - len(missing), unit="word", desc="write") as bar:
         for first in range(0, len(missing), args.batch_size):
@@ -268,6 +284,7 @@ def write_images(pipeline: HandwritingPipeline, jobs: Sequence[Job], args: argpa
             for job, image in zip(batch, images):
                 save_image(image, args.save_path / job.record.file_name)
             bar.update(len(batch))
+    return len(missing)
 
 
 def write_sheets(jobs: Sequence[Job], folder: Path, is_single: bool) -> None:
@@ -275,10 +292,8 @@ def write_sheets(jobs: Sequence[Job], folder: Path, is_single: bool) -> None:
 
     def sheet(chosen: Sequence[Job], path: Path) -> None:
         images = [np.asarray(Image.open(folder / job.record.file_name)) for job in chosen]
-        starts = range(0, len(images), SHEET_COLUMNS)
-        labels = ["  ".join(f"{j.record.text} ({j.record.writer})" for j in chosen[i : i + SHEET_COLUMNS]) for i in starts]
         path.parent.mkdir(parents=True, exist_ok=True)
-        save_image(make_sheet([images[i : i + SHEET_COLUMNS] for i in starts], labels=labels), path)
+        save_image(make_sheet(images, captions=[f"{job.record.text} ({job.record.writer})" for job in chosen]), path)
 
     sheet(jobs[:SHEET_WORDS], folder / "sheet.png")
     if not is_single:
@@ -294,7 +309,10 @@ def main(args: argparse.Namespace) -> None:
     if args.shard is None and int(os.environ.get("WORLD_SIZE", "1")) > 1:
         args.shard = (int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]))
     shard, shards = args.shard or (0, 1)
-    writer_dict = json.loads(args.writer_dict.read_text(encoding="utf-8")) if args.writer_dict else None
+    if args.overwrite and shards > 1:
+        raise ValueError("--overwrite: parts that run side by side can't tell old images from each other's. Remove "
+                         f"{args.save_path} instead.")  # fmt: skip
+    writer_dict = read_writer_dict(args.writer_dict) if args.writer_dict else None
     pipeline = HandwritingPipeline.from_pretrained(
         args.models_path, vae=args.vae, writer_dict=writer_dict, max_length=args.max_length,
         warn=lambda line: print(line, file=sys.stderr),
@@ -305,16 +323,18 @@ def main(args: argparse.Namespace) -> None:
     jobs = check_jobs(pipeline, make_jobs(args, pipeline.card.writers), args.skip_unknown)
     settings = {
         "models_path": str(args.models_path.resolve()), "step": pipeline.card.extra.get("step"), "words": len(jobs),
-        "texts": [args.words, str(args.words_file), str(args.dataset_path), args.split], "writer": args.writer,
+        "records": hashlib.sha256("".join(job.record.as_json() for job in jobs).encode()).hexdigest()[:16],
         "mix": args.mix, "num_per_word": args.num_per_word, "num_steps": args.num_steps, "scheduler": args.scheduler,
         "guidance_scale": args.guidance_scale, "writer_guidance_scale": args.writer_guidance_scale, "seed": args.seed,
         "single_image": args.single_image, "mixed_precision": args.mixed_precision, "shards": shards,
     }  # fmt: skip
-    if prepare_folder(args, settings):
-        print(f"finished    {args.save_path} holds these {len(jobs)} words already; --overwrite writes them anew")
-        return
+    is_finished = prepare_folder(args, settings)
     own = jobs[shard::shards]
-    write_images(pipeline, own, args)
+    written = write_images(pipeline, own, args)
+    if is_finished:
+        print(f"finished    {args.save_path} held these {len(jobs)} words already, but for {written} missing images; "
+              "--overwrite writes them anew")  # fmt: skip
+        return
     if shards > 1:
         write_metadata(args.save_path, [job.record for job in own], name=shard_metadata_name(shard, shards))
         if not merge_shards(args.save_path, shards, [job.record.file_name for job in jobs]):

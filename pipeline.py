@@ -12,13 +12,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from autoencoder import DOWNSCALE, VAE_FOLDER, CompactAutoencoder, hash_vae, load_vae
 from unet import PRESETS, UNet, UNetConfig
-from utils.charset import Charset
-from utils.checkpoint import CONFIG_NAME, FORMAT_VERSION, WEIGHTS_NAME, list_checkpoints, save_weights
+from utils.charset import Charset, normalise_text
+from utils.checkpoint import CONFIG_NAME, FORMAT_VERSION, WEIGHTS_NAME, list_checkpoints, save_weights, share_files
 from utils.diffusion import NoiseSchedule, draw_noise, sample_latents
 from utils.latents import decode_latents
 from utils.layout import WidthModel, layout_columns, pad_edges
@@ -110,6 +111,11 @@ def find_checkpoint(models_path: Path) -> Path:
     return checkpoints[-1]
 
 
+def one_line(error: Exception) -> str:
+    """An error's message on one line, cut after 300 characters: torch lists every tensor."""
+    return " ".join(str(error).split())[:300]
+
+
 class HandwritingPipeline:
     """UNet, VAE, noise schedule, charset, writers and width model: everything that writing needs."""
 
@@ -147,7 +153,10 @@ class HandwritingPipeline:
         except (KeyError, TypeError, json.JSONDecodeError) as error:
             raise ValueError(f"--models_path {folder}: {CONFIG_NAME} is damaged ({error!r})") from error
         unet = UNet(unet_config)
-        unet.load_state_dict({name: value.float() for name, value in load_file(folder / WEIGHTS_NAME).items()})
+        try:
+            unet.load_state_dict({name: value.float() for name, value in load_file(folder / WEIGHTS_NAME).items()})
+        except (SafetensorError, RuntimeError) as error:
+            raise ValueError(f"--models_path {folder}: {WEIGHTS_NAME} is damaged ({one_line(error)})") from error
         own = folder / VAE_FOLDER
         name = vae or (own if own.is_dir() else card.vae["name"])
         loaded = load_vae(name)
@@ -169,11 +178,14 @@ class HandwritingPipeline:
             raise ValueError(f"--models_path {path}: {fields['vocabulary_size']} symbols; only the published 52 letters "
                              "and padding are known")  # fmt: skip
         unet = UNet(UNetConfig(**(PRESETS["wordstylist"] | fields)))
-        unet.load_state_dict(state_dict)
+        try:
+            unet.load_state_dict(state_dict)
+        except RuntimeError as error:
+            raise ValueError(f"--models_path {path}: not the published UNet's weights ({one_line(error)})") from error
         count = fields["num_writers"]
         names = [str(i) for i in range(count)]
         for name, row in (writer_dict or {}).items():
-            if not 0 <= row < count:
+            if not isinstance(row, int) or not 0 <= row < count:
                 raise ValueError(f"--writer_dict: {name!r} has row {row}, but the weights have {count} writers")
             names[row] = str(name)
         loaded = load_vae(vae)
@@ -206,6 +218,7 @@ class HandwritingPipeline:
         save_weights(self.unet, folder / WEIGHTS_NAME, dtype=dtype)
         config = json.dumps(card.to_dict(self.unet.config), indent=2, ensure_ascii=False)
         (folder / CONFIG_NAME).write_text(config, encoding="utf-8")
+        share_files(folder)
 
     def to(self, device: torch.device | str, dtype: torch.dtype = torch.float32) -> "HandwritingPipeline":
         """Move to a device; ``dtype`` bfloat16 or float16 computes under autocast, weights stay fp32."""
@@ -223,6 +236,8 @@ class HandwritingPipeline:
             ValueError: names the first that it does not know, and what it knows.
         """
         self.card.charset.encode(list(dict.fromkeys(texts)), self.unet.config.max_length)
+        if "" in texts and not self.unet.config.has_null_condition:
+            raise ValueError("an empty text: this model was trained without null conditions")
         for writer in writers:
             for name in [writer] if isinstance(writer, str) else (writer or {}):
                 if name not in self._writer_index:
@@ -322,6 +337,7 @@ class HandwritingPipeline:
         """
         if len(texts) != len(writers):
             raise ValueError(f"{len(texts)} texts for {len(writers)} writers")
+        texts = [normalise_text(text) for text in texts]
         self.check(texts, writers)
         if guidance_scale is None:
             guidance_scale = DEFAULT_GUIDANCE if self.unet.config.has_null_condition else 1.0

@@ -113,8 +113,10 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--kl_weight", type=float, default=1e-4, help="weight of the mean KL divergence of a latent "
                         "element, against the L1 of pixels in [-1, 1] (default: %(default)s)")  # fmt: skip
     parser.add_argument("--block_out_channels", type=positive_int, nargs=2, default=(64, 128), metavar=("A", "B"),
-                        help="channels of the two levels, multiples of 16 (default: 64 128)")  # fmt: skip
-    parser.add_argument("--layers_per_block", type=positive_int, default=2, help="ResNet blocks a level (default: %(default)s)")
+                        help="channels of the two levels, multiples of 16; a resumed run keeps its own "
+                        "(default: 64 128)")  # fmt: skip
+    parser.add_argument("--layers_per_block", type=positive_int, default=2, help="ResNet blocks a level; a resumed run keeps "
+                        "its own (default: %(default)s)")  # fmt: skip
     parser.add_argument("--mixed_precision", choices=("no", "bf16"), help="default: bf16 where it is native")
     parser.add_argument("--save_every", type=positive_int, default=1000, help="steps between checkpoints, each measured on "
                         "held-out words (default: %(default)s)")  # fmt: skip
@@ -150,7 +152,10 @@ def main(args: argparse.Namespace) -> None:
 
     # The model.
     torch.manual_seed(args.seed)
-    vae = CompactAutoencoder(block_out_channels=tuple(args.block_out_channels), layers_per_block=args.layers_per_block)
+    if checkpoint:
+        vae = CompactAutoencoder.from_config(CompactAutoencoder.load_config(checkpoint / VAE_FOLDER))
+    else:
+        vae = CompactAutoencoder(block_out_channels=tuple(args.block_out_channels), layers_per_block=args.layers_per_block)
     vae.to(device)
     optimizer = torch.optim.AdamW(vae.parameters(), lr=args.learning_rate, betas=(0.9, 0.99), weight_decay=1e-4)
     ema = ExponentialMovingAverage(vae, 0.999)
@@ -178,9 +183,9 @@ def main(args: argparse.Namespace) -> None:
         save_checkpoint(args.save_path, step, lambda folder: write_checkpoint(
             folder, vae, ema, optimizer, step, settings | {"val_psnr": psnr}, sample), keep=2)  # fmt: skip
 
-    start, loss_value = time.monotonic(), float("nan")
+    start, loss_value, is_stopped = time.monotonic(), float("nan"), False
     with StopFlag() as stop, tqdm(total=args.max_train_steps, initial=step, unit="step", desc="train") as bar:
-        while step < args.max_train_steps and not stop.is_set:
+        while step < args.max_train_steps and not is_stopped:
             rate = args.learning_rate * learning_rate_factor(step, warmup_steps=200, horizon=args.max_train_steps,
                                                              schedule="cosine")  # fmt: skip
             for group in optimizer.param_groups:
@@ -202,7 +207,8 @@ def main(args: argparse.Namespace) -> None:
             step += 1
             ema.update(vae, step)
             bar.update()
-            is_saving = step % args.save_every == 0 or step == args.max_train_steps or stop.is_set
+            is_stopped = stop.is_set  # read once: a signal later in this step must not end the loop unsaved
+            is_saving = step % args.save_every == 0 or step == args.max_train_steps or is_stopped
             if is_saving:
                 save()
             if is_saving or step % 50 == 0:
@@ -214,7 +220,7 @@ def main(args: argparse.Namespace) -> None:
                     file.write(",".join(map(str, row)) + "\n")
     if psnr != psnr:
         psnr = measure_psnr(ema.module, held_out, device)
-    if stop.is_set:
+    if is_stopped and step < args.max_train_steps:
         print(f"stopped     at step {step}; --resume goes on", file=sys.stderr)
     print(f"PSNR        {psnr:.2f} dB on {len(held_out)} held-out words")
     print(f"saved       {args.save_path}: give it to train_diffusion.py as --vae {args.save_path}")

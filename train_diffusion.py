@@ -14,6 +14,7 @@ import json
 import math
 import sys
 from collections.abc import Sequence
+from dataclasses import fields, replace
 from pathlib import Path
 
 import torch
@@ -39,6 +40,7 @@ from utils.latents import CACHE_FOLDER, LatentCache, build_latent_cache
 from utils.sources import parse_sources, read_image, read_sources
 from utils.training import StopFlag, has_fast_bf16
 
+DEFAULT_EPOCHS = 1000
 DEFAULT_VAE = "stable-diffusion-v1-5/stable-diffusion-v1-5"
 # Peak learning rate and words a step of each size, where no flag says otherwise.
 RECIPES = {"wordstylist": (1e-4, 224), "base": (2e-4, 128), "small": (6e-4, 64), "tiny": (2e-3, 32)}
@@ -67,26 +69,27 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     group.add_argument("--max_length", type=positive_int, help="longest text in characters (default: the longest there is)")
     group.add_argument("--prediction_type", choices=PREDICTION_TYPES, help="what the UNet predicts (default: "
                        "flow_prediction; epsilon for wordstylist)")  # fmt: skip
-    group = parser.add_argument_group("training")
-    group.add_argument("--epochs", type=positive_int, default=1000, help="passes over the words (default: %(default)s)")
+    group = parser.add_argument_group("training", "a resumed run keeps its settings unless a flag says otherwise")
+    group.add_argument("--epochs", type=positive_int, help=f"passes over the words (default: {DEFAULT_EPOCHS})")
     group.add_argument("--max_train_steps", type=positive_int, help="steps in all, instead of --epochs")
     group.add_argument("--schedule_steps", type=positive_int, help="step at which the learning rate has come down; stopping "
                        "earlier does not shorten it (default: all steps)")  # fmt: skip
-    group.add_argument("--lr_schedule", choices=("cosine", "constant"), default="cosine", help="default: %(default)s")
-    group.add_argument("--lr_warmup_steps", type=int, default=200, help="default: %(default)s")
+    group.add_argument("--lr_schedule", choices=("cosine", "constant"), help=f"default: {TrainingSettings.lr_schedule}")
+    group.add_argument("--lr_warmup_steps", type=int, help=f"default: {TrainingSettings.lr_warmup_steps}")
     group.add_argument("--learning_rate", type=float, help="peak of AdamW's (default: 2e-4 for base, 6e-4 for small)")
-    group.add_argument("--weight_decay", type=float, default=0.01, help="default: %(default)s")
-    group.add_argument("--max_grad_norm", type=float, default=1.0, help="gradients are clipped to this norm "
-                       "(default: %(default)s)")  # fmt: skip
+    group.add_argument("--weight_decay", type=float, help=f"default: {TrainingSettings.weight_decay}")
+    group.add_argument("--max_grad_norm", type=float, help="gradients are clipped to this norm (default: "
+                       f"{TrainingSettings.max_grad_norm})")  # fmt: skip
     group.add_argument("--batch_size", type=positive_int, help="words a step on each process (default: 128 for base, 64 for "
                        "small)")  # fmt: skip
-    group.add_argument("--ema_decay", type=float, default=0.9995, help="of the averaged weights, which are what is sampled "
-                       "from; 0 turns averaging off (default: %(default)s)")  # fmt: skip
-    group.add_argument("--text_dropout", type=float, default=0.1, help="chance that a word's text is replaced by null "
-                       "(default: %(default)s)")  # fmt: skip
-    group.add_argument("--writer_dropout", type=float, default=0.1, help="the same for its writer (default: %(default)s)")
+    group.add_argument("--ema_decay", type=float, help="of the averaged weights, which are what is sampled from; 0 turns "
+                       f"averaging off (default: {TrainingSettings.ema_decay})")  # fmt: skip
+    group.add_argument("--text_dropout", type=float, help="chance that a word's text is replaced by null (default: "
+                       f"{TrainingSettings.text_dropout})")  # fmt: skip
+    group.add_argument("--writer_dropout", type=float, help="the same for its writer (default: "
+                       f"{TrainingSettings.writer_dropout})")  # fmt: skip
     group.add_argument("--mixed_precision", choices=("no", "bf16", "fp16"), help="default: bf16 where it is native")
-    group.add_argument("--seed", type=int, default=0, help="of weights, order, noise (default: %(default)s)")
+    group.add_argument("--seed", type=int, help=f"of weights, order, noise (default: {TrainingSettings.seed})")
     group = parser.add_argument_group("on the way")
     group.add_argument("--save_every", type=positive_int, default=1000, help="steps between checkpoints (default: "
                        "%(default)s)")  # fmt: skip
@@ -97,10 +100,11 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     group.add_argument("--log_with", choices=("tensorboard", "wandb"), help="also log to this tracker")
     args = parser.parse_args(argv)
     for name in ("text_dropout", "writer_dropout", "ema_decay"):
-        if not 0 <= getattr(args, name) < 1:
+        if not 0 <= (getattr(args, name) or 0) < 1:
             parser.error(f"--{name} {getattr(args, name)}: must be at least 0 and under 1")
-    if args.init_from and args.preset:
-        parser.error(f"--preset {args.preset}: --init_from brings its own sizes; leave one of them out")
+    for name in ("preset", "model_channels", "num_heads", "text_layout", "prediction_type"):
+        if args.init_from and getattr(args, name) is not None:
+            parser.error(f"--{name} {getattr(args, name)}: --init_from brings its own; leave one of them out")
     args.save_path = args.save_path or Path("runs") / args.dataset
     return args
 
@@ -131,19 +135,15 @@ def choose_vae(args: argparse.Namespace, checkpoint: Path | None, start: Handwri
 
 def make_settings(args: argparse.Namespace, card: ModelCard, words_an_epoch: int, ranks: int,
                   resumed: TrainingSettings | None) -> TrainingSettings:  # fmt: skip
-    """The settings from the flags; a resumed run keeps its horizon, rate and batch unless a flag says otherwise."""
+    """The settings from the flags; a resumed run keeps its own unless a flag says otherwise."""
     rate, batch = RECIPES.get(str(card.extra.get("preset")), RECIPES["base"])
-    rate, batch = (resumed.learning_rate, resumed.batch_size // ranks) if resumed else (rate, batch)
-    batch_size = (args.batch_size or batch) * ranks
-    max_train_steps = args.max_train_steps or math.ceil(args.epochs * words_an_epoch / batch_size)
-    return TrainingSettings(
-        max_train_steps=max_train_steps,
-        schedule_steps=args.schedule_steps or (resumed.schedule_steps if resumed else max_train_steps),
-        batch_size=batch_size, learning_rate=args.learning_rate or rate, lr_schedule=args.lr_schedule,
-        lr_warmup_steps=args.lr_warmup_steps, weight_decay=args.weight_decay, max_grad_norm=args.max_grad_norm,
-        ema_decay=args.ema_decay, text_dropout=args.text_dropout, writer_dropout=args.writer_dropout,
-        seed=resumed.seed if resumed else args.seed,
-    )  # fmt: skip
+    batch = args.batch_size or (resumed.batch_size // ranks if resumed else batch)
+    steps = args.max_train_steps or (resumed.max_train_steps if resumed and not args.epochs else
+                                     math.ceil((args.epochs or DEFAULT_EPOCHS) * words_an_epoch / (batch * ranks)))  # fmt: skip
+    given = {field.name: getattr(args, field.name) for field in fields(TrainingSettings)}
+    given = {name: value for name, value in given.items() if value is not None}
+    start = resumed or TrainingSettings(steps, steps, batch * ranks, rate)
+    return replace(start, **{**given, "max_train_steps": steps, "batch_size": batch * ranks})
 
 
 def make_model(args: argparse.Namespace, checkpoint: Path | None, start: HandwritingPipeline | None,
@@ -153,6 +153,10 @@ def make_model(args: argparse.Namespace, checkpoint: Path | None, start: Handwri
         card, config = ModelCard.from_dict(json.loads((checkpoint / CONFIG_NAME).read_text(encoding="utf-8")))
         if card.vae["hash"] != fresh.vae["hash"]:
             raise ValueError(f"--vae {fresh.vae['name']}: not the VAE that this run was trained with ({card.vae['name']})")
+        own = {**config.to_dict(), "preset": card.extra.get("preset"), "prediction_type": card.schedule.prediction_type}
+        for name in ("preset", "model_channels", "num_heads", "text_layout", "max_length", "prediction_type"):
+            if getattr(args, name) not in (None, own[name]):
+                raise ValueError(f"--{name} {getattr(args, name)}: the run to --resume has {own[name]}. Leave it out.")
         if unknown := set().union(*fresh.texts) - set(card.charset.characters):
             raise ValueError(f"--resume: the word folder has characters that the run does not know: {sorted(unknown)}. Start a "
                              "new run from it with --init_from.")  # fmt: skip
@@ -191,13 +195,15 @@ def train(args: argparse.Namespace, trainer: DiffusionTrainer) -> TrainingLog:
                 is_stopped = accelerator.reduce(torch.tensor(float(stop.is_set), device=trainer.device)).item() > 0
             is_last = step >= last_step or is_stopped
             is_validating = step % (args.validate_every or save_every) == 0 or is_last
-            if is_main and (is_validating or step % args.log_every == 0):
-                if not math.isfinite(log.mean_loss()):
-                    raise ValueError(f"the loss is not finite at step {step}. Earlier checkpoints are whole: go on from them "
-                                     f"with --resume and a lower --learning_rate than {learning_rate:.1e}.")  # fmt: skip
+            is_saving = step % save_every == 0 or is_last
+            is_logging = is_validating or step % args.log_every == 0
+            if is_main and (is_logging or is_saving) and not math.isfinite(log.mean_loss()):
+                raise ValueError(f"the loss is not finite at step {step}. Earlier checkpoints are whole: go on from them "
+                                 f"with --resume and a lower --learning_rate than {learning_rate:.1e}.")  # fmt: skip
+            if is_main and is_logging:
                 val_loss = trainer.validate() if is_validating else None
                 bar.set_postfix(log.write(learning_rate=learning_rate, grad_norm=float(grad_norm), val_loss=val_loss))
-            if is_main and (step % save_every == 0 or is_last):
+            if is_main and is_saving:
                 trainer.save(args.save_path, args.keep_checkpoints)
             if is_main and (step % (args.preview_every or save_every) == 0 or is_last):
                 trainer.write_preview(args.save_path / "previews" / f"step_{step:08d}.png")
@@ -225,10 +231,9 @@ def main(args: argparse.Namespace) -> None:
     cache = LatentCache(folder)
 
     # The model.
-    torch.manual_seed(args.seed)
+    torch.manual_seed(args.seed or TrainingSettings.seed)
     chosen = words.train_indices()
-    extra = {"dataset": args.dataset, "words": len(set(chosen)),
-             "condition_dropout": {"text": args.text_dropout, "writer": args.writer_dropout}}  # fmt: skip
+    extra = {"dataset": args.dataset, "words": len(set(chosen))}
     fresh = FreshModel([words.records[i].text for i in chosen], [words.records[i].writer for i in chosen], cache.ink[chosen],
                        read_image(words.paths[0]).shape, args.max_length, vae_info, extra)  # fmt: skip
     unet, card = make_model(args, checkpoint, start, fresh)
@@ -257,7 +262,10 @@ def main(args: argparse.Namespace) -> None:
     if accelerator.is_main_process:
         if trainer.step < settings.max_train_steps:
             print(f"stopped     at step {trainer.step} of {settings.max_train_steps}; --resume goes on", file=sys.stderr)
-        print(f"loss        {log.last.get('loss')}, validation {log.last.get('val_loss')}")
+        if log.last:
+            print(f"loss        {log.last['loss']}, validation {log.last['val_loss']}")
+        else:
+            print(f"finished    at step {trainer.step} already; --max_train_steps goes further")
         print(f"saved       {args.save_path}: write with inference.py --models_path {args.save_path}")
 
 

@@ -215,15 +215,24 @@ class FeedForward(nn.Module):
         return self.proj_out(values * F.gelu(gates))
 
 
+def group_norm(channels: int, config: UNetConfig, eps: float = 1e-5) -> nn.GroupNorm:
+    """32 groups; fewer, of four channels, where there are under 128 channels, but for the published weights.
+
+    In a group of one channel the norm takes out what was added to the whole map: the embedding of time and writer.
+    """
+    groups = 32 if config.text_encoder == "published" else min(32, channels // 4)
+    return nn.GroupNorm(groups, channels, eps=eps)
+
+
 class ResBlock(nn.Module):
     """Two convolutions with the embedding of time and writer added between them."""
 
-    def __init__(self, in_channels: int, out_channels: int, embedding_channels: int) -> None:
+    def __init__(self, in_channels: int, out_channels: int, config: UNetConfig) -> None:
         super().__init__()
-        self.norm1 = nn.GroupNorm(32, in_channels)
+        self.norm1 = group_norm(in_channels, config)
         self.conv1 = nn.Conv2d(in_channels, out_channels, 3, padding=1)
-        self.embedding = nn.Linear(embedding_channels, out_channels)
-        self.norm2 = nn.GroupNorm(32, out_channels)
+        self.embedding = nn.Linear(4 * config.model_channels, out_channels)
+        self.norm2 = group_norm(out_channels, config)
         # Zero: each block starts as the identity.
         self.conv2 = zero_init(nn.Conv2d(out_channels, out_channels, 3, padding=1))
         self.skip = nn.Conv2d(in_channels, out_channels, 1) if in_channels != out_channels else nn.Identity()
@@ -241,7 +250,7 @@ class SpatialTransformer(nn.Module):
     def __init__(self, channels: int, config: UNetConfig) -> None:
         super().__init__()
         context = config.model_channels
-        self.norm = nn.GroupNorm(32, channels, eps=1e-6)
+        self.norm = group_norm(channels, config, eps=1e-6)
         self.proj_in = nn.Conv2d(channels, channels, 1)
         self.norm1 = nn.LayerNorm(channels)
         self.attn1 = Attention(channels, channels, config.num_heads)
@@ -317,21 +326,21 @@ class UNet(nn.Module):
         layout_channels = self.layout_embedding.out_channels if self.layout_embedding else 0
         self.conv_in = nn.Conv2d(config.latent_channels + layout_channels, first, 3, padding=1)
         # Level 1 (H, W), down, level 2 (H/2, W/2), middle, level 2, up, level 1.
-        self.down_block1 = ResBlock(first, first, embedding)
+        self.down_block1 = ResBlock(first, first, config)
         self.down_attention1 = SpatialTransformer(first, config)
         self.downsample = nn.Conv2d(first, first, 3, stride=2, padding=1)
-        self.down_block2 = ResBlock(first, second, embedding)
-        self.mid_block1 = ResBlock(second, second, embedding)
+        self.down_block2 = ResBlock(first, second, config)
+        self.mid_block1 = ResBlock(second, second, config)
         self.mid_attention = SpatialTransformer(second, config)
-        self.mid_block2 = ResBlock(second, second, embedding)
-        self.up_block1 = ResBlock(second + second, second, embedding)
-        self.up_block2 = ResBlock(second + first, second, embedding)
+        self.mid_block2 = ResBlock(second, second, config)
+        self.up_block1 = ResBlock(second + second, second, config)
+        self.up_block2 = ResBlock(second + first, second, config)
         self.upsample = nn.Conv2d(second, second, 3, padding=1)
-        self.up_block3 = ResBlock(second + first, first, embedding)
+        self.up_block3 = ResBlock(second + first, first, config)
         self.up_attention3 = SpatialTransformer(first, config)
-        self.up_block4 = ResBlock(first + first, first, embedding)
+        self.up_block4 = ResBlock(first + first, first, config)
         self.up_attention4 = SpatialTransformer(first, config)
-        self.norm_out = nn.GroupNorm(32, first)
+        self.norm_out = group_norm(first, config)
         self.conv_out = zero_init(nn.Conv2d(first, config.latent_channels, 3, padding=1))
 
     def attention_mask(self, input_ids: Tensor) -> Tensor | None:
@@ -352,7 +361,7 @@ class UNet(nn.Module):
         """Predict the schedule's target.
 
         Args:
-            noisy_latents: (B, 4, H, W); H and W even.
+            noisy_latents: (B, 4, H, W).
             timesteps: (B,) in [0, 1000].
             input_ids: (B, L) character ids; all padding is null text.
             writer_ids: (B,) rows, the null writer's included; or (B, M) with ``writer_weights``.
@@ -387,7 +396,7 @@ class UNet(nn.Module):
 
         hidden = self.up_block1(torch.cat([hidden, skip3], dim=1), embedding)
         hidden = self.up_block2(torch.cat([hidden, skip2], dim=1), embedding)
-        hidden = self.upsample(F.interpolate(hidden, scale_factor=2, mode="nearest"))  # (B, C2, H, W)
+        hidden = self.upsample(F.interpolate(hidden, size=skip1.shape[-2:], mode="nearest"))  # (B, C2, H, W)
         hidden = self.up_block3(torch.cat([hidden, skip1], dim=1), embedding)
         hidden = self.up_attention3(hidden, text, mask)
         hidden = self.up_block4(torch.cat([hidden, skip0], dim=1), embedding)

@@ -1,14 +1,77 @@
-"""Tiny made-up data sets in the grammars of the real ones, drawn with Pillow's own font."""
+"""Tiny made-up data sets in the grammars of the real ones, drawn with Pillow's own font; and what runs the scripts."""
 
 import hashlib
+import importlib
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image, ImageDraw, ImageFont
+from torch import nn
 
 from utils.word_folder import IMAGE_FOLDER, WordRecord, save_image, write_metadata
+
+ROOT = Path(__file__).resolve().parent.parent
+PUBLISHED = ROOT / "tests" / "data" / "published"  # random weights in the published layout, and what they predict
+IMG_SIZE = (32, 64)  # of the tests that train
+WRITERS = ("01", "02", "03")
+WORDS = ("cab", "abe", "deaf", "bad", "ace", "face", "dab", "fed", "bead", "cafe", "deed", "fade") * 2
+TINY_TRAINING = ("--preset", "tiny", "--batch_size", "4", "--save_every", "2", "--log_every", "1", "--keep_checkpoints", "5",
+                 "--lr_warmup_steps", "1", "--mixed_precision", "no", "--preview_every", "1000")  # fmt: skip
+
+
+def run_script(name: str, *argv: object) -> None:
+    """Call a script's ``main`` in this process with a command line."""
+    from accelerate.state import AcceleratorState
+
+    AcceleratorState._reset_state(reset_partial_state=True)  # a process has one, with one precision
+    script = importlib.import_module(name)
+    script.main(script.parse_args([str(value) for value in argv]))
+
+
+def start_script(name: str, *argv: object, prefix: Sequence[str] = (), **environment: str) -> subprocess.Popen:
+    """Start a script as a process of its own; ``communicate()`` gives its text output."""
+    return subprocess.Popen([sys.executable, *prefix, str(ROOT / f"{name}.py"), *map(str, argv)], text=True, cwd=ROOT,
+                            stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={**os.environ, **environment})  # fmt: skip
+
+
+def nudge_zeros(module: nn.Module) -> nn.Module:
+    """Give the parameters that start at zero small random values: behind zeros nothing has a gradient or an effect."""
+    for parameter in module.parameters():
+        if not parameter.any():
+            nn.init.normal_(parameter, std=0.1)
+    return module
+
+
+def clone_checkpoint(source: Path, run: Path) -> Path:
+    """A run folder that holds a copy of one checkpoint, and no more: as if the run had been stopped there."""
+    from shutil import copytree
+
+    copytree(source, run / source.name)
+    return run
+
+
+def assert_equal_files(one: Path, other: Path, names: Sequence[str]) -> None:
+    """The safetensors files of these names hold the same tensors in both folders, bit for bit."""
+    from safetensors.torch import load_file
+
+    for name in names:
+        first, second = load_file(one / name), load_file(other / name)
+        assert first.keys() == second.keys()
+        assert [key for key in first if not torch.equal(first[key], second[key])] == []
+
+
+def assert_equal_states(one: Path, other: Path) -> None:
+    """Two checkpoints have the same averaged and raw weights, optimiser moments and settings."""
+    state = "training_state/state.json"
+    assert_equal_files(one, other, ("unet.safetensors", "training_state/raw_weights.safetensors",
+                                    "training_state/optimizer.safetensors"))  # fmt: skip
+    assert (one / state).read_text() == (other / state).read_text()
 
 
 def draw_word(text: str, *, font_size: int = 32, ink: int = 30, paper: int = 255, margin: int = 6) -> np.ndarray:

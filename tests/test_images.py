@@ -181,9 +181,9 @@ def test_words_are_cut_at_clear_spaces_only():
 
 def test_sheet_has_a_place_for_every_image():
     image = np.zeros((64, 256), np.uint8)
-    sheet = make_sheet([[image, image], [image]], labels=["first", "second"])
+    sheet = make_sheet([image] * 3, captions=["first", "second", "a long one " * 20], columns=2)
     assert (np.asarray(sheet) == 0).sum() >= 3 * image.size
-    assert make_sheet([[image]]).size == (256 + 12, 64 + 12)
+    assert make_sheet([image]).size == (256 + 12, 64 + 12)
 
 
 def test_cleaning_leaves_the_input_alone():

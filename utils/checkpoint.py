@@ -48,6 +48,7 @@ def save_checkpoint(run: Path, step: int, write: Callable[[Path], None], *, keep
     temporary.mkdir()
     try:
         write(temporary)
+        share_files(temporary)
         for path in temporary.rglob("*"):
             _sync(path)
         if target.exists():  # the same step saved again, e.g. a signal right after an interval
@@ -70,6 +71,15 @@ def _sync(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def share_files(folder: Path) -> None:
+    """Give the files below a folder the mode that new files have: safetensors makes private ones, on shared disks too."""
+    umask = os.umask(0)
+    os.umask(umask)
+    for path in folder.rglob("*"):
+        if path.is_file():
+            path.chmod(0o666 & ~umask)
 
 
 def remove_leftovers(run: Path) -> None:
@@ -107,12 +117,7 @@ def load_training_state(folder: Path, module: nn.Module, optimizer: torch.optim.
 
     Returns:
         (state, extra tensors) as they were saved.
-    Raises:
-        FileNotFoundError: if the checkpoint has no training state (an export, for example).
     """
-    if not (folder / STATE_NAME).is_file():
-        raise FileNotFoundError(f"--resume: {folder.parent} has no {TRAINING_STATE}, so it can't be resumed (an export?). "
-                                "Start a new run from it with --init_from.")  # fmt: skip
     module.load_state_dict(load_file(folder / "raw_weights.safetensors"))
     moments: dict[int, dict[str, Tensor]] = {}
     extra = {}
@@ -131,17 +136,21 @@ def choose_resume(run: Path, resume: bool) -> Path | None:
 
     Raises:
         ValueError: if the run folder already holds a run and ``resume`` is off: a run is never overwritten.
-        FileNotFoundError: if ``resume`` is on and there is nothing to resume.
+        FileNotFoundError: if ``resume`` is on and there is nothing to resume, or only an export without training state.
     """
     checkpoints = list_checkpoints(run)
     if resume:
         if not checkpoints:
-            raise FileNotFoundError(f"--resume: no whole checkpoint in --save_path {run}. Start without --resume.")
+            raise FileNotFoundError(f"--resume: no whole checkpoint in --save_path {run}. Start without --resume, in a new or "
+                                    "empty folder.")  # fmt: skip
+        if not (checkpoints[-1] / TRAINING_STATE / STATE_NAME).is_file():
+            raise FileNotFoundError(f"--resume: {checkpoints[-1]} has no {TRAINING_STATE}, so it can't be resumed (an export?)."
+                                    " Start a new run from it with --init_from.")  # fmt: skip
         remove_leftovers(run)
         return checkpoints[-1]
     if run.is_dir() and any(path for path in run.iterdir() if not path.name.startswith(".tmp-")):
-        raise ValueError(f"--save_path {run}: not empty, and a run is never overwritten. "
-                         "Give --resume to go on with it, or another folder.")  # fmt: skip
+        way_on = "Give --resume to go on with it, or another folder." if checkpoints else "Give another folder."
+        raise ValueError(f"--save_path {run}: not empty, and a run is never overwritten. {way_on}")
     return None
 
 

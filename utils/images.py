@@ -1,13 +1,16 @@
 """Word images: any picture file to grey ink on white, cut, cleaned and fitted to the model's canvas."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.resources import files
 
 import cv2
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 WHITE = 255
+SHEET_GREY = 225
 
 
 @dataclass(frozen=True)
@@ -232,25 +235,36 @@ def crop_to_ink(grey: np.ndarray) -> np.ndarray | None:
     return grey[max(0, top - 1) : bottom + 1, max(0, left - 1) : right + 1]
 
 
-def make_sheet(rows: Sequence[Sequence[np.ndarray]], *, labels: Sequence[str] = (), gap: int = 6) -> Image.Image:
-    """One picture of many words, a row of images after another, each row with an optional label at its left.
+def make_sheet(images: Sequence[np.ndarray], *, captions: Sequence[str] = (), columns: int = 4, gap: int = 6) -> Image.Image:
+    """One picture of many words, row by row, each with an optional caption below.
 
     Args:
-        rows: rows of (H, W) uint8 images, all of one size.
-        labels: a label a row, or none.
+        images: (H, W) uint8 images, all of one size.
+        captions: one for each image, or none; what is too long for the image's width is cut.
+        columns: images a row.
+        gap: grey pixels around the images.
     """
-    from PIL import ImageDraw, ImageFont
-
-    height, width = rows[0][0].shape
-    font = ImageFont.load_default(size=max(10, height // 4))
-    label_width = 2 * gap + max(int(font.getlength(label)) for label in labels) if labels else 0
-    columns = max(len(row) for row in rows)
-    sheet = Image.new("L", (label_width + columns * (width + gap) + gap, len(rows) * (height + gap) + gap), 225)
+    height, width = images[0].shape
+    caption_height = max(11, height // 4) + gap if captions else 0
+    font = _caption_font(max(11, height // 4))
+    rows, columns = math.ceil(len(images) / columns), min(columns, len(images))
+    sheet = Image.new("L", (columns * (width + gap) + gap, rows * (height + caption_height + gap) + gap), SHEET_GREY)
     draw = ImageDraw.Draw(sheet)
-    for i, row in enumerate(rows):
-        top = gap + i * (height + gap)
-        if labels:
-            draw.text((gap, top + height // 3), labels[i], fill=40, font=font)
-        for j, image in enumerate(row):
-            sheet.paste(Image.fromarray(image), (label_width + gap + j * (width + gap), top))
+    for number, image in enumerate(images):
+        left = gap + number % columns * (width + gap)
+        top = gap + number // columns * (height + caption_height + gap)
+        sheet.paste(Image.fromarray(image), (left, top))
+        if captions:
+            caption = captions[number]
+            while len(caption) > 1 and font.getlength(caption) > width:
+                caption = caption[:-2] + "…"
+            draw.text((left, top + height + gap // 3), caption, fill=40, font=font)
     return sheet
+
+
+def _caption_font(size: int) -> ImageFont.FreeTypeFont:
+    """A font with letters beyond ASCII if its package is there, else Pillow's own."""
+    try:
+        return ImageFont.truetype(str(files("fontpkg_delius") / "files" / "Delius-Regular.ttf"), size)
+    except (ModuleNotFoundError, OSError):
+        return ImageFont.load_default(size=size)

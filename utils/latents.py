@@ -55,7 +55,8 @@ class LatentCache:
     """
 
     def __init__(self, folder: Path) -> None:
-        self.moments = np.load(folder / "moments.npy", mmap_mode="r")
+        # Copy-on-write, and never written: torch warns of read-only arrays.
+        self.moments = np.load(folder / "moments.npy", mmap_mode="c")
         self.ink = np.load(folder / "ink.npy")
 
 

@@ -51,19 +51,18 @@ class WidthModel:
 
     character_widths: Mapping[str, float]
     writer_scales: Mapping[str, float]
-    shape_scales: Sequence[float] = (1.0,) * SHAPE_CLASSES
+    shape_scales: tuple[float, ...] = (1.0,) * SHAPE_CLASSES
     left: float = 4.0
     room: float = 248.0
     is_centered: bool = False
     correlation: float = field(default=0.0, compare=False)
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "shape_scales", tuple(self.shape_scales))  # a list where it comes from JSON
+
     def to_dict(self) -> dict:
-        """The model as JSON-able values, rounded to a hundredth of a pixel."""
-        values = asdict(self)
-        values["character_widths"] = {c: round(w, 2) for c, w in self.character_widths.items()}
-        values["writer_scales"] = {w: round(s, 4) for w, s in self.writer_scales.items()}
-        values["shape_scales"] = [round(s, 4) for s in self.shape_scales]
-        return values
+        """The model as JSON-able values."""
+        return asdict(self) | {"shape_scales": list(self.shape_scales)}
 
     def scale(self, writers: Mapping[str, float] | None) -> float:
         """The hand's scale for a mix of writers (shares summing to 1); None is the null writer: the mean hand."""
@@ -80,6 +79,8 @@ class WidthModel:
         Returns:
             (len(text) + 1,) rising pixel positions.
         """
+        if not text:  # null text covers nothing
+            return np.array([self.left])
         mean = float(np.mean(list(self.character_widths.values())))
         widths = np.array([self.character_widths.get(c, mean) for c in text], np.float64)
         widths *= self.shape_scales[shape_class(text)] * self.scale(writers)
@@ -130,6 +131,15 @@ def natural_widths(ink: np.ndarray) -> np.ndarray:
     """
     heights = np.maximum(ink[:, 3] - ink[:, 1], 1.0).astype(np.float64)
     return (ink[:, 2] - ink[:, 0]) * np.percentile(heights, 99) / np.minimum(heights, np.percentile(heights, 99))
+
+
+def _fit_scales(groups: np.ndarray, expected: np.ndarray, target: np.ndarray, scales: np.ndarray) -> np.ndarray:
+    """Each group's factor from ``expected`` to ``target``, shrunk as if two words had been seen at 1; else the old one."""
+    counts = np.bincount(groups, minlength=len(scales))
+    squares = np.bincount(groups, expected * expected, minlength=len(scales))
+    products = np.bincount(groups, expected * target, minlength=len(scales))
+    shrink = 2.0 * squares / np.maximum(counts, 1)
+    return np.where(counts > 0, (products + shrink) / np.maximum(squares + shrink, 1e-30), scales)
 
 
 def fit_width_model(texts: Sequence[str], writers: Sequence[str], ink: np.ndarray, image_width: int,
@@ -183,19 +193,14 @@ def fit_width_model(texts: Sequence[str], writers: Sequence[str], ink: np.ndarra
         character_widths = np.linalg.solve(gram, rows.T @ (widths * weights) + strength * anchor)
         character_widths = np.maximum(character_widths, MIN_CHARACTER_SHARE * mean)
         base, target = (counts @ character_widths) * weights, widths * weights
-        for group, scales, other, known in (
-            (hands, hand_scales, base * shape_scales[shapes], is_known_hand),
-            (shapes, shape_scales, base * hand_scales[hands], np.full(SHAPE_CLASSES, prior is not None)),
-        ):
-            for key in range(len(scales)):
-                chosen = group == key
-                if not known[key] and chosen.any():  # shrunk as if two words had been seen at scale 1
-                    square = other[chosen] @ other[chosen]
-                    shrink = 2.0 * square / chosen.sum()
-                    scales[key] = (other[chosen] @ target[chosen] + shrink) / (square + shrink)
+        fitted = _fit_scales(hands, base * shape_scales[shapes], target, hand_scales)
+        hand_scales = np.where(is_known_hand, hand_scales, fitted)
         if prior is None:  # the mean hand has scale 1
+            shape_scales = _fit_scales(shapes, base * hand_scales[hands], target, shape_scales)
             character_widths *= hand_scales.mean()
             hand_scales /= hand_scales.mean()
+    # Rounded here and not in the file: a resumed run must lay out exactly what the run before it did.
+    character_widths, hand_scales, shape_scales = character_widths.round(2), hand_scales.round(4), shape_scales.round(4)
     expected = hand_scales[hands] * shape_scales[shapes] * (counts @ character_widths)
     has_spread = len(widths) > 1 and widths.std() > 0 and expected.std() > 0
     return WidthModel(

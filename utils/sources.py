@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from utils.charset import normalise_text
 from utils.word_folder import WordRecord, read_word_folder
 
 HELD_OUT_SHARE = 0.02  # of the training words, where a folder has no usable validation split
@@ -57,6 +58,8 @@ class TrainingWords:
         for i in train:
             times, rest = divmod(self.shares[i], 1)
             indices += [i] * (int(times) + (self._hash(i) < rest * 2**64))
+        if not indices:
+            raise ValueError(f"--dataset_path: the shares leave none of {len(train)} words to train on; give larger ones")
         return indices
 
     def _hash(self, index: int) -> int:
@@ -91,15 +94,18 @@ def read_sources(sources: Sequence[Source], *, flag: str = "--dataset_path") -> 
     """Read word folders together. A writer's name that several folders use becomes ``folder/writer`` in each.
 
     Raises:
-        ValueError: if no record is of split ``train``, or two folders of one name hold one writer's name.
+        ValueError: if no record is of split ``train``, a text is empty, or two folders of one name hold one writer's name.
     """
     folders = [read_word_folder(source.folder, flag=flag) for source in sources]
     uses = Counter(writer for records in folders for writer in {record.writer for record in records})
     records, paths, shares = [], [], []
     for source, folder_records in zip(sources, folders):
         for record in folder_records:
+            text = normalise_text(record.text)
+            if not text:
+                raise ValueError(f"{flag} {source.folder}: {record.file_name} has an empty text")
             name = f"{source.folder.resolve().name}/{record.writer}" if uses[record.writer] > 1 else record.writer
-            records.append(replace(record, writer=name))
+            records.append(replace(record, text=text, writer=name))
             paths.append(source.folder / record.file_name)
             shares.append(source.share)
     if len({source.folder.resolve().name for source in sources}) != len(sources) and max(uses.values()) > 1:

@@ -76,9 +76,10 @@ class EpochSampler:
 
     def batch(self, step: int, rank: int = 0, ranks: int = 1) -> Tensor:
         """Indices of ``step`` (from 0) for one rank: (batch_size / ranks,) int64."""
-        start = step * self.batch_size + rank * (self.batch_size // ranks)
-        positions = range(start, start + self.batch_size // ranks)
-        return torch.stack([self._epoch(p // len(self.indices))[p % len(self.indices)] for p in positions])
+        count, size = self.batch_size // ranks, len(self.indices)
+        positions = torch.arange(count) + step * self.batch_size + rank * count
+        epochs = positions // size
+        return torch.cat([self._epoch(e)[positions[epochs == e] % size] for e in epochs.unique().tolist()])
 
 
 class StopFlag:

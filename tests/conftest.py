@@ -1,0 +1,62 @@
+"""What many tests share and none changes: a tiny VAE, a word folder, a random model, a run of four steps."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from autoencoder import CompactAutoencoder, hash_vae, load_vae
+from pipeline import HandwritingPipeline, ModelCard
+from tests.helpers import IMG_SIZE, TINY_TRAINING, WORDS, WRITERS, make_word_folder, nudge_zeros, run_script
+from unet import UNet, make_config
+from utils.charset import Charset
+from utils.diffusion import NoiseSchedule
+from utils.layout import WidthModel
+
+
+@pytest.fixture(scope="session")
+def vae_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A compact VAE of random weights, 58,000 of them."""
+    folder = tmp_path_factory.mktemp("vae")
+    torch.manual_seed(0)
+    vae = CompactAutoencoder(block_out_channels=(16, 16), layers_per_block=1, scaling_factor=3.0, shift_factor=0.1)
+    vae.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def words_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """24 words of three hands, 32x64 pixels."""
+    folder = tmp_path_factory.mktemp("data") / "words"
+    make_word_folder(folder, WORDS, WRITERS, img_size=IMG_SIZE)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def pipeline(vae_folder: Path) -> HandwritingPipeline:
+    """A model of random weights, none of them zero, so that everything that it is given changes its images."""
+    characters = tuple("ABZabcdefghijklmnopqrstuvwxyz")
+    torch.manual_seed(1)
+    unet = nudge_zeros(UNet(make_config("tiny", num_writers=3, vocabulary_size=len(characters) + 1, max_length=8)))
+    vae = load_vae(vae_folder)
+    width_model = WidthModel(dict.fromkeys(characters, 7.0), dict(zip(WRITERS, (0.9, 1.0, 1.1))), left=2.0, room=60.0)
+    card = ModelCard(Charset(characters), WRITERS, NoiseSchedule(), IMG_SIZE, width_model,
+                     {"name": str(vae_folder), "hash": hash_vae(vae)}, {"preset": "tiny", "step": 0})  # fmt: skip
+    return HandwritingPipeline(unet, vae, card)
+
+
+@pytest.fixture(scope="session")
+def checkpoint(pipeline: HandwritingPipeline, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """``pipeline`` as a checkpoint folder."""
+    folder = tmp_path_factory.mktemp("checkpoint")
+    pipeline.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_run(words_folder: Path, vae_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of train_diffusion.py: four steps, checkpoints at 2 and 4."""
+    run = tmp_path_factory.mktemp("runs") / "tiny"
+    run_script("train_diffusion", "--dataset_path", words_folder, "--vae", vae_folder, "--save_path", run,
+               "--max_train_steps", 4, *TINY_TRAINING)  # fmt: skip
+    return run

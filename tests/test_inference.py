@@ -1,0 +1,342 @@
+"""Writing words: what, in whose hand, where to; again, in parts, and what can go wrong."""
+
+import json
+import re
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from inference import DEFAULT_WORDS, main, parse_args, parse_mix
+from tests.helpers import (
+    IMG_SIZE,
+    PUBLISHED,
+    TINY_TRAINING,
+    WRITERS,
+    hash_tree,
+    make_word_folder,
+    run_script,
+    start_script,
+)
+from utils.cli import run
+from utils.word_folder import read_word_folder
+
+FAST = ("--num_steps", "2", "--device", "cpu")
+
+
+@pytest.fixture
+def write(checkpoint, tmp_path):
+    """Run the script in this process into tmp_path/out; returns that folder."""
+
+    def call(*argv, save_path=tmp_path / "out", models_path=checkpoint):
+        main(parse_args(["--models_path", str(models_path), "--save_path", str(save_path), *FAST, *map(str, argv)]))
+        return save_path
+
+    return call
+
+
+@pytest.fixture
+def fail(checkpoint, tmp_path, capsys):
+    """Run the script with bad arguments; returns its message."""
+
+    def call(*argv):
+        with pytest.raises(SystemExit) as error:
+            run(main, parse_args(["--models_path", str(checkpoint), "--save_path", str(tmp_path / "out"), *FAST, *argv]))
+        message = capsys.readouterr().err
+        assert error.value.code == 2 and "Traceback" not in message
+        return message
+
+    return call
+
+
+def read_images(folder):
+    return {r.file_name: np.asarray(Image.open(folder / r.file_name)) for r in read_word_folder(folder)}
+
+
+def times(folder):
+    return {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+
+
+# What is written
+
+
+def test_the_command_of_the_readme_writes_default_words_beside_the_model(checkpoint, tmp_path):
+    model = shutil.copytree(checkpoint, tmp_path / "model")
+    process = start_script("inference", "--models_path", model, "--single_image", "True", "--num_steps", 1)
+    output, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors
+    records = read_word_folder(model / "samples")
+    assert tuple(record.text for record in records) == DEFAULT_WORDS and f"wrote       {len(DEFAULT_WORDS)} words" in output
+
+
+def test_the_output_is_a_word_folder(write):
+    folder = write("--words", "cab", "zebra", "--writer", "01", "02")
+    records = read_word_folder(folder)
+    assert [(r.text, r.writer, r.split) for r in records] == [
+        ("cab", "01", "train"), ("cab", "02", "train"), ("zebra", "01", "train"), ("zebra", "02", "train")]  # fmt: skip
+    assert all(image.shape == IMG_SIZE and image.dtype == np.uint8 for image in read_images(folder).values())
+
+
+def test_the_output_can_be_trained_on(write, vae_folder, tmp_path):
+    folder = write("--words", "cab", "bad", "ace", "--writer", "all")
+    run_script("train_diffusion", "--dataset_path", folder, "--vae", vae_folder, "--save_path", tmp_path / "run",
+               "--max_train_steps", 1, *TINY_TRAINING)  # fmt: skip
+    assert (tmp_path / "run" / "step_00000001").is_dir()
+
+
+def test_a_picture_shows_the_first_words(write):
+    with Image.open(write("--words", "cab") / "sheet.png") as sheet:
+        assert sheet.width > IMG_SIZE[1]
+
+
+def test_single_image_true_makes_no_sheets(write):
+    assert not (write("--words", "cab", "--single_image", "True") / "sheets").exists()
+
+
+def test_single_image_false_makes_a_sheet_of_all_hands_for_each_word(write):
+    folder = write("--words", "cab", "ace", "--single_image", "False")
+    assert sorted(path.name for path in (folder / "sheets").iterdir()) == ["0000-cab.png", "0001-ace.png"]
+    assert [record.writer for record in read_word_folder(folder)] == [*WRITERS, *WRITERS]
+
+
+def test_single_image_takes_only_true_and_false(fail):
+    assert "argument --single_image: 'maybe' is neither True nor False" in fail("--single_image", "maybe")
+
+
+def test_several_images_of_a_word_differ(write):
+    images = list(read_images(write("--words", "cab", "--writer", "01", "--num_per_word", 3)).values())
+    assert len(images) == 3 and not np.array_equal(images[0], images[1])
+
+
+def test_words_come_from_a_file(write, tmp_path):
+    (tmp_path / "words.txt").write_text("\ufeffcab \r\n\n  bad ace\n", encoding="utf-8")
+    assert [r.text for r in read_word_folder(write("--words_file", tmp_path / "words.txt", "--skip_unknown"))] == ["cab"]
+
+
+def test_hands_are_drawn_for_each_image(write):
+    assert len({r.writer for r in read_word_folder(write("--words", "cab", "--num_per_word", 12))}) > 1
+
+
+def test_a_mixed_hand_is_written_and_named(write):
+    assert [r.writer for r in read_word_folder(write("--words", "cab", "--mix", "01:3", "02:1"))] == ["01:0.75+02:0.25"]
+
+
+def test_a_mix_of_one_hand_is_that_hand(write, tmp_path):
+    mixed = write("--words", "cab", "--mix", "01", save_path=tmp_path / "mixed")
+    single = write("--words", "cab", "--writer", "01", save_path=tmp_path / "single")
+    difference = [a.astype(int) - b for a, b in zip(read_images(mixed).values(), read_images(single).values())]
+    assert np.abs(difference).max() <= 2
+
+
+@pytest.mark.parametrize(("values", "shares"), [
+    (["a:0.7", "b:0.3"], {"a": 0.7, "b": 0.3}), (["a", "b"], {"a": 0.5, "b": 0.5}),
+    (["x:y:3", "b:1"], {"x:y": 0.75, "b": 0.25}),
+])  # fmt: skip
+def test_shares_of_a_mix_sum_to_one(values, shares):
+    assert parse_mix(values) == pytest.approx(shares)
+
+
+@pytest.mark.parametrize("value", ["a:0", "a:-1", "a:x", "a:inf", "a:nan"])
+def test_a_share_of_a_mix_is_a_positive_number(value):
+    with pytest.raises(ValueError, match=f"--mix {value}: the share .* is not a positive number"):
+        parse_mix([value])
+
+
+# A data set again
+
+
+@pytest.fixture(scope="module")
+def words(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data") / "words"
+    make_word_folder(folder, ["cab", "bad", "ace"], ("02", "01"), splits=("train", "test"), img_size=IMG_SIZE)
+    return folder
+
+
+def test_a_data_set_is_written_again_record_by_record(write, words):
+    assert read_word_folder(write("--dataset_path", words)) == read_word_folder(words)
+
+
+def test_one_split_of_a_data_set_can_be_written(write, words):
+    assert [r.text for r in read_word_folder(write("--dataset_path", words, "--split", "test"))] == ["bad"]
+
+
+def test_a_data_set_can_be_written_in_another_hand(write, words):
+    records = read_word_folder(write("--dataset_path", words, "--writer", "03"))
+    assert [(r.text, r.writer) for r in records] == [("cab", "03"), ("bad", "03"), ("ace", "03")]
+
+
+def test_a_data_set_is_not_written_over_itself(fail, words, checkpoint):
+    message = fail("--dataset_path", str(words), "--save_path", str(words))
+    assert f"--save_path {words}: is --dataset_path" in message and len(read_word_folder(words)) == 3
+
+
+# Again
+
+
+def test_the_second_start_writes_nothing(write, capsys):
+    folder = write("--words", "cab", "ace")
+    before = times(folder)
+    write("--words", "cab", "ace")
+    assert times(folder) == before and "finished    " in capsys.readouterr().out
+
+
+def test_a_deleted_image_is_written_again_as_it_was(write):
+    folder = write("--words", "cab", "ace", "bad", "--writer", "01")
+    before = hash_tree(folder)
+    sorted((folder / "images").iterdir())[1].unlink()
+    write("--words", "cab", "ace", "bad", "--writer", "01")
+    assert hash_tree(folder) == before
+
+
+def test_an_interrupted_job_is_finished(write):
+    folder = write("--words", "cab", "ace", "bad", "--writer", "01")
+    before = hash_tree(folder)
+    images = sorted((folder / "images").iterdir())
+    kept = images[0].stat().st_mtime_ns
+    for path in (*images[1:], folder / "metadata.jsonl", folder / "sheet.png"):
+        path.unlink()
+    write("--words", "cab", "ace", "bad", "--writer", "01")
+    assert hash_tree(folder) == before and images[0].stat().st_mtime_ns == kept
+
+
+def test_the_batch_size_does_not_change_the_images(write, tmp_path):
+    words = ("--words", "cab", "ace", "bad", "--writer", "01")
+    one, other = (read_images(write(*words, "--batch_size", n, save_path=tmp_path / str(n))) for n in (1, 3))
+    assert max(np.abs(one[name].astype(int) - other[name]).max() for name in one) <= 2
+
+
+def test_other_settings_need_another_folder(write, fail):
+    write("--words", "cab")
+    assert "holds words of other settings (see inference.json)" in fail("--words", "cab", "--seed", "1")
+
+
+def test_a_changed_words_file_is_another_job(write, fail, tmp_path):
+    (tmp_path / "words.txt").write_text("cab\n")
+    write("--words_file", tmp_path / "words.txt")
+    (tmp_path / "words.txt").write_text("bad\n")
+    assert "holds words of other settings" in fail("--words_file", str(tmp_path / "words.txt"))
+
+
+def test_overwrite_writes_other_settings_anew(write):
+    write("--words", "cab", "ace")
+    folder = write("--words", "bad", "--overwrite")
+    assert [r.text for r in read_word_folder(folder)] == ["bad"] and len(list((folder / "images").iterdir())) == 1
+
+
+def test_a_folder_of_something_else_is_left_alone(fail, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "thesis.tex").touch()
+    assert "not empty, and not made by this script" in fail("--words", "cab", "--overwrite")
+    assert (tmp_path / "out" / "thesis.tex").is_file()
+
+
+# Parts
+
+
+def test_two_parts_together_are_the_whole(write, tmp_path):
+    words = ("--words", "cab", "ace", "bad", "dad", "fed", "--writer", "01", "02")
+    whole = write(*words, save_path=tmp_path / "whole")
+    write(*words, "--shard", "1/2")
+    parts = tmp_path / "out"
+    assert not (parts / "metadata.jsonl").exists()
+    write(*words, "--shard", "0/2")
+    assert read_word_folder(parts) == read_word_folder(whole) and (parts / "sheet.png").is_file()
+    one, other = read_images(parts), read_images(whole)
+    assert max(np.abs(one[name].astype(int) - other[name]).max() for name in one) <= 2
+    assert not list(parts.glob("metadata-*"))
+
+
+def test_two_processes_part_the_words(checkpoint, tmp_path):
+    process = start_script("inference", "--models_path", checkpoint, "--save_path", tmp_path / "out", *FAST,
+                           prefix=("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"),
+                           OMP_NUM_THREADS="1")  # fmt: skip
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors
+    assert tuple(record.text for record in read_word_folder(tmp_path / "out")) == DEFAULT_WORDS
+
+
+def test_a_part_does_not_mind_the_half_written_start_of_another(write, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / ".inference.json-x7.tmp").touch()
+    assert (write("--words", "cab", "ace", "--shard", "0/2") / "metadata-00000-of-00002.jsonl").is_file()
+
+
+def test_parts_do_not_overwrite(fail):
+    assert "--overwrite: parts that run side by side" in fail("--words", "cab", "--shard", "0/2", "--overwrite")
+
+
+@pytest.mark.parametrize("shard", ["2/2", "1", "-1/2", "a/b"])
+def test_a_part_is_a_number_below_the_count(fail, shard):
+    assert "is not I/N with I from 0 to N - 1" in fail(f"--shard={shard}")
+
+
+# What can go wrong
+
+
+def test_an_unknown_character_ends_with_one_line(checkpoint, tmp_path):
+    process = start_script("inference", "--models_path", checkpoint, "--save_path", tmp_path / "out", "--words", "café")
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 2 and "Traceback" not in errors and not (tmp_path / "out").exists()
+    assert "error: 'é' (in 'café') is not in this checkpoint's charset (29 characters: ABZabc" in errors
+
+
+def test_unknown_words_can_be_skipped(write, capsys):
+    assert [r.text for r in read_word_folder(write("--words", "café", "cab", "alphabets", "--skip_unknown"))] == ["cab"]
+    assert "skipped     2 of 3 words" in capsys.readouterr().out
+
+
+def test_skipped_words_do_not_change_the_others(write, tmp_path):
+    some = write("--words", "café", "cab", "--writer", "01", "--skip_unknown", save_path=tmp_path / "some")
+    all_ = write("--words", "cafe", "cab", "--writer", "01", save_path=tmp_path / "all")
+    name = "images/000001-cab-01.png"
+    assert np.abs(read_images(some)[name].astype(int) - read_images(all_)[name]).max() <= 2
+
+
+def test_only_unknown_words_are_an_error(fail):
+    assert "none of 1 words can be written" in fail("--words", "café", "--skip_unknown")
+
+
+def test_an_unknown_hand_is_named_with_the_known_ones(fail):
+    assert "writer '7' is not in this checkpoint. It knows 3: 01, 02, 03" in fail("--words", "cab", "--writer", "7")
+
+
+def test_a_word_that_is_too_long_is_named(fail):
+    assert "'alphabets' has 9 characters; this checkpoint writes at most 8" in fail("--words", "alphabets")
+
+
+def test_a_scheduler_that_does_not_fit_is_named(fail):
+    assert "--scheduler ddim: a model of flow_prediction is sampled by" in fail("--words", "cab", "--scheduler", "ddim")
+
+
+def test_an_absent_words_file_is_named(fail):
+    assert "--words_file nowhere.txt: no such file" in fail("--words_file", "nowhere.txt")
+
+
+def test_an_empty_words_file_is_named(fail, tmp_path):
+    (tmp_path / "words.txt").write_text(" \n")
+    assert "words.txt: no words in it" in fail("--words_file", str(tmp_path / "words.txt"))
+
+
+@pytest.mark.parametrize(("argv", "message"), [
+    (("--words", "a", "--words_file", "b"), "give one of --words, --words_file and --dataset_path"),
+    (("--mix", "a", "--writer", "b"), "give --writer or --mix, not both"), (("--split", "test"), "goes with --dataset_path"),
+    (("--batch_size", "0"), "0 is not at least 1"), (("--num_steps", "x"), "'x' is not a whole number"),
+])  # fmt: skip
+def test_flags_that_do_not_fit_are_refused(fail, argv, message):
+    assert message in fail(*argv)
+
+
+# The published weights
+
+
+def test_published_weights_write_with_named_hands(vae_folder, tmp_path, write):
+    (tmp_path / "writers.json").write_text(json.dumps({"000": 2}))
+    folder = write("--words", "hand", "--writer", "000", "--vae", vae_folder, "--writer_dict", tmp_path / "writers.json",
+                   models_path=PUBLISHED)  # fmt: skip
+    assert [(r.text, r.writer) for r in read_word_folder(folder)] == [("hand", "000")]
+
+
+def test_file_names_are_plain(write):
+    names = [r.file_name for r in read_word_folder(write("--words", "cab", "--mix", "01:1", "02:1"))]
+    assert all(re.fullmatch(r"images/[\w\-]+\.png", name) for name in names)

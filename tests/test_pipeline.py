@@ -1,0 +1,309 @@
+"""From texts to images: guidance, hands, batches, and checkpoints."""
+
+import json
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from autoencoder import CompactAutoencoder, hash_vae
+from inference import make_jobs, parse_args
+from pipeline import HandwritingPipeline, ModelCard, find_checkpoint
+from tests.helpers import IMG_SIZE, WRITERS
+from utils.diffusion import SCHEDULERS
+
+TEXTS = ["cab", "zebra"]
+FAST = {"num_inference_steps": 3}
+
+
+def difference(one, other):
+    return np.abs(one.astype(int) - other.astype(int))
+
+
+def count_rows(pipeline, **options):
+    """Rows of each call of the UNet while two words are written."""
+    rows = []
+    hook = pipeline.unet.register_forward_pre_hook(lambda module, inputs: rows.append(len(inputs[0])))
+    try:
+        pipeline(TEXTS, ["01", "02"], **FAST, **options)
+    finally:
+        hook.remove()
+    return rows
+
+
+# Images
+
+
+def test_images_are_grey_and_of_the_trained_size(pipeline):
+    images = pipeline(TEXTS, ["01", "02"], **FAST)
+    assert images.shape == (2, *IMG_SIZE) and images.dtype == np.uint8 and images.std() > 5
+
+
+def test_the_same_call_writes_the_same(pipeline):
+    assert np.array_equal(pipeline(TEXTS, ["01", "02"], **FAST), pipeline(TEXTS, ["01", "02"], **FAST))
+
+
+def test_another_seed_writes_another_variant(pipeline):
+    assert difference(pipeline(["cab"], ["01"], **FAST), pipeline(["cab"], ["01"], seed=1, **FAST)).mean() > 1
+
+
+@pytest.mark.parametrize("scheduler", ["dpmsolver++", "unipc", "euler"])
+def test_an_image_does_not_depend_on_its_batch(pipeline, scheduler):
+    texts, writers = ["cab", "zebra", "a", "hand"] * 2, [*WRITERS, None, *WRITERS, None]
+    together = pipeline(texts, writers, scheduler=scheduler, **FAST)
+    for i in (0, 5):
+        alone = pipeline([texts[i]], [writers[i]], scheduler=scheduler, indices=[i], **FAST)
+        assert difference(alone[0], together[i]).max() <= 2
+
+
+@pytest.mark.parametrize("name", [name for name in SCHEDULERS if name != "euler"])
+def test_every_scheduler_writes_with_a_noise_schedule(pipeline, name):
+    card = replace(pipeline.card, schedule=replace(pipeline.card.schedule, prediction_type="v_prediction"))
+    images = HandwritingPipeline(pipeline.unet, pipeline.vae, card)(TEXTS, ["01", None], scheduler=name, **FAST)
+    assert images.shape == (2, *IMG_SIZE)
+
+
+def test_half_precision_writes_nearly_the_same(pipeline):
+    full = pipeline(TEXTS, ["01", "02"], **FAST)
+    try:
+        half = pipeline.to("cpu", torch.bfloat16)(TEXTS, ["01", "02"], **FAST)
+    finally:
+        pipeline.to("cpu")
+    assert difference(full, half).mean() < 8
+
+
+def test_null_text_can_be_written(pipeline):
+    assert pipeline([""], ["01"], **FAST).std() > 5
+
+
+def test_decomposed_letters_are_composed(pipeline):
+    with pytest.raises(ValueError, match="'é' \\(in 'é'\\)"):
+        pipeline(["e\u0301"], ["01"], **FAST)
+
+
+def test_as_many_writers_as_texts_are_needed(pipeline):
+    with pytest.raises(ValueError, match="2 texts for 1 writers"):
+        pipeline(TEXTS, ["01"])
+
+
+# Guidance
+
+
+@pytest.mark.parametrize("changed", ["guidance_scale", "writer_guidance_scale"])
+def test_each_guidance_scale_changes_the_image(pipeline, changed):
+    scales = {"guidance_scale": 2.0, "writer_guidance_scale": 2.0}
+    one, other = (pipeline(["cab"], ["01"], **(scales | {changed: value}), **FAST) for value in (2.0, 4.0))
+    assert difference(one, other).mean() > 0.5
+
+
+def test_the_writer_is_guided_as_the_text_by_default(pipeline):
+    one = pipeline(["cab"], ["01"], guidance_scale=2.0, **FAST)
+    other = pipeline(["cab"], ["01"], guidance_scale=2.0, writer_guidance_scale=2.0, **FAST)
+    assert np.array_equal(one, other)
+
+
+def test_without_guidance_one_branch_is_computed(pipeline):
+    assert set(count_rows(pipeline, guidance_scale=1.0)) == {2}
+
+
+def test_equal_scales_need_two_branches(pipeline):
+    assert set(count_rows(pipeline, guidance_scale=3.0)) == {4}
+
+
+def test_unequal_scales_need_three_branches(pipeline):
+    assert set(count_rows(pipeline, guidance_scale=3.0, writer_guidance_scale=1.0)) == {6}
+
+
+def test_the_branches_have_neither_condition_then_the_text_then_both(pipeline):
+    calls = []
+    hook = pipeline.unet.register_forward_pre_hook(lambda module, args, kwargs: calls.append(args), with_kwargs=True)
+    try:
+        pipeline(["cab"], ["02"], guidance_scale=3.0, writer_guidance_scale=2.0, num_inference_steps=1)
+    finally:
+        hook.remove()
+    _, _, input_ids, rows, layout = calls[0]
+    null_text, null_writer = [0] * 8, 3
+    assert input_ids[0].tolist() == null_text and input_ids[1].tolist() == input_ids[2].tolist() != null_text
+    assert rows[:, 0].tolist() == [null_writer, null_writer, 1]
+    assert not layout[0].any() and layout[1].any() and torch.equal(layout[1], layout[2])
+
+
+def test_a_step_is_one_call(pipeline):
+    assert len(count_rows(pipeline, guidance_scale=3.0, writer_guidance_scale=1.0)) == FAST["num_inference_steps"]
+
+
+def test_two_branches_are_three_with_equal_scales(pipeline):
+    equal = pipeline(TEXTS, ["01", "02"], guidance_scale=2.0, **FAST)
+    nearly = pipeline(TEXTS, ["01", "02"], guidance_scale=2.0, writer_guidance_scale=2.0 + 1e-6, **FAST)
+    assert difference(equal, nearly).max() <= 2
+
+
+# Hands
+
+
+def test_the_hand_changes_the_image(pipeline):
+    assert difference(pipeline(["cab"], ["01"], **FAST), pipeline(["cab"], ["02"], **FAST)).mean() > 1
+
+
+def test_a_mix_of_one_hand_is_that_hand(pipeline):
+    assert difference(pipeline(["cab"], [{"01": 1.0}], **FAST), pipeline(["cab"], ["01"], **FAST)).max() <= 2
+
+
+def test_a_mix_of_two_hands_differs_from_both(pipeline):
+    mixed = pipeline(["cab"], [{"01": 0.5, "02": 0.5}], **FAST)
+    for writer in ("01", "02"):
+        assert difference(mixed, pipeline(["cab"], [writer], **FAST)).mean() > 1
+
+
+def test_a_mix_is_the_same_at_every_step(pipeline):
+    rows = []
+    hook = pipeline.unet.writer_embedding.register_forward_hook(lambda module, inputs, output: rows.append(inputs[0].tolist()))
+    try:
+        pipeline(["cab"], [{"01": 0.5, "03": 0.5}], guidance_scale=1.0, **FAST)
+    finally:
+        hook.remove()
+    assert rows == [[[0, 2]]] * FAST["num_inference_steps"]
+
+
+def test_the_order_of_a_mix_does_not_matter(pipeline):
+    one, other = pipeline(["cab"], [{"01": 0.3, "02": 0.7}], **FAST), pipeline(["cab"], [{"02": 0.7, "01": 0.3}], **FAST)
+    assert difference(one, other).max() <= 2
+
+
+def test_hands_and_mixes_stand_in_one_batch(pipeline):
+    writers = ["01", {"02": 0.5, "03": 0.5}, None]
+    together = pipeline(["cab"] * 3, writers, **FAST)
+    for i, writer in enumerate(writers):
+        assert difference(together[i], pipeline(["cab"], [writer], indices=[i], **FAST)[0]).max() <= 2
+
+
+def test_the_mean_hand_is_a_hand_of_its_own(pipeline):
+    mean = pipeline(["cab"], [None], **FAST)
+    assert all(difference(mean, pipeline(["cab"], [writer], **FAST)).mean() > 1 for writer in WRITERS)
+
+
+def test_random_hands_reach_every_row_and_no_other():
+    args = parse_args(["--models_path", "x", "--words", "a", "--num_per_word", "200", "--writer", "random"])
+    assert {job.writer for job in make_jobs(args, WRITERS)} == set(WRITERS)
+
+
+def test_an_unknown_hand_is_named_with_the_known_ones(pipeline):
+    with pytest.raises(ValueError, match=r"writer '1' is not in this checkpoint\. It knows 3: 01, 02, 03"):
+        pipeline(["cab"], ["1"])
+
+
+def test_an_unknown_hand_in_a_mix_is_named(pipeline):
+    with pytest.raises(ValueError, match="writer '04' is not"):
+        pipeline(["cab"], [{"01": 0.5, "04": 0.5}])
+
+
+def test_shares_must_sum_to_one(pipeline):
+    with pytest.raises(ValueError, match=r"must sum to 1, not 0\.700"):
+        pipeline(["cab"], [{"01": 0.5, "02": 0.2}])
+
+
+def test_an_unknown_character_is_named_with_the_known_ones(pipeline):
+    with pytest.raises(ValueError, match=r"'Q' \(in 'Qat'\) .*29 characters: ABZabc"):
+        pipeline(["cab", "Qat"], ["01", "01"])
+
+
+def test_a_text_that_is_too_long_is_an_error(pipeline):
+    with pytest.raises(ValueError, match="'alphabets' has 9 characters; this checkpoint writes at most 8"):
+        pipeline(["alphabets"], ["01"])
+
+
+# Checkpoints
+
+
+def test_a_saved_model_writes_the_same(pipeline, checkpoint):
+    again = HandwritingPipeline.from_pretrained(checkpoint)
+    assert np.array_equal(again(TEXTS, ["01", None], **FAST), pipeline(TEXTS, ["01", None], **FAST))
+
+
+def test_the_card_survives_json(pipeline):
+    written = json.loads(json.dumps(pipeline.card.to_dict(pipeline.unet.config)))
+    card, config = ModelCard.from_dict(written)
+    assert config == pipeline.unet.config and card.to_dict(config) == pipeline.card.to_dict(config)
+
+
+def test_a_half_precision_export_loads_without_a_warning(pipeline, tmp_path):
+    warnings = []
+    pipeline.save_pretrained(tmp_path, dtype=torch.float16)
+    again = HandwritingPipeline.from_pretrained(tmp_path, warn=warnings.append)
+    assert warnings == [] and again.card.vae["hash"] == hash_vae(again.vae) != pipeline.card.vae["hash"]
+    assert difference(again(TEXTS, ["01", "02"], **FAST), pipeline(TEXTS, ["01", "02"], **FAST)).mean() < 3
+
+
+def test_a_half_precision_export_is_half_as_large(pipeline, checkpoint, tmp_path):
+    pipeline.save_pretrained(tmp_path, dtype=torch.float16)
+    for name in ("unet.safetensors", "vae/diffusion_pytorch_model.safetensors"):
+        assert (tmp_path / name).stat().st_size < 0.65 * (checkpoint / name).stat().st_size
+    assert next(pipeline.unet.parameters()).dtype == next(pipeline.vae.parameters()).dtype == torch.float32
+
+
+def test_exported_files_can_be_read_by_others(pipeline, tmp_path):
+    pipeline.save_pretrained(tmp_path)
+    (tmp_path / "plain").touch()
+    assert {path.stat().st_mode for path in tmp_path.rglob("*") if path.is_file()} == {(tmp_path / "plain").stat().st_mode}
+
+
+def test_a_vae_changed_after_training_is_refused(checkpoint, tmp_path):
+    folder = shutil.copytree(checkpoint, tmp_path / "changed")
+    torch.manual_seed(9)
+    CompactAutoencoder(block_out_channels=(16, 16), layers_per_block=1).save_pretrained(folder / "vae")
+    with pytest.raises(ValueError, match=r"has changed since training\. Give the right one with --vae"):
+        HandwritingPipeline.from_pretrained(folder)
+
+
+def test_another_vae_given_on_purpose_is_a_warning(checkpoint, tmp_path):
+    torch.manual_seed(9)
+    CompactAutoencoder(block_out_channels=(16, 16), layers_per_block=1).save_pretrained(tmp_path)
+    warnings = []
+    HandwritingPipeline.from_pretrained(checkpoint, vae=tmp_path, warn=warnings.append)
+    assert len(warnings) == 1 and "is not the VAE that this model was trained with" in warnings[0]
+
+
+@pytest.fixture
+def run(checkpoint, tmp_path):
+    """A run of two whole checkpoints, a half-written one, and one without a config."""
+    for name in ("step_00000002", "step_00000010", ".tmp-step_00000020-9", "step_00000030"):
+        shutil.copytree(checkpoint, tmp_path / "run" / name)
+    (tmp_path / "run" / "step_00000030" / "config.json").unlink()
+    return tmp_path / "run"
+
+
+def test_of_a_run_the_newest_whole_checkpoint_is_taken(run):
+    assert find_checkpoint(run).name == "step_00000010"
+    assert HandwritingPipeline.from_pretrained(run).card.writers == WRITERS
+
+
+def test_a_folder_without_a_checkpoint_is_an_error_with_the_flag(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"--models_path .*no step_\* folder with config.json and unet.safetensors"):
+        HandwritingPipeline.from_pretrained(tmp_path)
+
+
+def test_an_absent_folder_is_an_error_with_the_flag(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"--models_path .*nowhere: no such folder"):
+        HandwritingPipeline.from_pretrained(tmp_path / "nowhere")
+
+
+def test_damaged_weights_are_named(run):
+    weights = run / "step_00000010" / "unet.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    with pytest.raises(ValueError, match=r"step_00000010: unet\.safetensors is damaged"):
+        HandwritingPipeline.from_pretrained(run)
+
+
+def test_a_damaged_config_is_named(run):
+    (run / "step_00000010" / "config.json").write_text('{"unet": {')
+    with pytest.raises(ValueError, match=r"step_00000010: config\.json is damaged"):
+        HandwritingPipeline.from_pretrained(run)
+
+
+def test_a_newer_format_is_refused(run):
+    path = run / "step_00000010" / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"format_version": 99}))
+    with pytest.raises(ValueError, match="checkpoint format 99 is newer"):
+        HandwritingPipeline.from_pretrained(run)

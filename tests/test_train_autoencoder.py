@@ -1,0 +1,128 @@
+"""The training of the compact VAE, run for real."""
+
+import csv
+import re
+import signal
+import time
+
+import pytest
+import torch
+
+from autoencoder import load_vae
+from tests.helpers import assert_equal_files, clone_checkpoint, run_script, start_script
+from train_autoencoder import crop_batch, load_words, measure_psnr, measure_scale
+from utils.checkpoint import list_checkpoints
+from utils.latents import scale_latents, to_pixel_values
+from utils.sources import read_images
+
+OPTIONS = ("--block_out_channels", "16", "16", "--layers_per_block", "1", "--batch_size", "4", "--save_every", "2",
+           "--mixed_precision", "no", "--crop_width", "40")  # fmt: skip
+STATE = ("vae/diffusion_pytorch_model.safetensors", "training_state/raw_weights.safetensors",
+         "training_state/optimizer.safetensors")  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def script(words_folder, tmp_path_factory):
+    """(run folder, printed text) of four steps, run as a process of its own."""
+    run = tmp_path_factory.mktemp("vae") / "run"
+    process = start_script("train_autoencoder", "--dataset_path", words_folder, "--save_path", run, "--max_train_steps", 4,
+                           *OPTIONS)  # fmt: skip
+    output, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors
+    return run, output
+
+
+@pytest.fixture
+def train(words_folder, tmp_path):
+    def run(*argv, save_path=tmp_path / "run"):
+        run_script("train_autoencoder", "--dataset_path", words_folder, "--save_path", save_path, *OPTIONS, *argv)
+        return save_path
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def images(words_folder):
+    return read_images(sorted((words_folder / "images").glob("*.png")))
+
+
+def test_the_psnr_of_held_out_words_is_printed(script):
+    assert re.search(r"PSNR +\d+\.\d\d dB on 1 held-out words", script[1])
+
+
+def test_a_run_holds_checkpoints_and_a_log(script):
+    with (script[0] / "log.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [path.name for path in list_checkpoints(script[0])] == ["step_00000002", "step_00000004"]
+    assert [row["step"] for row in rows] == ["2", "4"] and all(float(row["val_psnr"]) > 0 for row in rows)
+
+
+def test_the_saved_vae_brings_latents_to_unit_variance(script, images):
+    vae = load_vae(script[0])
+    latents = scale_latents(vae, vae.encode(to_pixel_values(images[:-1], 1)).latent_dist.mean)
+    assert latents.std().item() == pytest.approx(1.0, abs=0.1) and latents.mean().item() == pytest.approx(0.0, abs=0.1)
+
+
+def test_a_resumed_run_goes_on_bit_for_bit(script, train, tmp_path):
+    run = clone_checkpoint(script[0] / "step_00000002", tmp_path / "run")
+    train("--resume", "--max_train_steps", 4, save_path=run)
+    assert_equal_files(run / "step_00000004", script[0] / "step_00000004", STATE)
+
+
+def test_a_resumed_run_keeps_its_sizes(script, words_folder, tmp_path):
+    run = clone_checkpoint(script[0] / "step_00000002", tmp_path / "run")
+    run_script("train_autoencoder", "--dataset_path", words_folder, "--save_path", run, "--resume", "--max_train_steps", 0)
+    assert tuple(load_vae(run).config.block_out_channels) == (16, 16)
+
+
+def test_zero_more_steps_only_measure(script, train, tmp_path, capsys):
+    run = clone_checkpoint(script[0] / "step_00000004", tmp_path / "run")
+    train("--resume", "--max_train_steps", 0, save_path=run)
+    assert re.search(r"PSNR +\d+\.\d\d dB", capsys.readouterr().out) and len(list_checkpoints(run)) == 1
+
+
+def test_a_run_is_never_overwritten(script, train):
+    with pytest.raises(ValueError, match="a run is never overwritten"):
+        train("--max_train_steps", 1, save_path=script[0])
+
+
+def test_sigterm_saves_and_stops(words_folder, tmp_path):
+    process = start_script("train_autoencoder", "--dataset_path", words_folder, "--save_path", tmp_path / "run", *OPTIONS,
+                           "--max_train_steps", 100000, "--save_every", 1000000)  # fmt: skip
+    end = time.monotonic() + 120
+    log = tmp_path / "run" / "log.csv"
+    while not (log.is_file() and len(log.read_text().splitlines()) > 1):
+        assert process.poll() is None and time.monotonic() < end, process.communicate()
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=60)
+    step = int(list_checkpoints(tmp_path / "run")[-1].name[5:])
+    assert process.returncode == 0 and f"stopped     at step {step}; --resume goes on" in errors
+
+
+def test_a_loss_that_is_not_finite_ends_with_advice(train):
+    with pytest.raises(ValueError, match=r"the loss is not finite at step \d+: lower --learning_rate"):
+        train("--max_train_steps", 50, "--learning_rate", 1e30, "--save_every", 1000)
+
+
+def test_windows_begin_inside_the_ink(words_folder, images):
+    words = load_words(sorted((words_folder / "images").glob("*.png")))
+    indices = torch.arange(len(images)).repeat(5)
+    batch = crop_batch(words, indices, 24, torch.Generator().manual_seed(0))
+    assert batch.shape == (len(indices), 1, 32, 24) and (batch.amin(dim=(1, 2, 3)) < 0).all()
+
+
+@torch.no_grad()
+def test_psnr_is_that_of_grey_levels(vae_folder, images):
+    vae = load_vae(vae_folder)
+    decoded = vae.decode(vae.encode(to_pixel_values(images, 1)).latent_dist.mode()).sample.clamp(-1, 1)
+    errors = (decoded[:, 0] + 1) * 127.5 - images
+    expected = (20 * torch.log10(255 / errors.square().mean(dim=(1, 2)).sqrt())).mean().item()
+    assert measure_psnr(vae, images, torch.device("cpu"), batch_size=5) == pytest.approx(expected, abs=1e-3)
+
+
+def test_the_scale_is_one_over_the_deviation(vae_folder, images):
+    vae = load_vae(vae_folder)
+    latents = vae.encode(to_pixel_values(images, 1)).latent_dist.mean
+    factor, shift = measure_scale(vae, images, torch.device("cpu"))
+    assert (factor, shift) == pytest.approx((1 / latents.std().item(), latents.mean().item()), abs=1e-3)
