@@ -18,7 +18,7 @@ import re
 import shutil
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -26,17 +26,16 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
-from pipeline import DEFAULT_GUIDANCE, DEFAULT_STEPS, HandwritingPipeline, Writer
-from utils.charset import normalise_text
+from pipeline import DEFAULT_GUIDANCE, DEFAULT_STEPS, HandwritingPipeline
+from utils.charset import normalise_text, normalise_texts
 from utils.cli import parse_bool, positive_int, run
 from utils.diffusion import SCHEDULERS
 from utils.images import make_sheet
-from utils.training import make_generator
+from utils.jobs import Job, choose_writers, jobs_of_records, jobs_of_texts, parse_mix, read_texts, slug
 from utils.word_folder import (
     IMAGE_FOLDER,
     METADATA_NAME,
     SPLITS,
-    WordRecord,
     merge_shards,
     read_word_folder,
     save_image,
@@ -47,27 +46,33 @@ from utils.word_folder import (
 
 DEFAULT_WORDS = ("the", "quick", "brown", "fox", "jumps", "over", "lazy", "dog", "letter", "archive", "writing", "hand",
                  "paper", "ink", "style", "word")  # fmt: skip
+SHIPPED_MODEL = Path(__file__).resolve().parent / "models" / "demo"
 SETTINGS_NAME = "inference.json"
 SHEET_WORDS = 64
 DTYPES = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(frozen=True)
-class Job:
-    """One image to write; ``index`` fixes its noise, ``writer`` is a name or shares of several."""
+class SamplingSettings:
+    """How words are written; see the flags of the same names."""
 
-    index: int
-    record: WordRecord
-    writer: Writer
+    num_steps: int
+    scheduler: str
+    guidance_scale: float | None
+    writer_guidance_scale: float | None
+    seed: int
+    batch_size: int
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     group = parser.add_argument_group("model and output")
-    group.add_argument("--models_path", type=Path, required=True, help="a checkpoint, a run of train_diffusion.py (its newest "
-                       "checkpoint), or a folder with the published models/ema_ckpt.pt")  # fmt: skip
-    group.add_argument("--save_path", type=Path, help="the word folder to write (default: <models_path>/samples)")
+    group.add_argument("--models_path", type=Path, default=SHIPPED_MODEL, help="a checkpoint, a run of train_diffusion.py (its "
+                       "newest checkpoint), or a folder with the published models/ema_ckpt.pt (default: the model that ships "
+                       "with this program, models/demo)")  # fmt: skip
+    group.add_argument("--save_path", type=Path, help="the word folder to write (default: <models_path>/samples; with the "
+                       "shipped model ./samples)")  # fmt: skip
     group.add_argument("--overwrite", action="store_true", help="write a finished or different output anew")
     group.add_argument("--vae", help="another VAE than the checkpoint's; needed with published weights")
     group.add_argument("--writer_dict", type=Path, help="JSON file of writer names to rows, for published weights")
@@ -105,7 +110,8 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         parser.error("give --writer or --mix, not both")
     if args.split and not args.dataset_path:
         parser.error(f"--split {args.split}: goes with --dataset_path")
-    args.save_path = args.save_path or args.models_path / "samples"
+    # The program's own folder stays as it is.
+    args.save_path = args.save_path or (Path() if args.models_path == SHIPPED_MODEL else args.models_path) / "samples"
     return args
 
 
@@ -115,29 +121,6 @@ def parse_shard(value: str) -> tuple[int, int]:
     if not match or not int(match.group(1)) < int(match.group(2)):
         raise argparse.ArgumentTypeError(f"{value!r} is not I/N with I from 0 to N - 1")
     return int(match.group(1)), int(match.group(2))
-
-
-def parse_mix(values: Sequence[str]) -> dict[str, float]:
-    """``["A:0.7", "B:0.3"]`` to shares that sum to 1; a name without a share has 1 before that.
-
-    Raises:
-        ValueError: if a share is not a positive number, or a name is there twice.
-    """
-    shares: dict[str, float] = {}
-    for value in values:
-        name, colon, share = value.rpartition(":")
-        name, share = (name, share) if colon else (value, "1")
-        try:
-            number = float(share)
-        except ValueError:
-            number = -1.0
-        if not 0 < number < float("inf"):
-            raise ValueError(f"--mix {value}: the share {share!r} is not a positive number (write NAME:SHARE)")
-        if name in shares:
-            raise ValueError(f"--mix: {name!r} is there twice")
-        shares[name] = number
-    total = sum(shares.values())
-    return {name: share / total for name, share in shares.items()}
 
 
 def read_writer_dict(path: Path) -> dict[str, int]:
@@ -153,66 +136,6 @@ def read_writer_dict(path: Path) -> dict[str, int]:
     if not isinstance(names, dict):
         raise ValueError(f"--writer_dict {path}: not a JSON object of writer names to rows")
     return names
-
-
-def read_texts(args: argparse.Namespace) -> list[str]:
-    """The texts of --words, --words_file, or the default list, normalised.
-
-    Raises:
-        ValueError: if there is none.
-    """
-    if args.words_file is None:
-        return [text for text in map(normalise_text, args.words or DEFAULT_WORDS) if text]
-    try:
-        lines = args.words_file.read_text(encoding="utf-8-sig").splitlines()
-    except FileNotFoundError as error:
-        raise FileNotFoundError(f"--words_file {args.words_file}: no such file") from error
-    except UnicodeDecodeError as error:
-        raise ValueError(f"--words_file {args.words_file}: not a UTF-8 text file ({error})") from error
-    texts = [text for text in map(normalise_text, lines) if text]
-    if not texts:
-        raise ValueError(f"--words_file {args.words_file}: no words in it")
-    return texts
-
-
-def choose_writers(args: argparse.Namespace, known: Sequence[str]) -> list[str] | None:
-    """The hands in which each text is written; None means a random one for each image."""
-    names = args.writer or (["random"] if args.single_image else ["all"])
-    if names == ["random"] and "random" not in known:
-        return None
-    return list(known) if names == ["all"] and "all" not in known else list(names)
-
-
-def slug(text: str) -> str:
-    """A text as part of a file name."""
-    return re.sub(r"[^\w\-]+", "_", text).strip("_")[:24] or "word"
-
-
-def make_jobs(args: argparse.Namespace, known: Sequence[str]) -> list[Job]:
-    """Every image of this command, in order; ``known`` are the checkpoint's hands."""
-    if args.dataset_path:
-        records = read_word_folder(args.dataset_path, splits=[args.split] if args.split else [])
-        items = [(normalise_text(r.text), r.split, r.file_name, [r.writer]) for r in records]
-    else:
-        items = [(text, "train", None, None) for text in read_texts(args)]
-    mix = parse_mix(args.mix) if args.mix else None
-    writers = choose_writers(args, known) if args.writer or not args.dataset_path else []
-    jobs: list[Job] = []
-    for text, split, source, own in items:
-        hands: Sequence[Writer] | None = [mix] if mix else own if writers == [] else writers
-        for number in range(args.num_per_word):
-            for hand in hands or [None]:
-                index = len(jobs)
-                if hand is None:
-                    pick = torch.randint(len(known), (1,), generator=make_generator("cpu", args.seed, index, 0xAD))
-                    hand = known[int(pick)]
-                name = hand if isinstance(hand, str) else "+".join(f"{n}:{s:.2f}" for n, s in hand.items())
-                if source and not args.writer and not mix:  # the pair's name, so that two folders compare by record
-                    stem = Path(source).stem + (f"-{number}" if args.num_per_word > 1 else "")
-                else:
-                    stem = f"{index:06d}-{slug(text)}-{slug(name)}"
-                jobs.append(Job(index, WordRecord(f"{IMAGE_FOLDER}/{stem}.png", text, name, split), hand))
-    return jobs
 
 
 def check_jobs(pipeline: HandwritingPipeline, jobs: Sequence[Job], skip_unknown: bool) -> list[Job]:
@@ -242,24 +165,21 @@ def check_jobs(pipeline: HandwritingPipeline, jobs: Sequence[Job], skip_unknown:
     return kept
 
 
-def prepare_folder(args: argparse.Namespace, settings: dict) -> bool:
+def prepare_folder(folder: Path, settings: dict, overwrite: bool) -> bool:
     """Make the output folder, or go on in it; returns True if it is finished already.
 
     Raises:
         ValueError: if it holds something else, or the output of other settings.
     """
-    folder, marker = args.save_path, args.save_path / SETTINGS_NAME
-    if args.dataset_path and folder.resolve() == args.dataset_path.resolve():
-        raise ValueError(f"--save_path {folder}: is --dataset_path. Name another folder.")
+    marker = folder / SETTINGS_NAME
     # Half-written files of a shard that started just now don't count.
     if folder.is_dir() and any(path for path in folder.iterdir() if path.suffix != ".tmp"):
         if not marker.is_file():
             raise ValueError(f"--save_path {folder}: not empty, and not made by this script. Name another folder.")
-        is_same = json.loads(marker.read_text(encoding="utf-8")) == settings
-        if not is_same and not args.overwrite:
+        if not overwrite and json.loads(marker.read_text(encoding="utf-8")) != settings:
             raise ValueError(f"--save_path {folder}: holds words of other settings (see {marker.name}). Name another folder, "
                              "or give --overwrite.")  # fmt: skip
-        if args.overwrite:
+        if overwrite:
             for name in (IMAGE_FOLDER, "sheets"):
                 shutil.rmtree(folder / name, ignore_errors=True)
             for path in folder.glob("metadata*.jsonl"):
@@ -270,19 +190,20 @@ def prepare_folder(args: argparse.Namespace, settings: dict) -> bool:
     return False
 
 
-def write_images(pipeline: HandwritingPipeline, jobs: Sequence[Job], args: argparse.Namespace) -> int:
+def write_images(pipeline: HandwritingPipeline, jobs: Sequence[Job], folder: Path, settings: SamplingSettings) -> int:
     """Write the images that are not there yet, in batches; returns their number."""
-    (args.save_path / IMAGE_FOLDER).mkdir(exist_ok=True)
-    missing = [job for job in jobs if not (args.save_path / job.record.file_name).is_file()]
+    missing = [job for job in jobs if not (folder / job.record.file_name).is_file()]
+    for parent in {(folder / job.record.file_name).parent for job in missing}:
+        parent.mkdir(parents=True, exist_ok=True)
     with tqdm(total=len(jobs), initial=len(jobs) - len(missing), unit="word", desc="write") as bar:
-        for first in range(0, len(missing), args.batch_size):
-            batch = missing[first : first + args.batch_size]
+        for first in range(0, len(missing), settings.batch_size):
+            batch = missing[first : first + settings.batch_size]
             images = pipeline([job.record.text for job in batch], [job.writer for job in batch],
-                              num_inference_steps=args.num_steps, guidance_scale=args.guidance_scale,
-                              writer_guidance_scale=args.writer_guidance_scale, scheduler=args.scheduler, seed=args.seed,
-                              indices=[job.index for job in batch])  # fmt: skip
+                              num_inference_steps=settings.num_steps, guidance_scale=settings.guidance_scale,
+                              writer_guidance_scale=settings.writer_guidance_scale, scheduler=settings.scheduler,
+                              seed=settings.seed, indices=[job.index for job in batch])  # fmt: skip
             for job, image in zip(batch, images):
-                save_image(image, args.save_path / job.record.file_name)
+                save_image(image, folder / job.record.file_name)
             bar.update(len(batch))
     return len(missing)
 
@@ -306,31 +227,51 @@ def write_sheets(jobs: Sequence[Job], folder: Path, is_single: bool) -> None:
 
 def main(args: argparse.Namespace) -> None:
     """Load, check, write, put together."""
-    if args.shard is None and int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        args.shard = (int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]))
-    shard, shards = args.shard or (0, 1)
+    # Which part of the work is this process's.
+    is_launched = args.shard is None and int(os.environ.get("WORLD_SIZE", "1")) > 1
+    shard, shards = (int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])) if is_launched else args.shard or (0, 1)
     if args.overwrite and shards > 1:
         raise ValueError("--overwrite: parts that run side by side can't tell old images from each other's. Remove "
                          f"{args.save_path} instead.")  # fmt: skip
-    writer_dict = read_writer_dict(args.writer_dict) if args.writer_dict else None
+    if args.dataset_path and args.save_path.resolve() == args.dataset_path.resolve():
+        raise ValueError(f"--save_path {args.save_path}: is --dataset_path. Name another folder.")
+
+    # The model.
     pipeline = HandwritingPipeline.from_pretrained(
-        args.models_path, vae=args.vae, writer_dict=writer_dict, max_length=args.max_length,
-        warn=lambda line: print(line, file=sys.stderr),
+        args.models_path, vae=args.vae, writer_dict=read_writer_dict(args.writer_dict) if args.writer_dict else None,
+        max_length=args.max_length, warn=lambda line: print(line, file=sys.stderr),
     )  # fmt: skip
     local_rank = int(os.environ.get("LOCAL_RANK", "0"))
     device = args.device or (f"cuda:{local_rank % torch.cuda.device_count()}" if torch.cuda.is_available() else "cpu")
     pipeline.to(device, DTYPES[args.mixed_precision])
-    jobs = check_jobs(pipeline, make_jobs(args, pipeline.card.writers), args.skip_unknown)
-    settings = {
+
+    # The words.
+    known = pipeline.card.writers
+    names = args.writer or ([] if args.dataset_path else ["random"] if args.single_image else ["all"])
+    hands = [parse_mix(args.mix)] if args.mix else choose_writers(names, known)
+    if args.dataset_path:
+        records = read_word_folder(args.dataset_path, splits=[args.split] if args.split else [])
+        texts, splits = [normalise_text(record.text) for record in records], [record.split for record in records]
+    else:
+        texts, splits = read_texts(args.words_file) if args.words_file else normalise_texts(args.words or DEFAULT_WORDS), ()
+    if args.dataset_path and not (args.mix or args.writer):
+        jobs = jobs_of_records(records, num_per_word=args.num_per_word)
+    else:
+        jobs = jobs_of_texts(texts, hands, known, num_per_word=args.num_per_word, seed=args.seed, splits=splits)
+    jobs = check_jobs(pipeline, jobs, args.skip_unknown)
+
+    # The output.
+    settings = SamplingSettings(args.num_steps, args.scheduler, args.guidance_scale, args.writer_guidance_scale, args.seed,
+                                args.batch_size)  # fmt: skip
+    fixed = {key: value for key, value in asdict(settings).items() if key != "batch_size"}
+    is_finished = prepare_folder(args.save_path, {
         "models_path": str(args.models_path.resolve()), "step": pipeline.card.extra.get("step"), "words": len(jobs),
         "records": hashlib.sha256("".join(job.record.as_json() for job in jobs).encode()).hexdigest()[:16],
-        "mix": args.mix, "num_per_word": args.num_per_word, "num_steps": args.num_steps, "scheduler": args.scheduler,
-        "guidance_scale": args.guidance_scale, "writer_guidance_scale": args.writer_guidance_scale, "seed": args.seed,
-        "single_image": args.single_image, "mixed_precision": args.mixed_precision, "shards": shards,
-    }  # fmt: skip
-    is_finished = prepare_folder(args, settings)
+        "mix": args.mix, **fixed, "single_image": args.single_image, "mixed_precision": args.mixed_precision,
+        "shards": shards,
+    }, args.overwrite)  # fmt: skip
     own = jobs[shard::shards]
-    written = write_images(pipeline, own, args)
+    written = write_images(pipeline, own, args.save_path, settings)
     if is_finished:
         print(f"finished    {args.save_path} held these {len(jobs)} words already, but for {written} missing images; "
               "--overwrite writes them anew")  # fmt: skip
@@ -340,9 +281,8 @@ def main(args: argparse.Namespace) -> None:
         if not merge_shards(args.save_path, shards, [job.record.file_name for job in jobs]):
             print(f"wrote       part {shard} of {shards}: {len(own)} words to {args.save_path}")
             return
-        write_sheets(jobs, args.save_path, args.single_image)
-    else:
-        write_sheets(jobs, args.save_path, args.single_image)
+    write_sheets(jobs, args.save_path, args.single_image)
+    if shards == 1:
         write_metadata(args.save_path, [job.record for job in jobs])
     print(f"wrote       {len(jobs)} words to {args.save_path} (sheet.png shows the first)")
 

@@ -14,7 +14,7 @@ import json
 import math
 import sys
 from collections.abc import Sequence
-from dataclasses import fields, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import torch
@@ -41,6 +41,7 @@ from utils.sources import parse_sources, read_image, read_sources
 from utils.training import StopFlag, has_fast_bf16
 
 DEFAULT_EPOCHS = 1000
+MODEL_FLAGS = ("preset", "model_channels", "num_heads", "text_layout", "max_length", "prediction_type")
 DEFAULT_VAE = "stable-diffusion-v1-5/stable-diffusion-v1-5"
 # Peak learning rate and words a step of each size, where no flag says otherwise.
 RECIPES = {"wordstylist": (1e-4, 224), "base": (2e-4, 128), "small": (6e-4, 64), "tiny": (2e-3, 32)}
@@ -102,61 +103,79 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     for name in ("text_dropout", "writer_dropout", "ema_decay"):
         if not 0 <= (getattr(args, name) or 0) < 1:
             parser.error(f"--{name} {getattr(args, name)}: must be at least 0 and under 1")
-    for name in ("preset", "model_channels", "num_heads", "text_layout", "prediction_type"):
+    for name in (name for name in MODEL_FLAGS if name != "max_length"):
         if args.init_from and getattr(args, name) is not None:
             parser.error(f"--{name} {getattr(args, name)}: --init_from brings its own; leave one of them out")
     args.save_path = args.save_path or Path("runs") / args.dataset
     return args
 
 
-def make_accelerator(args: argparse.Namespace) -> Accelerator:
+@dataclass(frozen=True)
+class Intervals:
+    """Steps between what happens on the way; see the flags of the same names."""
+
+    save_every: int
+    validate_every: int
+    preview_every: int
+    log_every: int
+    keep_checkpoints: int
+
+
+def make_accelerator(mixed_precision: str | None, log_with: str | None, save_path: Path) -> Accelerator:
     """The accelerator, with bf16 where it is native unless a flag says otherwise.
 
     Raises:
         ValueError: for fp16 on a CPU.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu")
-    precision = args.mixed_precision or ("bf16" if has_fast_bf16(device) else "no")
+    precision = mixed_precision or ("bf16" if has_fast_bf16(device) else "no")
     if precision == "fp16" and device.type == "cpu":
         raise ValueError("--mixed_precision fp16: needs a GPU. On a CPU use bf16 or no.")
-    return Accelerator(mixed_precision=precision, log_with=args.log_with, project_dir=args.save_path)
+    return Accelerator(mixed_precision=precision, log_with=log_with, project_dir=save_path)
 
 
-def choose_vae(args: argparse.Namespace, checkpoint: Path | None, start: HandwritingPipeline | None) -> tuple[nn.Module, str]:
+def choose_vae(vae: str | None, checkpoint: Path | None, start: HandwritingPipeline | None) -> tuple[nn.Module, str]:
     """The VAE and its name: what --vae says, else that of the run resumed or started from, else Stable Diffusion's."""
-    if args.vae is None and start is not None:
+    if vae is None and start is not None:
         return start.vae, start.card.vae["name"]
-    if args.vae is None and checkpoint is not None:
+    if vae is None and checkpoint is not None:
         name = json.loads((checkpoint / CONFIG_NAME).read_text(encoding="utf-8"))["vae"]["name"]
         return load_vae(checkpoint if (checkpoint / VAE_FOLDER).is_dir() else name), name
-    name = args.vae or DEFAULT_VAE
+    name = vae or DEFAULT_VAE
     return load_vae(name), name
 
 
-def make_settings(args: argparse.Namespace, card: ModelCard, words_an_epoch: int, ranks: int,
+def make_settings(given: dict, epochs: int | None, card: ModelCard, words_an_epoch: int, ranks: int,
                   resumed: TrainingSettings | None) -> TrainingSettings:  # fmt: skip
-    """The settings from the flags; a resumed run keeps its own unless a flag says otherwise."""
+    """The settings from the flags that were given; a resumed run keeps its own for the others.
+
+    Args:
+        given: flags by the names of ``TrainingSettings``, None where not given; ``batch_size`` is that of one process.
+    """
     rate, batch = RECIPES.get(str(card.extra.get("preset")), RECIPES["base"])
-    batch = args.batch_size or (resumed.batch_size // ranks if resumed else batch)
-    steps = args.max_train_steps or (resumed.max_train_steps if resumed and not args.epochs else
-                                     math.ceil((args.epochs or DEFAULT_EPOCHS) * words_an_epoch / (batch * ranks)))  # fmt: skip
-    given = {field.name: getattr(args, field.name) for field in fields(TrainingSettings)}
-    given = {name: value for name, value in given.items() if value is not None}
+    batch = given["batch_size"] or (resumed.batch_size // ranks if resumed else batch)
+    steps = given["max_train_steps"] or (resumed.max_train_steps if resumed and not epochs else
+                                         math.ceil((epochs or DEFAULT_EPOCHS) * words_an_epoch / (batch * ranks)))  # fmt: skip
     start = resumed or TrainingSettings(steps, steps, batch * ranks, rate)
-    return replace(start, **{**given, "max_train_steps": steps, "batch_size": batch * ranks})
+    changes = {name: value for name, value in given.items() if value is not None}
+    return replace(start, **{**changes, "max_train_steps": steps, "batch_size": batch * ranks})
 
 
-def make_model(args: argparse.Namespace, checkpoint: Path | None, start: HandwritingPipeline | None,
+def make_model(given: dict, checkpoint: Path | None, start: HandwritingPipeline | None,
                fresh: FreshModel) -> tuple[UNet, ModelCard]:  # fmt: skip
-    """The UNet and its card: of the checkpoint to resume, grown from --init_from, or new."""
+    """The UNet and its card: of the checkpoint to resume, grown from --init_from, or new.
+
+    Args:
+        given: the flags of the group "model" by name, None where not given.
+    """
     if checkpoint:
         card, config = ModelCard.from_dict(json.loads((checkpoint / CONFIG_NAME).read_text(encoding="utf-8")))
         if card.vae["hash"] != fresh.vae["hash"]:
             raise ValueError(f"--vae {fresh.vae['name']}: not the VAE that this run was trained with ({card.vae['name']})")
         own = {**config.to_dict(), "preset": card.extra.get("preset"), "prediction_type": card.schedule.prediction_type}
-        for name in ("preset", "model_channels", "num_heads", "text_layout", "max_length", "prediction_type"):
-            if getattr(args, name) not in (None, own[name]):
-                raise ValueError(f"--{name} {getattr(args, name)}: the run to --resume has {own[name]}. Leave it out.")
+        for name, value in given.items():
+            if value not in (None, own[name]):
+                raise ValueError(f"--{name} {value}: the run to --resume has {own[name]}. Leave it out.")
         if unknown := set().union(*fresh.texts) - set(card.charset.characters):
             raise ValueError(f"--resume: the word folder has characters that the run does not know: {sorted(unknown)}. Start a "
                              "new run from it with --init_from.")  # fmt: skip
@@ -166,19 +185,19 @@ def make_model(args: argparse.Namespace, checkpoint: Path | None, start: Handwri
         return UNet(config), card
     if start:
         return fresh.grow(start)
-    preset = args.preset or "base"
-    changes = {"model_channels": args.model_channels, "num_heads": args.num_heads, "text_layout": args.text_layout}
-    return fresh.build(preset, args.prediction_type or ("epsilon" if preset == "wordstylist" else "flow_prediction"),
-                       **{key: value for key, value in changes.items() if value is not None})  # fmt: skip
+    preset = given["preset"] or "base"
+    changes = {name: given[name] for name in ("model_channels", "num_heads", "text_layout") if given[name] is not None}
+    prediction_type = given["prediction_type"] or ("epsilon" if preset == "wordstylist" else "flow_prediction")
+    return fresh.build(preset, prediction_type, **changes)
 
 
-def train(args: argparse.Namespace, trainer: DiffusionTrainer) -> TrainingLog:
+def train(trainer: DiffusionTrainer, run_folder: Path, intervals: Intervals) -> TrainingLog:
     """The loop: steps, and at intervals log rows, validation, checkpoints and previews."""
     accelerator, is_main = trainer.accelerator, trainer.accelerator.is_main_process
-    last_step, save_every = trainer.settings.max_train_steps, args.save_every
+    last_step = trainer.settings.max_train_steps
     if is_main:
-        truncate_csv(args.save_path / "log.csv", trainer.step, TrainingLog.COLUMNS)
-    log = TrainingLog(args.save_path / "log.csv", trainer)
+        truncate_csv(run_folder / "log.csv", trainer.step, TrainingLog.COLUMNS)
+    log = TrainingLog(run_folder / "log.csv", trainer)
     bar = tqdm(total=last_step, initial=trainer.step, unit="step", desc="train", disable=not accelerator.is_local_main_process)
     trainer.unet.train()
     with StopFlag() as stop, bar:
@@ -194,9 +213,9 @@ def train(args: argparse.Namespace, trainer: DiffusionTrainer) -> TrainingLog:
             if accelerator.num_processes > 1:
                 is_stopped = accelerator.reduce(torch.tensor(float(stop.is_set), device=trainer.device)).item() > 0
             is_last = step >= last_step or is_stopped
-            is_validating = step % (args.validate_every or save_every) == 0 or is_last
-            is_saving = step % save_every == 0 or is_last
-            is_logging = is_validating or step % args.log_every == 0
+            is_validating = step % intervals.validate_every == 0 or is_last
+            is_saving = step % intervals.save_every == 0 or is_last
+            is_logging = is_validating or step % intervals.log_every == 0
             if is_main and (is_logging or is_saving) and not math.isfinite(log.mean_loss()):
                 raise ValueError(f"the loss is not finite at step {step}. Earlier checkpoints are whole: go on from them "
                                  f"with --resume and a lower --learning_rate than {learning_rate:.1e}.")  # fmt: skip
@@ -204,23 +223,23 @@ def train(args: argparse.Namespace, trainer: DiffusionTrainer) -> TrainingLog:
                 val_loss = trainer.validate() if is_validating else None
                 bar.set_postfix(log.write(learning_rate=learning_rate, grad_norm=float(grad_norm), val_loss=val_loss))
             if is_main and is_saving:
-                trainer.save(args.save_path, args.keep_checkpoints)
-            if is_main and (step % (args.preview_every or save_every) == 0 or is_last):
-                trainer.write_preview(args.save_path / "previews" / f"step_{step:08d}.png")
+                trainer.save(run_folder, intervals.keep_checkpoints)
+            if is_main and (step % intervals.preview_every == 0 or is_last):
+                trainer.write_preview(run_folder / "previews" / f"step_{step:08d}.png")
     return log
 
 
 def main(args: argparse.Namespace) -> None:
     """Prepare the words, the model and the optimiser, and train."""
     checkpoint = choose_resume(args.save_path, args.resume)
-    accelerator = make_accelerator(args)
+    accelerator = make_accelerator(args.mixed_precision, args.log_with, args.save_path)
     device, ranks, say = accelerator.device, accelerator.num_processes, accelerator.print
 
     # The words, and their latents: each image is encoded once.
     sources = parse_sources(args.dataset_path)
     words = read_sources(sources)
     start = HandwritingPipeline.from_pretrained(args.init_from, vae=args.vae) if args.init_from and not checkpoint else None
-    vae, vae_name = choose_vae(args, checkpoint, start)
+    vae, vae_name = choose_vae(args.vae, checkpoint, start)
     vae_info = {"name": vae_name, "hash": hash_vae(vae)}
     vae.to(device)
     with accelerator.main_process_first():
@@ -236,11 +255,12 @@ def main(args: argparse.Namespace) -> None:
     extra = {"dataset": args.dataset, "words": len(set(chosen))}
     fresh = FreshModel([words.records[i].text for i in chosen], [words.records[i].writer for i in chosen], cache.ink[chosen],
                        read_image(words.paths[0]).shape, args.max_length, vae_info, extra)  # fmt: skip
-    unet, card = make_model(args, checkpoint, start, fresh)
+    unet, card = make_model({name: getattr(args, name) for name in MODEL_FLAGS}, checkpoint, start, fresh)
 
     # The optimiser, and where to go on.
     resumed = read_settings(checkpoint / TRAINING_STATE / STATE_NAME) if checkpoint else None
-    settings = make_settings(args, card, len(chosen), ranks, resumed)
+    given = {field.name: getattr(args, field.name) for field in fields(TrainingSettings)}
+    settings = make_settings(given, args.epochs, card, len(chosen), ranks, resumed)
     trainer = DiffusionTrainer(accelerator, unet, card, vae, words, cache, settings)
     if checkpoint:
         trainer.restore(*load_training_state(checkpoint / TRAINING_STATE, trainer.bare_unet, trainer.optimizer.optimizer))
@@ -256,7 +276,9 @@ def main(args: argparse.Namespace) -> None:
     if args.log_with:
         accelerator.init_trackers("diffusionhtr", config={key: str(value) for key, value in vars(args).items()})
 
-    log = train(args, trainer)
+    log = train(trainer, args.save_path, Intervals(args.save_every, args.validate_every or args.save_every,
+                                                   args.preview_every or args.save_every, args.log_every,
+                                                   args.keep_checkpoints))  # fmt: skip
     accelerator.wait_for_everyone()
     accelerator.end_training()
     if accelerator.is_main_process:

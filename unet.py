@@ -86,7 +86,7 @@ PRESETS: dict[str, dict] = {
     "wordstylist": {"model_channels": 320, "num_heads": 4, "text_encoder": "published", "text_layout": False,
                     "mask_padding": False, "has_null_condition": False},
     "base": {"model_channels": 320, "num_heads": 4},
-    "small": {"model_channels": 128, "num_heads": 4, "layout_channels": 48},
+    "small": {"model_channels": 96, "num_heads": 3, "layout_channels": 48},
     "tiny": {"model_channels": 32, "num_heads": 2, "text_layers": 1, "layout_channels": 16},
 }  # fmt: skip
 

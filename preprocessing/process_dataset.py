@@ -21,7 +21,7 @@ sys.path[:0] = [str(Path(__file__).resolve().parent.parent)]  # so that this scr
 from preprocessing import fonts, gw, iam, imgur5k, table  # noqa: E402
 from preprocessing.raw_word import FileImage, RawWord  # noqa: E402
 from preprocessing.report import describe, drop_table  # noqa: E402
-from preprocessing.search import walk  # noqa: E402
+from preprocessing.search import ids_of_paths, walk  # noqa: E402
 from preprocessing.selection import filter_words, split_by_writer  # noqa: E402
 from preprocessing.writing import REPORT_NAME, prepare_save_dir, write_words  # noqa: E402
 from utils.images import FitSettings  # noqa: E402
@@ -43,8 +43,8 @@ def recognise(dataset_path: Path) -> str | None:
 
 def resize_bare_images(paths: Sequence[Path], dataset_path: Path) -> Iterator[RawWord]:
     """Images that nothing describes, as words without text."""
-    for path in paths:
-        source_id = "-".join(path.relative_to(dataset_path).with_suffix("").parts)
+    ids = ids_of_paths([str(path.relative_to(dataset_path)) for path in paths])
+    for path, source_id in zip(paths, ids):
         yield RawWord(FileImage(path, use_exif=True), "", "", None, source_id)
 
 
@@ -159,12 +159,12 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 def process_described(args: argparse.Namespace, name: str) -> None:
     """Read, filter, split and write a data set that a reader knows."""
     dropped: Counter = Counter()
+    place = f"--dataset_path {args.dataset_path}" if args.dataset_path else f"--dataset {name}"
     raw = READERS[name].iter_words(args.dataset_path, **reader_options(name, args))
     words = list(filter_words(raw, args.charset, args.min_length, args.max_length, dropped))
     words = split_by_writer(words, args.val_fraction, args.test_fraction)
     if not words:
-        raise ValueError(f"--dataset_path {args.dataset_path}: no word is left of this {name} data set.\n"
-                         f"{drop_table(dropped)}")  # fmt: skip
+        raise ValueError(f"{place}: no word is left of this {name} data set.\n{drop_table(dropped)}")
     if args.dry_run:
         print(describe(words))
         print(drop_table(dropped))
@@ -179,8 +179,7 @@ def process_described(args: argparse.Namespace, name: str) -> None:
     report = prepare_save_dir(args.save_dir, args.dataset_path, report, args.overwrite)
     records = write_words(words, args.save_dir, settings, args.split_words, args.num_workers, dropped)
     if not records:
-        raise ValueError(f"--dataset_path {args.dataset_path}: none of {len(words)} images could be used.\n"
-                         f"{drop_table(dropped)}")  # fmt: skip
+        raise ValueError(f"{place}: none of {len(words)} images could be used.\n{drop_table(dropped)}")
     print(describe(records))
     print(drop_table(dropped))
     report |= {"words": dict(Counter(record.split for record in records)), "dropped": dict(dropped)}

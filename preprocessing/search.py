@@ -35,3 +35,15 @@ def first_lines(path: Path, count: int = 20) -> list[str]:
             if line.strip() and not line.startswith("#"):
                 lines.append(line.rstrip("\n"))
     return lines
+
+
+def ids_of_paths(names: list[str]) -> list[str]:
+    """File stems; if any repeats, the paths below their common folder, joined by dashes, for all of them."""
+    paths = [Path(name).with_suffix("") if Path(name).name else Path("unnamed") for name in names]
+    if len({path.name.lower() for path in paths}) == len(paths):
+        return [path.name for path in paths]
+    parts = [path.parts for path in paths]
+    shared = 0
+    while all(len(p) > shared + 1 for p in parts) and len({p[shared] for p in parts}) == 1:
+        shared += 1
+    return ["-".join(p[shared:]) for p in parts]

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from preprocessing.raw_word import DroppedWord, FileImage, RawWord
+from preprocessing.search import ids_of_paths
 
 TABLE_SUFFIXES = (".csv", ".tsv", ".jsonl")
 SPLIT_NAMES = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "dev": "val",
@@ -59,7 +60,7 @@ def iter_words(
         values = _read_rows(path)
         columns = _choose_columns(path, values, image_column, text_column, writer_column, split_column)
         rows += [(path, split, number, row, columns) for number, row in enumerate(values, start=1)]
-    ids = _source_ids([_as_text(row.get(columns[0])) for _, _, _, row, columns in rows])
+    ids = ids_of_paths([_as_text(row.get(columns[0])) for _, _, _, row, columns in rows])
     for (path, split, number, row, (image_key, text_key, writer_key, split_key)), source_id in zip(rows, ids):
         name = row.get(image_key)
         if not isinstance(name, str) or not name.strip() or row.get(text_key) is None:
@@ -180,15 +181,3 @@ def _choose_columns(path: Path, rows: list[dict], image: str | None, text: str |
         choose("--writer_column", writer, WRITER_COLUMNS, False),
         choose("--split_column", split, ("split", "set", "subset", "partition"), False),
     )
-
-
-def _source_ids(names: list[str]) -> list[str]:
-    """File stems; if any repeats, the paths below their common folder, joined by dashes, for all of them."""
-    paths = [Path(name).with_suffix("") if Path(name).name else Path("unnamed") for name in names]
-    if len({path.name.lower() for path in paths}) == len(paths):
-        return [path.name for path in paths]
-    parts = [path.parts for path in paths]
-    shared = 0
-    while all(len(p) > shared + 1 for p in parts) and len({p[shared] for p in parts}) == 1:
-        shared += 1
-    return ["-".join(p[shared:]) for p in parts]

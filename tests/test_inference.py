@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from inference import DEFAULT_WORDS, main, parse_args, parse_mix
+from inference import DEFAULT_WORDS, main, parse_args
 from tests.helpers import (
     IMG_SIZE,
     PUBLISHED,
@@ -20,6 +20,7 @@ from tests.helpers import (
     start_script,
 )
 from utils.cli import run
+from utils.jobs import parse_mix
 from utils.word_folder import read_word_folder
 
 FAST = ("--num_steps", "2", "--device", "cpu")

@@ -9,6 +9,7 @@ from PIL import Image
 
 from preprocessing import table
 from preprocessing.raw_word import DroppedWord
+from preprocessing.search import ids_of_paths
 from tests.helpers import draw_word, hash_tree
 
 
@@ -115,8 +116,8 @@ def test_other_tables_and_encodings(tmp_path):
 
 
 def test_repeated_stems_get_their_folders(tmp_path):
-    assert table._source_ids(["d/a/1.png", "d/b/1.png", "d/b/2.png"]) == ["a-1", "b-1", "b-2"]
-    assert table._source_ids(["d/1.png", "d/2.png"]) == ["1", "2"]
+    assert ids_of_paths(["d/a/1.png", "d/b/1.png", "d/b/2.png"]) == ["a-1", "b-1", "b-2"]
+    assert ids_of_paths(["d/1.png", "d/2.png"]) == ["1", "2"]
 
 
 def test_phone_photos_are_turned_upright(tmp_path):

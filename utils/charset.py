@@ -13,6 +13,11 @@ def normalise_text(text: str) -> str:
     return " ".join(unicodedata.normalize("NFC", text).split())
 
 
+def normalise_texts(texts: Iterable[str]) -> list[str]:
+    """``normalise_text`` of each, without those that are empty then."""
+    return [text for text in map(normalise_text, texts) if text]
+
+
 @dataclass(frozen=True)
 class Charset:
     """The characters a model can write, in order: character ``i`` has id ``i + 1``.

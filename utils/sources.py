@@ -39,15 +39,20 @@ class TrainingWords:
     shares: tuple[float, ...]
 
     def val_indices(self) -> list[int]:
-        """Records that validate: split ``val`` of writers who are also in ``train``; where there are none, a fixed
-        2 % of ``train`` (at most 512, chosen by the hash of their names), which then do not train."""
+        """Records that validate, of each folder: its split ``val``, as far as its writers are also in ``train``; where
+        there is none, a fixed 2 % of its ``train`` (at most 512, chosen by the hash of their names), which then do not
+        train. In the order of their hashes, so that any first few are a fair sample of all."""
         writers = {record.writer for record in self.records if record.split == "train"}
-        val = [i for i, r in enumerate(self.records) if r.split == "val" and r.writer in writers]
-        if val:
-            return sorted(val, key=self._hash)
-        train = [i for i, record in enumerate(self.records) if record.split == "train"]
-        count = min(HELD_OUT_MOST, math.ceil(HELD_OUT_SHARE * len(train))) if len(train) > 1 else 0
-        return sorted(train, key=self._hash)[:count] or train
+        by_folder: dict[Path, list[int]] = {}
+        for i, (path, record) in enumerate(zip(self.paths, self.records)):
+            by_folder.setdefault(path.parents[len(Path(record.file_name).parts) - 1], []).append(i)
+        chosen, train = [], []
+        for indices in by_folder.values():
+            val = [i for i in indices if self.records[i].split == "val" and self.records[i].writer in writers]
+            train = [i for i in indices if self.records[i].split == "train"]
+            count = min(HELD_OUT_MOST, math.ceil(HELD_OUT_SHARE * len(train))) if len(train) > 1 else 0
+            chosen += val or sorted(train, key=self._hash)[:count]
+        return sorted(chosen, key=self._hash) or train
 
     def train_indices(self) -> list[int]:
         """Records of split ``train`` that do not validate, each as often as its share says."""

@@ -1,0 +1,112 @@
+"""What inference is asked to write, as a list of images: each with its text, hand, file name and number."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from utils.charset import normalise_text, normalise_texts
+from utils.training import make_generator
+from utils.word_folder import IMAGE_FOLDER, WordRecord
+
+
+@dataclass(frozen=True)
+class Job:
+    """One image to write; ``index`` fixes its noise, ``writer`` is a name or shares of several."""
+
+    index: int
+    record: WordRecord
+    writer: str | Mapping[str, float]
+
+
+def parse_mix(values: Sequence[str]) -> dict[str, float]:
+    """``["A:0.7", "B:0.3"]`` to shares that sum to 1; a name without a share has 1 before that.
+
+    Raises:
+        ValueError: if a share is not a positive number, or a name is there twice.
+    """
+    shares: dict[str, float] = {}
+    for value in values:
+        name, colon, share = value.rpartition(":")
+        name, share = (name, share) if colon else (value, "1")
+        try:
+            number = float(share)
+        except ValueError:
+            number = -1.0
+        if not 0 < number < float("inf"):
+            raise ValueError(f"--mix {value}: the share {share!r} is not a positive number (write NAME:SHARE)")
+        if name in shares:
+            raise ValueError(f"--mix: {name!r} is there twice")
+        shares[name] = number
+    total = sum(shares.values())
+    return {name: share / total for name, share in shares.items()}
+
+
+def read_texts(path: Path, *, flag: str = "--words_file") -> list[str]:
+    """The lines of a text file (UTF-8), normalised, without empty ones.
+
+    Raises:
+        FileNotFoundError, ValueError: if it is missing, not UTF-8 or empty.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{flag} {path}: no such file") from error
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{flag} {path}: not a UTF-8 text file ({error})") from error
+    texts = normalise_texts(lines)
+    if not texts:
+        raise ValueError(f"{flag} {path}: no words in it")
+    return texts
+
+
+def slug(text: str) -> str:
+    """A text as part of a file name."""
+    return re.sub(r"[^\w\-]+", "_", text).strip("_")[:24] or "word"
+
+
+def choose_writers(names: Sequence[str], known: Sequence[str]) -> list[str] | None:
+    """Hands by name; ``all`` is every known one, ``random`` (unless a hand is called so) None: one by lot an image."""
+    if list(names) == ["random"] and "random" not in known:
+        return None
+    return list(known) if list(names) == ["all"] and "all" not in known else list(names)
+
+
+def jobs_of_texts(texts: Sequence[str], hands: Sequence[str | Mapping[str, float]] | None, known: Sequence[str], *,
+                  num_per_word: int = 1, seed: int = 0, splits: Sequence[str] = ()) -> list[Job]:  # fmt: skip
+    """Each text in each of the hands.
+
+    Args:
+        hands: names or mixes; None draws one of ``known`` for each image, by ``seed`` and the image's number.
+        splits: each text's split; ``train`` by default.
+    """
+    jobs: list[Job] = []
+    for text, split in zip(texts, splits or ["train"] * len(texts)):
+        for _ in range(num_per_word):
+            for hand in hands or [None]:
+                index = len(jobs)
+                if hand is None:
+                    hand = known[int(torch.randint(len(known), (1,), generator=make_generator("cpu", seed, index, 0xAD)))]
+                name = hand if isinstance(hand, str) else "+".join(f"{n}:{share:.2f}" for n, share in hand.items())
+                file_name = f"{IMAGE_FOLDER}/{index:06d}-{slug(text)}-{slug(name)}.png"
+                jobs.append(Job(index, WordRecord(file_name, text, name, split), hand))
+    return jobs
+
+
+def jobs_of_records(records: Sequence[WordRecord], *, num_per_word: int = 1) -> list[Job]:
+    """Each record again in its own writer's hand, under its own file name, so that two folders compare by name.
+
+    Raises:
+        ValueError: if two records differ in their images' suffix alone.
+    """
+    jobs: list[Job] = []
+    for record in records:
+        for number in range(num_per_word):
+            stem = Path(record.file_name).with_suffix("").as_posix() + (f"-{number}" if num_per_word > 1 else "")
+            text = normalise_text(record.text)
+            jobs.append(Job(len(jobs), WordRecord(f"{stem}.png", text, record.writer, record.split), record.writer))
+    if len({job.record.file_name for job in jobs}) != len(jobs):
+        raise ValueError("--dataset_path: several images have one name but for the suffix; rename them")
+    return jobs
