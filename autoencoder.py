@@ -148,7 +148,10 @@ def _load_from_hub(hub_id: str, flag: str) -> AutoencoderKL:
 
     subfolder = None if "vae" in hub_id.lower() else VAE_FOLDER
     config = f"{subfolder}/{CONFIG_NAME}" if subfolder else CONFIG_NAME
-    is_cached = isinstance(try_to_load_from_cache(hub_id, config), str)
+    # The configuration alone is what an interrupted download leaves.
+    weights = [config.replace(CONFIG_NAME, f"diffusion_pytorch_model.{suffix}") for suffix in ("safetensors", "bin")]
+    is_cached, *has_weights = (isinstance(try_to_load_from_cache(hub_id, name), str) for name in (config, *weights))
+    is_cached = is_cached and any(has_weights)
     if not is_cached and not _hub_answers(constants.ENDPOINT):
         raise FileNotFoundError(
             f"{flag} {hub_id}: no such folder; {constants.ENDPOINT} can't be reached from here, and the local cache "

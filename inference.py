@@ -108,6 +108,8 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         parser.error("give one of --words, --words_file and --dataset_path")
     if args.mix and args.writer:
         parser.error("give --writer or --mix, not both")
+    if args.words and not normalise_texts(args.words):
+        parser.error("--words: nothing but white space")
     if args.split and not args.dataset_path:
         parser.error(f"--split {args.split}: goes with --dataset_path")
     # The program's own folder stays as it is.
@@ -180,10 +182,10 @@ def prepare_folder(folder: Path, settings: dict, overwrite: bool) -> bool:
             raise ValueError(f"--save_path {folder}: holds words of other settings (see {marker.name}). Name another folder, "
                              "or give --overwrite.")  # fmt: skip
         if overwrite:
+            for path in folder.glob("metadata*.jsonl"):  # first: they say that the images are all there
+                path.unlink()
             for name in (IMAGE_FOLDER, "sheets"):
                 shutil.rmtree(folder / name, ignore_errors=True)
-            for path in folder.glob("metadata*.jsonl"):
-                path.unlink()
         elif (folder / METADATA_NAME).is_file():
             return True
     write_atomically(marker, json.dumps(settings, indent=2, ensure_ascii=False))  # first: other shards look for it
@@ -228,7 +230,7 @@ def write_sheets(jobs: Sequence[Job], folder: Path, is_single: bool) -> None:
 def main(args: argparse.Namespace) -> None:
     """Load, check, write, put together."""
     # Which part of the work is this process's.
-    is_launched = args.shard is None and int(os.environ.get("WORLD_SIZE", "1")) > 1
+    is_launched = args.shard is None and "RANK" in os.environ and int(os.environ.get("WORLD_SIZE", "1")) > 1
     shard, shards = (int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])) if is_launched else args.shard or (0, 1)
     if args.overwrite and shards > 1:
         raise ValueError("--overwrite: parts that run side by side can't tell old images from each other's. Remove "

@@ -56,9 +56,9 @@ class Words:
 def load_words(paths: Sequence[Path]) -> Words:
     """Read images into memory."""
     images = read_images(paths)
-    has_ink = (images < 200).any(dim=1)  # (N, W)
     columns = torch.arange(images.shape[2])
-    return Words(images, (has_ink * columns).amax(dim=1))
+    # Part by part: the comparison of all at once would take as much memory as the images.
+    return Words(images, torch.cat([((part < 200).any(dim=1) * columns).amax(dim=1) for part in images.split(1024)]))
 
 
 def crop_batch(words: Words, indices: Tensor, crop_width: int, generator: torch.Generator) -> Tensor:
@@ -121,7 +121,12 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--save_every", type=positive_int, default=1000, help="steps between checkpoints, each measured on "
                         "held-out words (default: %(default)s)")  # fmt: skip
     parser.add_argument("--seed", type=int, default=0, help="of weights, order, windows (default: %(default)s)")
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    if args.max_train_steps < 1 and not args.resume:
+        parser.error(f"--max_train_steps {args.max_train_steps}: at least 1, but with --resume")
+    if args.crop_width < 8:
+        parser.error(f"--crop_width {args.crop_width}: at least 8")
+    return args
 
 
 def write_checkpoint(folder: Path, vae: CompactAutoencoder, ema: ExponentialMovingAverage, optimizer: torch.optim.Optimizer,

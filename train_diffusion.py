@@ -15,10 +15,12 @@ import math
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
+from datetime import timedelta
 from pathlib import Path
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, InitProcessGroupKwargs
+from accelerate.tracking import get_available_trackers
 from torch import nn
 from tqdm import tqdm
 
@@ -103,6 +105,9 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     for name in ("text_dropout", "writer_dropout", "ema_decay"):
         if not 0 <= (getattr(args, name) or 0) < 1:
             parser.error(f"--{name} {getattr(args, name)}: must be at least 0 and under 1")
+    for name in ("learning_rate", "max_grad_norm"):
+        if getattr(args, name) is not None and not 0 < getattr(args, name) < math.inf:
+            parser.error(f"--{name} {getattr(args, name)}: must be above 0")
     for name in (name for name in MODEL_FLAGS if name != "max_length"):
         if args.init_from and getattr(args, name) is not None:
             parser.error(f"--{name} {getattr(args, name)}: --init_from brings its own; leave one of them out")
@@ -125,13 +130,17 @@ def make_accelerator(mixed_precision: str | None, log_with: str | None, save_pat
     """The accelerator, with bf16 where it is native unless a flag says otherwise.
 
     Raises:
-        ValueError: for fp16 on a CPU.
+        ValueError: for fp16 on a CPU, or a tracker that is not installed.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu")
     precision = mixed_precision or ("bf16" if has_fast_bf16(device) else "no")
     if precision == "fp16" and device.type == "cpu":
         raise ValueError("--mixed_precision fp16: needs a GPU. On a CPU use bf16 or no.")
-    return Accelerator(mixed_precision=precision, log_with=log_with, project_dir=save_path)
+    if log_with and log_with not in map(str, get_available_trackers()):  # accelerate would go on without a word
+        raise ValueError(f"--log_with {log_with}: not installed. Run `pip install {log_with}`, or leave the flag out.")
+    # Processes wait for the one that encodes the images: with half a million of them much longer than the usual ten minutes.
+    patience = InitProcessGroupKwargs(timeout=timedelta(hours=12))
+    return Accelerator(mixed_precision=precision, log_with=log_with, project_dir=save_path, kwargs_handlers=[patience])
 
 
 def choose_vae(vae: str | None, checkpoint: Path | None, start: HandwritingPipeline | None) -> tuple[nn.Module, str]:
@@ -142,6 +151,8 @@ def choose_vae(vae: str | None, checkpoint: Path | None, start: HandwritingPipel
         name = json.loads((checkpoint / CONFIG_NAME).read_text(encoding="utf-8"))["vae"]["name"]
         return load_vae(checkpoint if (checkpoint / VAE_FOLDER).is_dir() else name), name
     name = vae or DEFAULT_VAE
+    if Path(name).expanduser().is_dir():  # a checkpoint is read from other working folders too
+        name = str(Path(name).expanduser().resolve())
     return load_vae(name), name
 
 

@@ -31,11 +31,12 @@ _NUMBER = re.compile(r"s_(\d|\d+(?:st|nd|rd|th|d))")
 
 @dataclass
 class _Places:
-    """Where the parts of the data set lie; images by word id, pages and their svg files by page number."""
+    """Where the parts of the data set lie; folds by name, images by word id, pages and their svg files by page number."""
 
     words: Path | None = None
     lines: Path | None = None
     sets: Path | None = None
+    folds: set[str] = field(default_factory=set)
     images: dict[str, Path] = field(default_factory=dict)
     pages: dict[str, Path] = field(default_factory=dict)
     polygons: dict[str, Path] = field(default_factory=dict)
@@ -54,11 +55,11 @@ def iter_words(
 
     Args:
         dataset_path: a folder with the label file and the images anywhere below.
-        fold: the folder of ``sets`` whose lists are the splits; where it is missing, no word has a split.
+        fold: the folder of ``sets`` whose lists are the splits; where there are no sets, no word has a split.
         writer_from: ``dataset`` (one writer, ``gw``) or ``page`` (the page's number); no list of the hands is published.
     Raises:
         FileNotFoundError: if there are no labels.
-        ValueError: if only lines are labelled, or a spelling holds an unknown token.
+        ValueError: if only lines are labelled, a spelling holds an unknown token, or there are sets but not of this fold.
     """
     places = _find(dataset_path, fold)
     if places.words is None:
@@ -69,6 +70,8 @@ def iter_words(
             f"--dataset_path {dataset_path}: no word_labels.txt of washingtondb-v1.0 (or a transcription.txt with ids "
             "such as 270-01-01) in it or below"
         )
+    if places.sets is None and places.folds:
+        raise ValueError(f"--fold {fold}: no such folder in sets; there is {', '.join(sorted(places.folds))}")
     lists = read_split_lists(places.sets, _ANY_ID, flag="--fold") if places.sets else SplitLists()
     images = _polygon_images(places) | places.images
     seen = set()
@@ -133,8 +136,10 @@ def _find(dataset_path: Path, fold: str) -> _Places:
                 places.words = places.words or folder / name
             elif any(map(_LINE_ID.fullmatch, ids)):
                 places.lines = places.lines or folder / name
-        if folder.name == fold and folder.parent.name == "sets":
-            places.sets = places.sets or folder
+        if folder.parent.name == "sets" and re.fullmatch(r"cv\d", folder.name):
+            places.folds.add(folder.name)
+            if folder.name == fold:
+                places.sets = places.sets or folder
     return places
 
 

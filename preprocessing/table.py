@@ -7,6 +7,7 @@ convention (``metadata.jsonl`` or ``metadata.csv``).
 import csv
 import json
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 
 from preprocessing.raw_word import DroppedWord, FileImage, RawWord
@@ -47,7 +48,7 @@ def iter_words(
         writer: the writer of words whose table has no writer column.
     Raises:
         FileNotFoundError: if there is no table.
-        ValueError: if a column is missing or two tables contend; the message lists what there is.
+        ValueError: if a column is missing, a split unknown, or two tables contend; the message lists what there is.
     """
     tables = [(table, SPLIT_NAMES.get(table.stem.lower()))] if table else _find_tables(dataset_path)
     if not tables:
@@ -60,14 +61,19 @@ def iter_words(
         values = _read_rows(path)
         columns = _choose_columns(path, values, image_column, text_column, writer_column, split_column)
         rows += [(path, split, number, row, columns) for number, row in enumerate(values, start=1)]
-    ids = ids_of_paths([_as_text(row.get(columns[0])) for _, _, _, row, columns in rows])
+    ids = ids_of_paths([_as_text(row.get(columns[0])).replace("\\", "/") for _, _, _, row, columns in rows])
     for (path, split, number, row, (image_key, text_key, writer_key, split_key)), source_id in zip(rows, ids):
         name = row.get(image_key)
-        if not isinstance(name, str) or not name.strip() or row.get(text_key) is None:
-            has_name = isinstance(name, str) and bool(name.strip())
-            yield DroppedWord(source_id or f"{path.name}:{number}", "empty_text" if has_name else "bad_row")
+        has_name = isinstance(name, str) and bool(name.strip())
+        # More fields than columns: a comma in a text without quotation marks, so no field is what its column says.
+        if not has_name or any(field.strip() for field in row.get(None) or ()):
+            yield DroppedWord(source_id or f"{path.name}:{number}", "bad_row")
             continue
-        image = next((p for p in (path.parent / name, dataset_path / name) if p.is_file()), None)
+        if row.get(text_key) is None:
+            yield DroppedWord(source_id, "empty_text")
+            continue
+        names = (name, name.strip().replace("\\", "/"))  # the second: as Windows writes paths
+        image = next((p for n in names for p in (path.parent / n, dataset_path / n) if p.is_file()), None)
         if image is None:
             yield DroppedWord(source_id, "no_image")
             continue
@@ -102,30 +108,35 @@ def _find_tables(folder: Path) -> list[tuple[Path, str | None]]:
 
 
 def _describes_images(path: Path) -> bool:
-    """True if the table's first row has an image and a text column by one of the usual names."""
+    """True if the table's first row has an image and a text column by one of the usual names.
+
+    Bytes in a foreign encoding don't count against it: reading all of it says what is wrong.
+    """
     try:
-        head = _read_rows(path, limit=1)
-    except ValueError:
+        head = _parse_rows(path, limit=1, errors="replace")
+    except (ValueError, csv.Error):
         return False
     keys = {key.strip().lower() for key in head[0] if key} if head else set()
     return bool(keys & set(IMAGE_COLUMNS)) and bool(keys & set(TEXT_COLUMNS))
 
 
-def _read_rows(path: Path, limit: int | None = None) -> list[dict]:
+def _read_rows(path: Path) -> list[dict]:
     """All rows of a table as dictionaries; the delimiter of a CSV (comma, semicolon, tab) is sniffed from its header."""
     if not path.is_file():
         raise FileNotFoundError(f"--table {path}: no such file")
     try:
-        return _parse_rows(path, limit)
+        return _parse_rows(path)
     except UnicodeDecodeError as error:
         raise ValueError(f"--table {path}: not UTF-8 ({error}). Save it as UTF-8, e.g. as 'CSV UTF-8'.") from error
     except csv.Error as error:
         raise ValueError(f"--table {path}: {error}") from error
 
 
-def _parse_rows(path: Path, limit: int | None) -> list[dict]:
-    """The rows of ``_read_rows``, with the errors of their formats."""
-    with path.open(encoding="utf-8-sig", newline="") as file:
+def _parse_rows(path: Path, limit: int | None = None, errors: str = "strict") -> list[dict]:
+    """The rows of ``_read_rows`` (the first ``limit``), with the errors of their formats."""
+    with path.open("rb") as file:
+        is_utf16 = file.read(2) in (b"\xff\xfe", b"\xfe\xff")  # Excel's 'Unicode text'
+    with path.open(encoding="utf-16" if is_utf16 else "utf-8-sig", errors=errors, newline="") as file:
         if path.suffix.lower() == ".jsonl":
             rows = []
             for number, line in enumerate(file, start=1):
@@ -146,10 +157,10 @@ def _parse_rows(path: Path, limit: int | None) -> list[dict]:
         if path.suffix.lower() == ".tsv":
             # Most TSV files know no quoting, where a text may be a single quotation mark; whole quoted fields are undone.
             reader = csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
-            rows = [row for i, row in enumerate(reader) if limit is None or i < limit]
-            return [{_unquote(key): _unquote(value) for key, value in row.items() if key is not None} for row in rows]
+            return [{_unquote(key): value if key is None else _unquote(value) for key, value in row.items()}
+                    for row in islice(reader, limit)]  # fmt: skip
         reader = csv.DictReader(file, delimiter=max(",;\t", key=header.count))
-        return [row for i, row in enumerate(reader) if limit is None or i < limit]
+        return list(islice(reader, limit))
 
 
 def _unquote(value: str | None) -> str | None:
@@ -179,5 +190,21 @@ def _choose_columns(path: Path, rows: list[dict], image: str | None, text: str |
         choose("--image_column", image, IMAGE_COLUMNS, True),
         choose("--text_column", text, TEXT_COLUMNS, True),
         choose("--writer_column", writer, WRITER_COLUMNS, False),
-        choose("--split_column", split, ("split", "set", "subset", "partition"), False),
+        _check_splits(path, rows, choose("--split_column", split, ("split", "set", "subset", "partition"), False), split),
     )
+
+
+def _check_splits(path: Path, rows: list[dict], column: str | None, wanted: str | None) -> str | None:
+    """The split column if it holds splits; None if it was found by its name and speaks of something else.
+
+    Raises:
+        ValueError: if it holds other names too: their words would train unnoticed.
+    """
+    values = {_as_text(row.get(column)) for row in rows} - {""} if column else set()
+    unknown = sorted(value for value in values if value.lower() not in SPLIT_NAMES)
+    if unknown and wanted is None and len(unknown) == len(values):
+        return None
+    if unknown:
+        raise ValueError(f"{path}: column {column} holds {', '.join(map(repr, unknown[:5]))}, which is no split. Known are "
+                         f"{', '.join(SPLIT_NAMES)}; leave other fields empty.")  # fmt: skip
+    return column

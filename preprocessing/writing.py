@@ -19,6 +19,7 @@ from utils.word_folder import IMAGE_FOLDER, METADATA_NAME, WordRecord, save_imag
 
 REPORT_NAME = "preprocessing.json"
 CHUNK = 32  # words a worker takes at once
+LONGEST_STEM = 200  # bytes; file systems take names of 255, and a temporary name is longer
 
 
 def prepare_save_dir(save_dir: Path, dataset_path: Path | None, report: dict, overwrite: bool) -> dict:
@@ -37,18 +38,19 @@ def prepare_save_dir(save_dir: Path, dataset_path: Path | None, report: dict, ov
         if source.is_relative_to(target) or target.is_relative_to(source):
             raise ValueError(f"--save_dir {save_dir}: would write into --dataset_path {dataset_path}. Name a folder beside it.")
     marker = save_dir / REPORT_NAME
-    if save_dir.is_dir() and any(save_dir.iterdir()):
+    # A half-written marker of a run that was killed just then doesn't count.
+    if save_dir.is_dir() and any(path for path in save_dir.iterdir() if path.suffix != ".tmp"):
         if not marker.is_file():
             raise ValueError(f"--save_dir {save_dir}: not empty, and not made by this script. Name another folder.")
         if overwrite:
-            for name in (METADATA_NAME, REPORT_NAME):
-                (save_dir / name).unlink(missing_ok=True)
+            # The old marker stays until the new one is there: killed on the way, the folder is still known as ours.
+            (save_dir / METADATA_NAME).unlink(missing_ok=True)
             shutil.rmtree(save_dir / IMAGE_FOLDER, ignore_errors=True)
         else:
             _check_unfinished(save_dir, json.loads(marker.read_text(encoding="utf-8")), report)
             print(f"going on with the unfinished run in {save_dir}")
-    (save_dir / IMAGE_FOLDER).mkdir(parents=True, exist_ok=True)
     write_atomically(marker, json.dumps(report, indent=2, ensure_ascii=False))
+    (save_dir / IMAGE_FOLDER).mkdir(exist_ok=True)
     return report
 
 
@@ -147,15 +149,16 @@ def process_word(word: RawWord, stem: str, save_dir: Path, settings: FitSettings
 def image_names(source_ids: Sequence[str]) -> list[str]:
     """File stems for ids: made safe for any file system, and unique also where case does not count.
 
-    Ids that would collide all get a short hash of their id (and of their rank among equals) appended.
+    Ids that would collide, or make too long a name, get a short hash of their id (and of their rank among equals) appended.
     """
     stems = [re.sub(r"[^\w.\-]+", "_", source_id).strip("._") or "word" for source_id in source_ids]
     counts = Counter(stem.casefold() for stem in stems)
     seen: Counter = Counter()
     names = []
     for stem, source_id in zip(stems, source_ids):
-        if counts[stem.casefold()] > 1:
+        start = stem.encode()[:LONGEST_STEM].decode(errors="ignore")
+        if counts[stem.casefold()] > 1 or start != stem:
             seen[source_id] += 1
-            stem += "-" + hashlib.sha256(f"{source_id}#{seen[source_id]}".encode()).hexdigest()[:8]
+            stem = start + "-" + hashlib.sha256(f"{source_id}#{seen[source_id]}".encode()).hexdigest()[:8]
         names.append(stem)
     return names

@@ -145,3 +145,15 @@ def test_an_unreachable_hub_is_an_error_within_seconds(tmp_path, environment):
     seconds, _, message = done.stdout.partition(" ")
     assert message.startswith("--vae owner/some-model: no such folder; ") and "can't be reached" in message
     assert int(seconds) <= 8 and time.monotonic() - start < 120
+
+
+def test_half_a_download_is_not_a_cached_vae(tmp_path, monkeypatch):
+    snapshot = tmp_path / "models--owner--name" / "snapshots" / "0" / "vae"
+    snapshot.mkdir(parents=True)
+    (snapshot / "config.json").write_text(json.dumps({"_class_name": "AutoencoderKL"}))
+    (tmp_path / "models--owner--name" / "refs").mkdir()
+    (tmp_path / "models--owner--name" / "refs" / "main").write_text("0")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(FileNotFoundError, match="can't be reached from here"):
+        load_vae("owner/name")

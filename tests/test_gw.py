@@ -45,9 +45,13 @@ def test_fold_gives_the_splits_of_lines(tmp_path):
     assert all("word_images_normalized" in word.image.path.parts for word in kept.values())
 
 
-def test_another_fold_or_none_leaves_the_splits_open(tmp_path):
-    assert {word.split for word in read(make_gw(tmp_path / "a"), fold="cv2")[0].values()} == {None}
-    assert {word.split for word in read(make_gw(tmp_path / "b", sets=None))[0].values()} == {None}
+def test_no_sets_leave_the_splits_open(tmp_path):
+    assert {word.split for word in read(make_gw(tmp_path, sets=None))[0].values()} == {None}
+
+
+def test_an_absent_fold_is_an_error(tmp_path):
+    with pytest.raises(ValueError, match=r"--fold cv2: no such folder in sets; there is cv1"):
+        read(make_gw(tmp_path), fold="cv2")
 
 
 def test_a_line_of_no_set_is_counted(tmp_path):

@@ -176,6 +176,7 @@ def test_words_are_cut_at_clear_spaces_only():
     assert split_at_spaces(line, "two clearwords") is None  # one space fewer than there are gaps as wide
     assert split_at_spaces(draw_word("solid"), "so lid") is None
     assert split_at_spaces(WORD, "hand")[0][1] == "hand"
+    assert split_at_spaces(line, "שתי מלים ברורות") is None  # the first picture from the left holds the last word
     assert split_at_spaces(np.full((20, 20), 255, np.uint8), "a b") is None
 
 

@@ -225,6 +225,18 @@ def test_overwrite_writes_other_settings_anew(write):
     assert [r.text for r in read_word_folder(folder)] == ["bad"] and len(list((folder / "images").iterdir())) == 1
 
 
+def test_overwriting_first_takes_the_word_that_the_images_are_there(write, monkeypatch):
+    folder = write("--words", "cab")
+
+    def kill(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(shutil, "rmtree", kill)
+    with pytest.raises(KeyboardInterrupt):
+        write("--words", "cab", "--overwrite")
+    assert not (folder / "metadata.jsonl").exists()
+
+
 def test_a_folder_of_something_else_is_left_alone(fail, tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "thesis.tex").touch()
@@ -255,6 +267,12 @@ def test_two_processes_part_the_words(checkpoint, tmp_path):
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 0, errors
     assert tuple(record.text for record in read_word_folder(tmp_path / "out")) == DEFAULT_WORDS
+
+
+def test_a_clusters_count_of_processes_without_a_rank_is_one_process(write, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.delenv("RANK", raising=False)
+    assert len(read_word_folder(write("--words", "cab", "ace"))) == 2
 
 
 def test_a_part_does_not_mind_the_half_written_start_of_another(write, tmp_path):
@@ -322,6 +340,7 @@ def test_an_empty_words_file_is_named(fail, tmp_path):
 @pytest.mark.parametrize(("argv", "message"), [
     (("--words", "a", "--words_file", "b"), "give one of --words, --words_file and --dataset_path"),
     (("--mix", "a", "--writer", "b"), "give --writer or --mix, not both"), (("--split", "test"), "goes with --dataset_path"),
+    (("--words", " "), "--words: nothing but white space"),
     (("--batch_size", "0"), "0 is not at least 1"), (("--num_steps", "x"), "'x' is not a whole number"),
 ])  # fmt: skip
 def test_flags_that_do_not_fit_are_refused(fail, argv, message):

@@ -113,6 +113,12 @@ def test_a_missing_image_is_named(folder, vae):
         cache_key(paths, "")
 
 
+def test_a_folder_that_cannot_be_written_to_is_named_with_the_way_out(folder, vae):
+    (folder / ".latent_cache").touch()  # no folder can be made there, not even by root
+    with pytest.raises(ValueError, match=r"--latent_cache .*can't be written to .*Name a folder"):
+        build(folder, vae)
+
+
 def test_images_of_two_sizes_are_refused(folder, vae, tmp_path):
     make_word_folder(tmp_path / "wide", ["abc"], img_size=(32, 96))
     paths = [*image_paths(folder)[:7], *image_paths(tmp_path / "wide")]

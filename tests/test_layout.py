@@ -70,6 +70,16 @@ def test_absent_characters_cover_nothing():
     assert share[:2].sum(dim=1).all() and not share[2:].any()
 
 
+def test_text_from_right_to_left_is_laid_out_from_the_right():
+    model = WidthModel(dict.fromkeys("بتאmi", 16.0), {}, left=8.0)
+    for text in ("بت", "אm"):  # Arabic; Hebrew before a Latin letter
+        share, position = layout_columns(torch.from_numpy(pad_edges(model.edges(text, None), 3))[None], 8)[0]
+        assert share[0].tolist() == [0, 0, 0, 1, 1, 0, 0, 0] and share[1].tolist() == [0, 1, 1, 0, 0, 0, 0, 0]
+        assert not share[2].any() and position[0, 3:5].tolist() == [0.25, 0.75]
+        assert model.expected_width(text) == 32
+    assert (np.diff(model.edges("mi", None)) > 0).all() and (np.diff(model.edges("بت", None, (5, 9))) < 0).all()
+
+
 def test_empty_text_covers_nothing():
     edges = torch.from_numpy(pad_edges(MODEL.edges("", None), 5))[None]
     layout = layout_columns(edges, 16)

@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from autoencoder import CompactAutoencoder, hash_vae
-from inference import make_jobs, parse_args
 from pipeline import HandwritingPipeline, ModelCard, find_checkpoint
 from tests.helpers import IMG_SIZE, WRITERS
 from utils.diffusion import SCHEDULERS
+from utils.jobs import choose_writers, jobs_of_texts
 
 TEXTS = ["cab", "zebra"]
 FAST = {"num_inference_steps": 3}
@@ -185,8 +185,8 @@ def test_the_mean_hand_is_a_hand_of_its_own(pipeline):
 
 
 def test_random_hands_reach_every_row_and_no_other():
-    args = parse_args(["--models_path", "x", "--words", "a", "--num_per_word", "200", "--writer", "random"])
-    assert {job.writer for job in make_jobs(args, WRITERS)} == set(WRITERS)
+    jobs = jobs_of_texts(["a"], choose_writers(["random"], WRITERS), WRITERS, num_per_word=200)
+    assert {job.writer for job in jobs} == set(WRITERS)
 
 
 def test_an_unknown_hand_is_named_with_the_known_ones(pipeline):

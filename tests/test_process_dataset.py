@@ -163,6 +163,30 @@ def test_a_run_killed_before_its_last_file_goes_on(tmp_path):
     assert hash_tree(out) == before
 
 
+def test_a_run_killed_before_its_first_file_goes_on(tmp_path):
+    source, out = make_table(tmp_path / "raw"), tmp_path / "out"
+    out.mkdir()
+    (out / ".preprocessing.json-x.tmp").touch()
+    call("--dataset_path", source, "--save_dir", out)
+    assert len(read_word_folder(out)) == len(list((out / "images").iterdir()))
+
+
+def test_an_overwriting_run_killed_at_once_goes_on(tmp_path, monkeypatch):
+    source, out = make_table(tmp_path / "raw"), tmp_path / "out"
+    call("--dataset_path", source, "--save_dir", out)
+
+    def kill(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(preprocessing.writing.shutil, "rmtree", kill)
+    with pytest.raises(KeyboardInterrupt):
+        call("--dataset_path", source, "--save_dir", out, "--overwrite")
+    monkeypatch.undo()
+    assert not (out / "metadata.jsonl").exists()
+    call("--dataset_path", source, "--save_dir", out, "--overwrite")
+    assert read_word_folder(out)
+
+
 def test_a_finished_folder_is_kept_unless_overwrite_is_given(tmp_path):
     source, out = make_table(tmp_path / "raw"), tmp_path / "out"
     call("--dataset_path", source, "--save_dir", out)
@@ -249,6 +273,8 @@ def test_image_names_are_the_ids_and_unique():
     assert len({name.casefold() for name in names}) == 8 and names[-1] == "x"
     assert all(name.replace("-", "").replace("_", "").isalnum() for name in names)
     assert image_names(["1", "1", "AbC"])[:2] == names[:2]
+    long = image_names(["ب" * 300 + "x", "ب" * 300 + "y", "ب" * 100])
+    assert len(set(long)) == 3 and max(len(name.encode()) for name in long) < 215 and long[2] == "ب" * 100
 
 
 def test_rows_whose_file_names_repeat_all_get_an_image(tmp_path):

@@ -76,6 +76,30 @@ def test_rows_without_image_or_text_are_counted(tmp_path):
         "no_image", "bad_row", "bad_row", "empty_text", "bad_row"]  # fmt: skip
 
 
+def test_an_unquoted_comma_makes_a_bad_row_and_no_wrong_label(tmp_path):
+    save_images(tmp_path, ["a.png", "b.png"])
+    (tmp_path / "words.csv").write_text("file_name,text,writer\na.png,Hello, world,me\nb.png,fine,me,,\n")
+    assert [getattr(word, "reason", None) for word in read(tmp_path)] == ["bad_row", None]
+
+
+def test_paths_as_windows_writes_them(tmp_path):
+    save_images(tmp_path, ["img/a.png"])
+    (tmp_path / "words.csv").write_bytes(b"file_name;text\r\n img\\a.png;word\r\n")
+    (word,) = read(tmp_path)
+    assert word.image.path == tmp_path / "img/a.png" and word.source_id == "a"
+
+
+def test_a_name_that_is_no_split_is_an_error(tmp_path):
+    save_images(tmp_path, ["a.png", "b.png"])
+    (tmp_path / "words.csv").write_text("file_name,text,split,set\na.png,a,train,old\nb.png,b,evaluation,new\n")
+    with pytest.raises(ValueError, match=r"column split holds 'evaluation', which is no split"):
+        read(tmp_path)
+    with pytest.raises(ValueError, match=r"column set holds 'new', 'old'"):
+        read(tmp_path, split_column="set")
+    (tmp_path / "words.csv").write_text("file_name,text,set\na.png,a,old\nb.png,b,new\n")
+    assert [word.split for word in read(tmp_path)] == [None, None]
+
+
 def test_columns_and_tables_can_be_named(tmp_path):
     save_images(tmp_path, ["scans/a.png"])
     (tmp_path / "notes").mkdir()
@@ -110,6 +134,12 @@ def test_other_tables_and_encodings(tmp_path):
     path.write_bytes("file_name,text\na.png,Größe\n".encode("latin-1"))
     with pytest.raises(ValueError, match=r"latin\.csv: not UTF-8"):
         read(tmp_path, table=path)
+    assert table.recognises(tmp_path)  # not taken for a folder of images that nothing describes
+    with pytest.raises(ValueError, match=r"latin\.csv: not UTF-8"):
+        read(tmp_path)
+    save_images(tmp_path, ["a.png"])
+    path.write_bytes("file_name\ttext\na.png\tGröße\n".encode("utf-16"))
+    assert [word.text for word in read(tmp_path)] == ["Größe"]
     (tmp_path / "x.jsonl").write_text('{"file_name": "a.png", "text": "a"}\nnonsense\n')
     with pytest.raises(ValueError, match="line 2"):
         read(tmp_path, table=tmp_path / "x.jsonl")

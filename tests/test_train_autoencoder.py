@@ -10,7 +10,7 @@ import torch
 
 from autoencoder import load_vae
 from tests.helpers import assert_equal_files, clone_checkpoint, run_script, start_script
-from train_autoencoder import crop_batch, load_words, measure_psnr, measure_scale
+from train_autoencoder import crop_batch, load_words, measure_psnr, measure_scale, parse_args
 from utils.checkpoint import list_checkpoints
 from utils.latents import scale_latents, to_pixel_values
 from utils.sources import read_images
@@ -79,6 +79,14 @@ def test_zero_more_steps_only_measure(script, train, tmp_path, capsys):
     run = clone_checkpoint(script[0] / "step_00000004", tmp_path / "run")
     train("--resume", "--max_train_steps", 0, save_path=run)
     assert re.search(r"PSNR +\d+\.\d\d dB", capsys.readouterr().out) and len(list_checkpoints(run)) == 1
+
+
+@pytest.mark.parametrize(("flag", "message"), [
+    (("--max_train_steps", "0"), "at least 1, but with --resume"), (("--crop_width", "7"), "at least 8")])  # fmt: skip
+def test_flags_that_train_nothing_are_refused(flag, message, capsys):
+    with pytest.raises(SystemExit):
+        parse_args(["--dataset_path", "x", "--save_path", "y", *flag])
+    assert message in capsys.readouterr().err
 
 
 def test_a_run_is_never_overwritten(script, train):

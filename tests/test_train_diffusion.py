@@ -14,6 +14,7 @@ from diffusers import AutoencoderKL
 from PIL import Image
 from safetensors.torch import load_file
 
+import train_diffusion
 from autoencoder import CompactAutoencoder
 from pipeline import HandwritingPipeline
 from tests.helpers import (
@@ -28,7 +29,7 @@ from tests.helpers import (
     run_script,
     start_script,
 )
-from train_diffusion import parse_args
+from train_diffusion import choose_vae, make_accelerator, parse_args
 from utils.checkpoint import list_checkpoints
 from utils.training import learning_rate_factor
 
@@ -133,6 +134,17 @@ def test_a_stable_diffusion_vae_trains_too_and_is_named_not_copied(train, tmp_pa
     checkpoint = run / "step_00000001"
     assert read_config(checkpoint)["vae"]["name"] == str(tmp_path / "sd") and not (checkpoint / "vae").exists()
     assert HandwritingPipeline.from_pretrained(run)(["bead"], ["01"], num_inference_steps=1).shape == (1, *IMG_SIZE)
+
+
+def test_a_vae_of_a_relative_folder_is_found_from_everywhere(vae_folder, monkeypatch):
+    monkeypatch.chdir(vae_folder.parent)
+    assert choose_vae(vae_folder.name, None, None)[1] == str(vae_folder.resolve())
+
+
+def test_a_tracker_that_is_not_installed_is_an_error(tmp_path, monkeypatch):
+    monkeypatch.setattr(train_diffusion, "get_available_trackers", list)
+    with pytest.raises(ValueError, match=r"--log_with wandb: not installed"):
+        make_accelerator("no", "wandb", tmp_path)
 
 
 def test_tensorboard_gets_the_log(train):
@@ -448,3 +460,10 @@ def test_shares_lie_under_one(flag, capsys):
     with pytest.raises(SystemExit):
         parse_args(["--dataset_path", "x", flag, "1.5"])
     assert "must be at least 0 and under 1" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("flag", [("--learning_rate", "0"), ("--max_grad_norm", "-1"), ("--learning_rate", "nan")])
+def test_rates_and_norms_are_positive(flag, capsys):
+    with pytest.raises(SystemExit):
+        parse_args(["--dataset_path", "x", *flag])
+    assert f"{flag[0]} {float(flag[1])}: must be above 0" in capsys.readouterr().err

@@ -48,6 +48,8 @@ def test_unknown_fields_are_ignored_and_the_split_has_a_default(tmp_path):
 @pytest.mark.parametrize(("line", "message"), [
     ('{"file_name": "x.png", "text": "x"}', "no text field 'writer'"), ("[1]", "not a JSON object"), ("{", "not a JSON"),
     ('{"file_name": "x.png", "text": "x", "writer": 7}', "no text field 'writer'"),
+    ('{"file_name": "/data/x.png", "text": "x", "writer": "w"}', "file_name '/data/x.png' leads out of the folder"),
+    ('{"file_name": "a/../../x.png", "text": "x", "writer": "w"}', "file_name .* leads out of the folder"),
 ])  # fmt: skip
 def test_bad_lines_are_named(tmp_path, line, message):
     (tmp_path / METADATA_NAME).write_text(RECORDS[0].as_json() + "\n" + line + "\n", encoding="utf-8")

@@ -6,10 +6,11 @@ from collections.abc import Callable
 
 
 def run(main: Callable[[argparse.Namespace], None], args: argparse.Namespace) -> None:
-    """Call ``main(args)``; a ValueError or missing file ends with its message and status 2, Ctrl-C with 130."""
+    """Call ``main(args)``; a ValueError or OSError (missing file, full disk) ends with its message and status 2, Ctrl-C with
+    130."""
     try:
         main(args)
-    except (ValueError, FileNotFoundError, FileExistsError, NotADirectoryError, IsADirectoryError, PermissionError) as error:
+    except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:

@@ -1,6 +1,7 @@
 """Word images: any picture file to grey ink on white, cut, cleaned and fitted to the model's canvas."""
 
 import math
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
@@ -11,6 +12,7 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 WHITE = 255
 SHEET_GREY = 225
+LARGEST_FACTOR = 6  # times the canvas's height; higher pictures are reduced before they are cleaned
 
 
 @dataclass(frozen=True)
@@ -85,10 +87,17 @@ def whiten_paper(grey: np.ndarray) -> np.ndarray:
     paper = cv2.morphologyEx(grey, cv2.MORPH_CLOSE, np.ones((side, side), np.uint8), borderType=cv2.BORDER_REPLICATE)
     flat = np.clip(grey.astype(np.float32) * WHITE / np.maximum(paper, 1), 0, WHITE)
     threshold, _ = cv2.threshold(flat.astype(np.uint8), 0, 255, cv2.THRESH_BINARY | cv2.THRESH_OTSU)
-    light = flat[flat > threshold]
-    if light.size == 0:
+    is_ink = flat <= threshold
+    if is_ink.all() or not is_ink.any():
         return flat.astype(np.uint8)
-    white_point = threshold + 0.7 * (float(np.median(light)) - threshold)
+    paper_level = float(np.median(flat[~is_ink]))
+    middle = (float(flat[is_ink].mean()) + paper_level) / 2
+    # On clean paper what lies between ink and paper is the soft edge of a stroke; away from strokes it is paper of a second
+    # kind, such as the patches.
+    near_ink = cv2.dilate(is_ink.astype(np.uint8), np.ones((5, 5), np.uint8)) > 0
+    between = ~near_ink & (flat > threshold) & (flat < middle + 0.8 * (paper_level - middle))
+    has_patches = between.sum() > 0.4 * is_ink.sum()
+    white_point = middle + (0.3 if has_patches else 0.65) * (paper_level - middle)
     return np.clip(np.rint(flat * WHITE / max(white_point, 1.0)), 0, WHITE).astype(np.uint8)
 
 
@@ -150,6 +159,10 @@ def clean_word(image: Image.Image, settings: FitSettings) -> np.ndarray | None:
     grey = to_grey(image)
     if min(grey.shape) < 1 or max(grey.shape) <= 1:
         return None
+    excess = grey.shape[0] / (LARGEST_FACTOR * settings.img_size[0])
+    if excess > 1:  # a photograph: more pixels than the canvas can show only cost time
+        size = (max(1, round(grey.shape[1] / excess)), max(1, round(grey.shape[0] / excess)))
+        grey = cv2.resize(grey, size, interpolation=cv2.INTER_AREA)
     if settings.invert_dark and is_dark_ground(grey):
         grey = WHITE - grey
     if settings.background == "whiten":
@@ -201,11 +214,14 @@ def split_at_spaces(grey: np.ndarray, text: str) -> list[tuple[np.ndarray, str]]
     Args:
         grey: (h, w) uint8, clean paper.
     Returns:
-        (picture, word) for each word, cropped to its ink; None where the spaces are not clear.
+        (picture, word) for each word, cropped to its ink; None where the spaces are not clear, or words may stand from
+        right to left.
     """
     words = text.split(" ")
     if len(words) == 1:
         return [(grey, text)]
+    if any(unicodedata.bidirectional(character) in ("R", "AL") for character in text):
+        return None
     mask = ink_mask(grey)
     columns = np.flatnonzero(mask.any(axis=0))
     if columns.size == 0:

@@ -87,13 +87,19 @@ def build_latent_cache(paths: Sequence[Path], vae: nn.Module, vae_hash: str, roo
         is_main: False for all processes but one: they only look.
     Returns:
         The cache's folder.
+    Raises:
+        ValueError: if images differ in size, or ``root`` can't be written to.
     """
     folder = root / f"{cache_key(paths, vae_hash)}"
     if (folder / "index.json").is_file() or not is_main:
         return folder
     temporary = root / f".tmp-{folder.name}-{os.getpid()}"
     shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
+    try:
+        temporary.mkdir(parents=True)
+    except OSError as error:
+        raise ValueError(f"--latent_cache {root}: can't be written to ({error.strerror}). Name a folder for encoded images "
+                         "that can.") from error  # fmt: skip
     moments, inks = None, []
     try:
         for start in tqdm(range(0, len(paths), batch_size), desc="encode", unit="batch", leave=False):

@@ -35,6 +35,12 @@ def shape_class(text: str) -> int:
     return 3 * (2 if is_raised else int(is_tall)) + (2 if is_deep else int(is_shallow))
 
 
+def is_right_to_left(text: str) -> bool:
+    """True if a text begins at the right: its first letter is of a script such as Arabic or Hebrew."""
+    kinds = (unicodedata.bidirectional(character) for character in text)
+    return next((kind != "L" for kind in kinds if kind in ("L", "R", "AL")), False)
+
+
 @dataclass(frozen=True)
 class WidthModel:
     """``width = writer_scale * shape_scale * sum of character widths``, in pixels of the canvas, at most ``room``.
@@ -77,7 +83,7 @@ class WidthModel:
         Args:
             ink: measured (left, right) of the ink in pixels, where the image is known; else both are expected.
         Returns:
-            (len(text) + 1,) rising pixel positions.
+            (len(text) + 1,) pixel positions: rising, or falling where the text is written from right to left.
         """
         if not text:  # null text covers nothing
             return np.array([self.left])
@@ -88,12 +94,13 @@ class WidthModel:
         left = (self.room - total) / 2 + self.left if self.is_centered else self.left
         if ink is not None:
             left, total = ink[0], max(1.0, ink[1] - ink[0])
-        return left + np.concatenate([[0.0], np.cumsum(widths)]) * total / widths.sum()
+        offsets = np.concatenate([[0.0], np.cumsum(widths)]) * total / widths.sum()
+        return left + total - offsets if is_right_to_left(text) else left + offsets
 
     def expected_width(self, text: str, writers: Mapping[str, float] | None = None) -> float:
         """Expected width of the ink in pixels."""
         edges = self.edges(text, writers)
-        return float(edges[-1] - edges[0])
+        return float(abs(edges[-1] - edges[0]))
 
 
 def pad_edges(edges: np.ndarray, max_length: int) -> np.ndarray:
@@ -105,13 +112,14 @@ def layout_columns(edges: Tensor, columns: int) -> Tensor:
     """Texts' characters over the latent's columns.
 
     Args:
-        edges: (B, L + 1) rising pixel positions of the borders of L characters; an empty character covers nothing.
+        edges: (B, L + 1) rising or falling pixel positions of the borders of L characters; an empty one covers nothing.
         columns: columns of the latents, 8 pixels each.
     Returns:
         (B, 2, L, columns) float32: each character's share of each column in [0, 1] (several share a column by fractions),
         and the position of the column's centre inside the character in [0, 1].
     """
-    starts, ends = edges[:, :-1, None], edges[:, 1:, None]  # (B, L, 1)
+    borders = edges.unfold(1, 2, 1)  # (B, L, 2)
+    starts, ends = borders.amin(dim=2)[..., None], borders.amax(dim=2)[..., None]  # (B, L, 1)
     left = torch.arange(columns, device=edges.device, dtype=edges.dtype) * COLUMN
     share = (torch.minimum(ends, left + COLUMN) - torch.maximum(starts, left)).clamp(0, COLUMN) / COLUMN
     position = ((left + COLUMN / 2 - starts) / (ends - starts).clamp_min(1e-6)).clamp(0, 1)

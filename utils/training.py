@@ -110,7 +110,8 @@ class StopFlag:
 def has_fast_bf16(device: torch.device) -> bool:
     """True where bf16 arithmetic is native: recent NVIDIA GPUs, and CPUs with AVX-512 BF16 or AMX."""
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported()
+        # Not is_bf16_supported: that is also true where bf16 is emulated, at a fraction of the speed.
+        return torch.cuda.get_device_capability(device) >= (8, 0)
     if device.type == "cpu":
         check = getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", None)
         return bool(check and check()) and "avx512_bf16" in _cpu_flags()

@@ -10,7 +10,7 @@ import os
 import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 from PIL import Image
@@ -74,7 +74,8 @@ def read_metadata(path: Path) -> list[WordRecord]:
     """Read a ``metadata.jsonl`` file; unknown fields are ignored, ``split`` defaults to ``train``.
 
     Raises:
-        ValueError: if a line is not a JSON object with the fields of a word; the message names file and line.
+        ValueError: if a line is not a JSON object with the fields of a word, or names an image outside of the folder; the
+            message names file and line.
     """
     records = []
     for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), start=1):
@@ -90,6 +91,11 @@ def read_metadata(path: Path) -> list[WordRecord]:
                 f"{path} line {number}: no text field {missing[0]!r}. A word folder's lines hold file_name, text and "
                 "writer as strings; preprocessing/process_dataset.py makes them from other tables."
             )
+        name = PurePosixPath(values["file_name"])
+        if name.is_absolute() or ".." in name.parts:
+            # Inference writes under the same names into another folder.
+            raise ValueError(f"{path} line {number}: file_name {values['file_name']!r} leads out of the folder. It must be "
+                             "relative to it.")  # fmt: skip
         records.append(WordRecord(**{field: values[field] for field in _FIELDS if field in values}))
     return records
 

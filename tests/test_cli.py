@@ -1,0 +1,21 @@
+"""The scripts' edge."""
+
+import argparse
+import errno
+
+import pytest
+
+from utils.cli import run
+
+
+@pytest.mark.parametrize("error", [
+    ValueError("--flag x: wrong"), OSError(errno.ENOSPC, "No space left on device", "/data/x.png"),
+    OSError(errno.EROFS, "Read-only file system", "/data"),
+])  # fmt: skip
+def test_what_the_user_can_mend_is_one_line(error, capsys):
+    def fail(args):
+        raise error
+
+    with pytest.raises(SystemExit) as end:
+        run(fail, argparse.Namespace())
+    assert end.value.code == 2 and capsys.readouterr().err == f"error: {error}\n"

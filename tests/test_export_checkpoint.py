@@ -1,0 +1,33 @@
+"""The export of a checkpoint: half the size, the same words."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from pipeline import HandwritingPipeline
+
+ROOT = Path(__file__).parent.parent
+
+
+def export(*args):
+    command = [sys.executable, str(ROOT / "scripts" / "export_checkpoint.py"), *map(str, args)]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def test_export_is_half_as_large_and_writes_the_same(tiny_run, tmp_path):
+    result = export("--models_path", tiny_run, "--save_path", tmp_path / "small")
+    assert result.returncode == 0, result.stderr
+    assert not (tmp_path / "small" / "training_state").exists()
+    whole, half = HandwritingPipeline.from_pretrained(tiny_run), HandwritingPipeline.from_pretrained(tmp_path / "small")
+    text, writer = whole.card.charset.characters[0], whole.card.writers[0]
+    images = [p([text], [writer], num_inference_steps=2).astype(int) for p in (whole, half)]
+    assert np.abs(images[0] - images[1]).max() <= 8
+
+
+def test_export_overwrites_nothing(tiny_run, tmp_path):
+    (tmp_path / "mine").write_text("kept")
+    result = export("--models_path", tiny_run, "--save_path", tmp_path)
+    assert result.returncode == 2 and "--save_path" in result.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["mine"]
