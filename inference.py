@@ -27,11 +27,11 @@ from PIL import Image
 from tqdm import tqdm
 
 from pipeline import DEFAULT_GUIDANCE, DEFAULT_STEPS, HandwritingPipeline
-from utils.charset import normalise_text, normalise_texts
+from utils.charset import normalise_text, normalise_texts, read_texts
 from utils.cli import parse_bool, positive_int, run
 from utils.diffusion import SCHEDULERS
 from utils.images import make_sheet
-from utils.jobs import Job, choose_writers, jobs_of_records, jobs_of_texts, parse_mix, read_texts, slug
+from utils.jobs import Job, choose_writers, jobs_of_records, jobs_of_texts, parse_mix, slug
 from utils.word_folder import (
     IMAGE_FOLDER,
     METADATA_NAME,
@@ -140,7 +140,7 @@ def read_writer_dict(path: Path) -> dict[str, int]:
     return names
 
 
-def check_jobs(pipeline: HandwritingPipeline, jobs: Sequence[Job], skip_unknown: bool) -> list[Job]:
+def check_jobs(pipeline: HandwritingPipeline, jobs: Sequence[Job], skip_unknown: bool, flag: str) -> list[Job]:
     """The jobs that the checkpoint can do; the first that it can't is an error, unless they are to be skipped.
 
     Raises:
@@ -153,13 +153,13 @@ def check_jobs(pipeline: HandwritingPipeline, jobs: Sequence[Job], skip_unknown:
         if key not in verdicts:
             try:
                 pipeline.check([job.record.text], [job.writer])
-                verdicts[key] = None
+                verdicts[key] = None if job.record.text else "an empty text"
             except ValueError as error:
                 verdicts[key] = str(error)
         if verdicts[key] is None:
             kept.append(job)
         elif not skip_unknown:
-            raise ValueError(f"{verdicts[key]}\nUse other words or hands, train with them, or give --skip_unknown.")
+            raise ValueError(f"{flag}: {verdicts[key]}\nUse other words or hands, train with them, or give --skip_unknown.")
     if not kept:
         raise ValueError(f"none of {len(jobs)} words can be written by this checkpoint: {next(iter(verdicts.values()))}")
     if len(kept) < len(jobs):
@@ -256,11 +256,13 @@ def main(args: argparse.Namespace) -> None:
         texts, splits = [normalise_text(record.text) for record in records], [record.split for record in records]
     else:
         texts, splits = read_texts(args.words_file) if args.words_file else normalise_texts(args.words or DEFAULT_WORDS), ()
+    flag = f"--dataset_path {args.dataset_path}" if args.dataset_path else "--words_file" if args.words_file else "--words"
+    flag += " with --writer" if args.writer else " with --mix" if args.mix else ""
     if args.dataset_path and not (args.mix or args.writer):
         jobs = jobs_of_records(records, num_per_word=args.num_per_word)
     else:
         jobs = jobs_of_texts(texts, hands, known, num_per_word=args.num_per_word, seed=args.seed, splits=splits)
-    jobs = check_jobs(pipeline, jobs, args.skip_unknown)
+    jobs = check_jobs(pipeline, jobs, args.skip_unknown, flag)
 
     # The output.
     settings = SamplingSettings(args.num_steps, args.scheduler, args.guidance_scale, args.writer_guidance_scale, args.seed,

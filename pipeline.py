@@ -350,4 +350,7 @@ class HandwritingPipeline:
         denoise = self.make_denoiser(texts, writers, guidance_scale, writer_guidance_scale)
         latents = sample_latents(denoise, self.card.schedule.make_scheduler(scheduler), noise, num_inference_steps, generators)
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
+            if not latents.isfinite().all():
+                raise ValueError(f"the latents are not finite: too many or too few steps for --scheduler {scheduler}, too much "
+                                 "guidance, or --mixed_precision fp16 where bf16 or no is needed")  # fmt: skip
             return decode_latents(self.vae, latents)

@@ -8,6 +8,7 @@ Reports the PSNR of held-out words (--max_train_steps 0 with --resume only measu
 
 import argparse
 import json
+import math
 import sys
 import time
 from collections.abc import Sequence
@@ -42,6 +43,8 @@ from utils.training import (
     make_generator,
 )
 
+DEFAULTS = {"max_train_steps": 10_000, "batch_size": 32, "crop_width": 128, "learning_rate": 1e-3, "kl_weight": 1e-4,
+            "seed": 0}  # fmt: skip
 LOG_COLUMNS = ("step", "loss", "l1", "kl", "learning_rate", "val_psnr", "seconds")
 
 
@@ -105,13 +108,16 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
                         help="word folders; FOLDER:2 counts twice, FOLDER:0.5 half of it")  # fmt: skip
     parser.add_argument("--save_path", type=Path, required=True, help="the run's folder")
     parser.add_argument("--resume", action="store_true", help="go on with the run in --save_path")
-    parser.add_argument("--max_train_steps", type=int, default=10000, help="steps in all (default: %(default)s)")
-    parser.add_argument("--batch_size", type=positive_int, default=32, help="windows a step (default: %(default)s)")
-    parser.add_argument("--crop_width", type=positive_int, default=128, help="width of the training windows in pixels "
-                        "(default: %(default)s)")  # fmt: skip
-    parser.add_argument("--learning_rate", type=float, default=1e-3, help="peak of AdamW's (default: %(default)s)")
-    parser.add_argument("--kl_weight", type=float, default=1e-4, help="weight of the mean KL divergence of a latent "
-                        "element, against the L1 of pixels in [-1, 1] (default: %(default)s)")  # fmt: skip
+    parser.add_argument("--max_train_steps", type=int, help="steps in all; the learning rate has come down by then (default: "
+                        f"{DEFAULTS['max_train_steps']})")  # fmt: skip
+    parser.add_argument("--batch_size", type=positive_int, help=f"windows a step (default: {DEFAULTS['batch_size']})")
+    parser.add_argument("--crop_width", type=positive_int, help="width of the training windows in pixels (default: "
+                        f"{DEFAULTS['crop_width']})")  # fmt: skip
+    parser.add_argument("--learning_rate", type=float, help=f"peak of AdamW's (default: {DEFAULTS['learning_rate']})")
+    parser.add_argument("--kl_weight", type=float, help="weight of the mean KL divergence of a latent element, against the "
+                        f"L1 of pixels in [-1, 1] (default: {DEFAULTS['kl_weight']})")  # fmt: skip
+    parser.add_argument("--max_words", type=positive_int, default=100_000, help="most words held in memory, 16 KB each; of "
+                        "more, an even sample (default: %(default)s)")  # fmt: skip
     parser.add_argument("--block_out_channels", type=positive_int, nargs=2, default=(64, 128), metavar=("A", "B"),
                         help="channels of the two levels, multiples of 16; a resumed run keeps its own "
                         "(default: 64 128)")  # fmt: skip
@@ -120,11 +126,11 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--mixed_precision", choices=("no", "bf16"), help="default: bf16 where it is native")
     parser.add_argument("--save_every", type=positive_int, default=1000, help="steps between checkpoints, each measured on "
                         "held-out words (default: %(default)s)")  # fmt: skip
-    parser.add_argument("--seed", type=int, default=0, help="of weights, order, windows (default: %(default)s)")
+    parser.add_argument("--seed", type=int, help=f"of weights, order, windows (default: {DEFAULTS['seed']})")
     args = parser.parse_args(argv)
-    if args.max_train_steps < 1 and not args.resume:
+    if args.max_train_steps is not None and args.max_train_steps < 1 and not args.resume:
         parser.error(f"--max_train_steps {args.max_train_steps}: at least 1, but with --resume")
-    if args.crop_width < 8:
+    if args.crop_width is not None and args.crop_width < 8:
         parser.error(f"--crop_width {args.crop_width}: at least 8")
     return args
 
@@ -145,10 +151,15 @@ def main(args: argparse.Namespace) -> None:
     """Train, measure, save."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     checkpoint = choose_resume(args.save_path, args.resume)
+    kept = json.loads((checkpoint / CONFIG_NAME).read_text(encoding="utf-8"))["training"] if checkpoint else {}
+    for name, default in DEFAULTS.items():  # a resumed run keeps its own
+        if getattr(args, name) is None:
+            setattr(args, name, kept.get(name, default))
 
     # The words: held-out ones of split val measure, split test is never looked at.
     sources = read_sources(parse_sources(args.dataset_path))
     train, val = sources.train_indices(), sources.val_indices()
+    train = train[:: math.ceil(len(train) / args.max_words)]
     words = load_words([sources.paths[i] for i in train])
     held_out = read_images([sources.paths[i] for i in val[:256]])
     width = words.images.shape[2]
@@ -177,8 +188,7 @@ def main(args: argparse.Namespace) -> None:
     log = args.save_path / "log.csv"
     truncate_csv(log, step, LOG_COLUMNS)
     sampler = EpochSampler(range(len(train)), args.batch_size, args.seed)
-    settings = {"max_train_steps": args.max_train_steps, "batch_size": args.batch_size, "seed": args.seed,
-                "learning_rate": args.learning_rate, "kl_weight": args.kl_weight, "words": len(train)}  # fmt: skip
+    settings = {name: getattr(args, name) for name in DEFAULTS} | {"words": len(train)}
     psnr = float("nan")
 
     def save() -> None:

@@ -276,6 +276,9 @@ def main(args: argparse.Namespace) -> None:
     if checkpoint:
         trainer.restore(*load_training_state(checkpoint / TRAINING_STATE, trainer.bare_unet, trainer.optimizer.optimizer))
         say(f"resumed     {checkpoint} at step {trainer.step}")
+        if card.extra.get("words") != len(set(chosen)):
+            say(f"note        the run had {card.extra.get('words')} words to train on, the word folder has {len(set(chosen))} "
+                "now: it goes on with these")  # fmt: skip
         if settings.max_train_steps > settings.schedule_steps and settings.lr_schedule == "cosine":
             say(f"note        the learning rate comes down at step {settings.schedule_steps}; --schedule_steps moves that")
     say(f"words       {len(set(chosen))} to train on ({len(chosen)} an epoch), {len(trainer.val_indices)} to validate on; "

@@ -19,7 +19,8 @@ from PIL import ImageFont
 
 from preprocessing.font_drawing import FONT_SIZE, FontDrawing, draw_plain, open_font
 from preprocessing.raw_word import DroppedWord, RawWord
-from preprocessing.word_list import TextSource, read_words_file, shuffled_forever, split_of
+from preprocessing.word_list import TextSource, shuffled_forever, split_of
+from utils.charset import read_texts
 
 FAMILIES = ("caveat", "dancing-script", "delius", "great-vibes", "indie-flower", "kalam", "satisfy", "shadows-into-light",
             "yellowtail", "zeyada")  # fmt: skip
@@ -78,7 +79,7 @@ def iter_words(
     if seed < 0:
         raise ValueError(f"--seed {seed}: at least 0")
     cuts = choose_cuts(find_cuts(font_files(dataset_path, fonts)), fonts)
-    texts = shuffled_forever(read_words_file(words_file), seed) if words_file else iter(TextSource(seed))
+    texts = shuffled_forever(list(dict.fromkeys(read_texts(words_file))), seed) if words_file else iter(TextSource(seed))
     written: Counter = Counter()
     for index, text in zip(range(num_words), texts):
         if len(text) > LONGEST_LINE:

@@ -97,6 +97,8 @@ def make_parser() -> argparse.ArgumentParser:
     group.add_argument("--align", choices=("left", "center"), default="left", help="place of the word in the image's "
                        "width (default: %(default)s)")  # fmt: skip
     group.add_argument("--margin", type=int, default=4, help="white pixels on each side (default: %(default)s)")
+    group.add_argument("--max_scale", type=float, default=2.0, help="a word is enlarged by this factor at most: a full stop "
+                       "stays smaller than a letter; more for pictures of low resolution (default: %(default)s)")  # fmt: skip
     group.add_argument("--remove_rules", action=argparse.BooleanOptionalAction, default=False,
                        help="erase ruler lines at the upper and lower edge")  # fmt: skip
     group.add_argument("--invert_dark", action=argparse.BooleanOptionalAction, default=None,
@@ -149,6 +151,8 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         parser.error(f"--img_size {args.img_size[0]} {args.img_size[1]}: height and width are multiples of 8")
     if args.margin < 0 or 2 * args.margin >= min(args.img_size):
         parser.error(f"--margin {args.margin}: leaves no room in an image of {args.img_size[0]}x{args.img_size[1]} pixels")
+    if args.max_scale <= 0:
+        parser.error(f"--max_scale {args.max_scale}: must be above 0")
     if args.val_fraction < 0 or args.test_fraction < 0 or args.val_fraction + args.test_fraction >= 1:
         parser.error(f"--val_fraction {args.val_fraction} --test_fraction {args.test_fraction}: leave nothing to train on")
     if args.num_workers < 1:
@@ -218,7 +222,7 @@ def fit_settings(args: argparse.Namespace, name: str) -> FitSettings:
     """The image settings that the flags ask for."""
     invert = name == "imgur5k" and args.background == "whiten" if args.invert_dark is None else args.invert_dark
     return FitSettings(tuple(args.img_size), args.background, args.crop, args.fit, args.align, args.margin,
-                       args.remove_rules, invert)  # fmt: skip
+                       args.max_scale, args.remove_rules, invert)  # fmt: skip
 
 
 def main(args: argparse.Namespace) -> None:

@@ -161,25 +161,6 @@ def read_dictionary(language: str) -> tuple[list[str], list[float]]:
     return words, list(accumulate(counts[word] ** 0.3 / len(word) ** 1.5 for word in words))
 
 
-def read_words_file(path: Path) -> list[str]:
-    """The different texts of a file with one text a line (UTF-8), normalised, in order.
-
-    Raises:
-        FileNotFoundError: if there is no such file.
-        ValueError: if it holds no text, or is not UTF-8.
-    """
-    if not path.is_file():
-        raise FileNotFoundError(f"--words_file {path}: no such file")
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except UnicodeDecodeError as error:
-        raise ValueError(f"--words_file {path}: not UTF-8 text ({error})") from error
-    texts = list(dict.fromkeys(text for line in lines if (text := normalise_text(line))))
-    if not texts:
-        raise ValueError(f"--words_file {path}: holds no text. One text a line is expected.")
-    return texts
-
-
 def shuffled_forever(texts: list[str], seed: int) -> Iterator[str]:
     """Every text once in random order, then once again in another order, without end."""
     order = random.Random(seed)

@@ -100,9 +100,15 @@ def test_a_run_is_never_overwritten(tmp_path):
 
 
 def test_a_folder_without_checkpoints_is_not_offered_to_resume(tmp_path):
-    (tmp_path / "log.csv").touch()
+    (tmp_path / "thesis.tex").touch()
     with pytest.raises(ValueError, match=r"never overwritten\. Give another folder"):
         choose_resume(tmp_path, False)
+
+
+def test_a_run_that_ended_before_its_first_checkpoint_starts_anew(tmp_path):
+    (tmp_path / "log.csv").touch()
+    (tmp_path / "previews").mkdir()
+    assert choose_resume(tmp_path, False) is None
 
 
 def test_resume_takes_the_newest_and_removes_leftovers(tmp_path):

@@ -12,7 +12,8 @@ from preprocessing import process_dataset
 from preprocessing.font_drawing import FontDrawing, draw_plain, open_font
 from preprocessing.fonts import FAMILIES, find_cuts, font_files, has_glyphs, iter_words, recognises
 from preprocessing.raw_word import DroppedWord
-from preprocessing.word_list import MAX_LENGTH, TextSource, read_words_file, split_keys, split_of
+from preprocessing.word_list import MAX_LENGTH, TextSource, split_keys, split_of
+from utils.charset import read_texts
 from utils.word_folder import read_word_folder
 
 fontpkg = pytest.importorskip("fontpkg")
@@ -218,15 +219,15 @@ def test_case_and_punctuation_do_not_change_the_split():
 def test_a_words_file_is_drawn_evenly(tmp_path):
     path = tmp_path / "words.txt"
     path.write_text("\ufeffApfel\n\n  Birne \nzwei  Wörter\nApfel\n", encoding="utf-8")
-    assert read_words_file(path) == ["Apfel", "Birne", "zwei Wörter"]
+    assert read_texts(path) == ["Apfel", "Birne", "zwei Wörter", "Apfel"]
     counts = Counter(word.text for word in iter_words(None, num_words=9, words_file=path))
     assert counts == {"Apfel": 3, "Birne": 3, "zwei Wörter": 3}
 
 
 def test_an_empty_words_file_is_refused(tmp_path):
     (tmp_path / "words.txt").write_text("\n \n")
-    with pytest.raises(ValueError, match="One text a line"):
-        read_words_file(tmp_path / "words.txt")
+    with pytest.raises(ValueError, match="no words in it"):
+        read_texts(tmp_path / "words.txt")
 
 
 def test_process_dataset_writes_a_word_folder(tmp_path):

@@ -134,11 +134,18 @@ def test_rules_at_the_edges_go_and_words_stay():
     assert np.array_equal(erased[20:60], grey[20:60])
 
 
+def test_a_full_stop_stays_smaller_than_a_letter():
+    stop = np.full((8, 8), 255, np.uint8)
+    stop[1:7, 1:7] = 0
+    left, top, right, bottom = ink_box(fit_word(stop, FitSettings()))
+    assert max(right - left, bottom - top) <= 2 * 6 + 2
+
+
 @pytest.mark.parametrize("text", ["i", "hand", "Donaudampfschifffahrt"])
 @pytest.mark.parametrize("align", ["left", "center"])
 def test_fit_keeps_the_shape_and_the_margin(text, align):
     grey = crop_to_ink(draw_word(text))
-    fitted = fit_word(grey, FitSettings(align=align))
+    fitted = fit_word(grey, FitSettings(align=align, max_scale=100))
     assert fitted.shape == (64, 256) and fitted.dtype == np.uint8
     border = np.concatenate([fitted[:4].ravel(), fitted[-4:].ravel(), fitted[:, :4].ravel(), fitted[:, -4:].ravel()])
     assert (border == 255).all()

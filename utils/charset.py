@@ -3,6 +3,7 @@
 import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -16,6 +17,24 @@ def normalise_text(text: str) -> str:
 def normalise_texts(texts: Iterable[str]) -> list[str]:
     """``normalise_text`` of each, without those that are empty then."""
     return [text for text in map(normalise_text, texts) if text]
+
+
+def read_texts(path: Path, *, flag: str = "--words_file") -> list[str]:
+    """The lines of a text file (UTF-8), normalised, without empty ones.
+
+    Raises:
+        FileNotFoundError, ValueError: if it is missing, not UTF-8 or empty.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{flag} {path}: no such file") from error
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{flag} {path}: not a UTF-8 text file ({error})") from error
+    texts = normalise_texts(lines)
+    if not texts:
+        raise ValueError(f"{flag} {path}: no words in it")
+    return texts
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,11 @@ def run(main: Callable[[argparse.Namespace], None], args: argparse.Namespace) ->
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+    except RuntimeError as error:
+        if type(error).__name__ != "OutOfMemoryError":
+            raise
+        print(f"error: the GPU's memory is full; give a smaller --batch_size. ({str(error).splitlines()[0]})", file=sys.stderr)
+        sys.exit(2)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)

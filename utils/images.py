@@ -27,6 +27,7 @@ class FitSettings:
             squeezed to the width: the published procedure).
         align: ``left`` or ``center``, horizontally; vertically always centred.
         margin: white pixels kept free on each side.
+        max_scale: a word is enlarged by this factor at most, so that a full stop stays smaller than a letter.
         remove_rules: erase ruler lines at the upper and lower edge (long, flat, separate strokes).
         invert_dark: turn light writing on a dark ground into dark on light.
     """
@@ -37,6 +38,7 @@ class FitSettings:
     fit: str = "aspect"
     align: str = "left"
     margin: int = 4
+    max_scale: float = 2.0
     remove_rules: bool = False
     invert_dark: bool = False
 
@@ -196,7 +198,7 @@ def fit_word(grey: np.ndarray, settings: FitSettings) -> np.ndarray:
             return np.asarray(picture.resize((width, height), Image.LANCZOS))
         return np.asarray(ImageOps.pad(picture, (width, height), color=WHITE))
     inner_height, inner_width = height - 2 * settings.margin, width - 2 * settings.margin
-    scale = min(inner_height / grey.shape[0], inner_width / grey.shape[1])
+    scale = min(inner_height / grey.shape[0], inner_width / grey.shape[1], settings.max_scale)
     size = (max(1, round(grey.shape[1] * scale)), max(1, round(grey.shape[0] * scale)))
     picture = Image.fromarray(grey).resize(size, Image.LANCZOS)
     left = settings.margin if settings.align == "left" else (width - picture.width) // 2

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from utils.charset import normalise_text, normalise_texts
+from utils.charset import normalise_text
 from utils.training import make_generator
 from utils.word_folder import IMAGE_FOLDER, WordRecord
 
@@ -42,24 +42,6 @@ def parse_mix(values: Sequence[str]) -> dict[str, float]:
         shares[name] = number
     total = sum(shares.values())
     return {name: share / total for name, share in shares.items()}
-
-
-def read_texts(path: Path, *, flag: str = "--words_file") -> list[str]:
-    """The lines of a text file (UTF-8), normalised, without empty ones.
-
-    Raises:
-        FileNotFoundError, ValueError: if it is missing, not UTF-8 or empty.
-    """
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except FileNotFoundError as error:
-        raise FileNotFoundError(f"{flag} {path}: no such file") from error
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{flag} {path}: not a UTF-8 text file ({error})") from error
-    texts = normalise_texts(lines)
-    if not texts:
-        raise ValueError(f"{flag} {path}: no words in it")
-    return texts
 
 
 def slug(text: str) -> str:
