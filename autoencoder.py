@@ -136,9 +136,11 @@ def _load_folder(path: Path, flag: str) -> CompactAutoencoder | AutoencoderKL:
     name = json.loads((path / CONFIG_NAME).read_text(encoding="utf-8"))["_class_name"]
     kind = CompactAutoencoder if name == "CompactAutoencoder" else AutoencoderKL
     try:
-        return kind.from_pretrained(path, local_files_only=True)
+        vae = kind.from_pretrained(path, local_files_only=True)
     except (OSError, SafetensorError, ValueError) as error:
         raise ValueError(f"{flag} {path}: not readable as a VAE ({str(error).splitlines()[0]})") from error
+    vae.register_to_config(_name_or_path="")  # a checkpoint that is passed on says nothing about the disk it came from
+    return vae
 
 
 def _load_from_hub(hub_id: str, flag: str) -> AutoencoderKL:

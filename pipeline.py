@@ -7,7 +7,7 @@
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +28,7 @@ from utils.training import make_generator
 
 Writer = str | Mapping[str, float] | None
 DEFAULT_STEPS = 20
-DEFAULT_GUIDANCE = 3.0
+DEFAULT_GUIDANCE = 4.0
 
 
 @dataclass(frozen=True)
@@ -213,8 +213,9 @@ class HandwritingPipeline:
             self.vae.save_pretrained(folder / VAE_FOLDER)
             if dtype is not None:
                 save_weights(self.vae, folder / VAE_FOLDER / "diffusion_pytorch_model.safetensors", dtype=dtype)
-                # The hash is of what is loaded again.
-                card = ModelCard(**{**vars(card), "vae": {**card.vae, "hash": hash_vae(load_vae(folder / VAE_FOLDER))}})
+            # It travels with the checkpoint: where it once came from says nothing, and the hash is of what is loaded again.
+            saved_hash = card.vae["hash"] if dtype is None else hash_vae(load_vae(folder / VAE_FOLDER))
+            card = replace(card, vae={"name": VAE_FOLDER, "hash": saved_hash})
         save_weights(self.unet, folder / WEIGHTS_NAME, dtype=dtype)
         config = json.dumps(card.to_dict(self.unet.config), indent=2, ensure_ascii=False)
         (folder / CONFIG_NAME).write_text(config, encoding="utf-8")
@@ -328,7 +329,7 @@ class HandwritingPipeline:
 
         Args:
             writers: a name, shares of several names (a mixed hand), or None (the mean hand) for each text.
-            guidance_scale: weight of the text; None is 3, or 1 for a model without null conditions.
+            guidance_scale: weight of the text; None is 4, or 1 for a model without null conditions.
             writer_guidance_scale: weight of the writer; None is the same as ``guidance_scale``.
             scheduler: ``dpmsolver++``, ``unipc``, ``ddim``, ``ddpm`` or ``euler``.
             indices: the images' record numbers, which with ``seed`` fix the noise; 0, 1, ... by default.
