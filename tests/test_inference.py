@@ -297,7 +297,7 @@ def test_an_unknown_character_ends_with_one_line(checkpoint, tmp_path):
     process = start_script("inference", "--models_path", checkpoint, "--save_path", tmp_path / "out", "--words", "café")
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 2 and "Traceback" not in errors and not (tmp_path / "out").exists()
-    assert "error: 'é' (in 'café') is not in this checkpoint's charset (29 characters: ABZabc" in errors
+    assert "error: --words: 'é' (in 'café') is not in this checkpoint's charset (29 characters: ABZabc" in errors
 
 
 def test_unknown_words_can_be_skipped(write, capsys):

@@ -10,6 +10,7 @@ import torch
 from autoencoder import hash_vae, load_vae
 from tests.helpers import IMG_SIZE, WORDS, make_word_folder
 from utils.latents import (
+    CACHE_FOLDER,
     LatentCache,
     build_latent_cache,
     cache_key,
@@ -24,7 +25,8 @@ from utils.sources import read_images
 
 @pytest.fixture
 def folder(words_folder, tmp_path):
-    return shutil.copytree(words_folder, tmp_path / "words")
+    # Without the latents that another test may have left there.
+    return shutil.copytree(words_folder, tmp_path / "words", ignore=shutil.ignore_patterns(CACHE_FOLDER))
 
 
 @pytest.fixture(scope="module")
