@@ -249,18 +249,19 @@ def main(args: argparse.Namespace) -> None:
 
     # The words.
     known = pipeline.card.writers
-    names = args.writer or ([] if args.dataset_path else ["random"] if args.single_image else ["all"])
-    hands = [parse_mix(args.mix)] if args.mix else choose_writers(names, known)
+    records = []
     if args.dataset_path:
         records = read_word_folder(args.dataset_path, splits=[args.split] if args.split else [])
-        texts, splits = [normalise_text(record.text) for record in records], [record.split for record in records]
-    else:
-        texts, splits = read_texts(args.words_file) if args.words_file else normalise_texts(args.words or DEFAULT_WORDS), ()
     flag = f"--dataset_path {args.dataset_path}" if args.dataset_path else "--words_file" if args.words_file else "--words"
     flag += " with --writer" if args.writer else " with --mix" if args.mix else ""
     if args.dataset_path and not (args.mix or args.writer):
         jobs = jobs_of_records(records, num_per_word=args.num_per_word)
     else:
+        texts, splits = [normalise_text(record.text) for record in records], [record.split for record in records]
+        if not args.dataset_path:
+            texts = read_texts(args.words_file) if args.words_file else normalise_texts(args.words or DEFAULT_WORDS)
+        names = args.writer or (["random"] if args.single_image else ["all"])
+        hands = [parse_mix(args.mix)] if args.mix else choose_writers(names, known)
         jobs = jobs_of_texts(texts, hands, known, num_per_word=args.num_per_word, seed=args.seed, splits=splits)
     jobs = check_jobs(pipeline, jobs, args.skip_unknown, flag)
 

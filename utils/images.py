@@ -171,14 +171,8 @@ def clean_word(image: Image.Image, settings: FitSettings) -> np.ndarray | None:
         grey = whiten_paper(grey)
     if settings.remove_rules:
         grey = erase_rules(grey)
-    box = ink_box(grey)
-    if box is None:
-        return None
-    if settings.crop:
-        left, top, right, bottom = box
-        # One pixel around the ink keeps the soft edge of the strokes.
-        grey = grey[max(0, top - 1) : bottom + 1, max(0, left - 1) : right + 1]
-    return grey
+    cropped = crop_to_ink(grey)
+    return cropped if cropped is None or settings.crop else grey
 
 
 def fit_word(grey: np.ndarray, settings: FitSettings) -> np.ndarray:
@@ -245,7 +239,7 @@ def split_at_spaces(grey: np.ndarray, text: str) -> list[tuple[np.ndarray, str]]
 
 
 def crop_to_ink(grey: np.ndarray) -> np.ndarray | None:
-    """Cut to the ink with one pixel around it; None where there is none."""
+    """Cut to the ink with one pixel around it, which keeps the soft edge of the strokes; None where there is no ink."""
     box = ink_box(grey)
     if box is None:
         return None
