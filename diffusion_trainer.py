@@ -16,7 +16,8 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from autoencoder import DOWNSCALE
-from pipeline import DEFAULT_STEPS, HandwritingPipeline, ModelCard
+from model_card import ModelCard
+from pipeline import DEFAULT_STEPS, HandwritingPipeline
 from unet import UNet, grow_unet, make_config
 from utils.charset import Charset
 from utils.checkpoint import TRAINING_STATE, save_checkpoint, save_training_state
@@ -24,7 +25,7 @@ from utils.conditions import TrainingConditions, library_versions, pick_previews
 from utils.diffusion import NoiseSchedule
 from utils.images import make_sheet
 from utils.latents import LatentCache
-from utils.layout import fit_width_model
+from utils.layout import CANVAS_STEP, fit_width_model
 from utils.sources import TrainingWords
 from utils.training import EpochSampler, ExponentialMovingAverage, learning_rate_factor, make_generator
 
@@ -84,7 +85,9 @@ class FreshModel:
         config = make_config(preset, num_writers=len(names), vocabulary_size=charset.vocabulary_size,
                              max_length=self._max_length(), **changes)  # fmt: skip
         width_model = fit_width_model(self.texts, self.writers, self.ink, self.img_size[1])
-        card = ModelCard(charset, names, NoiseSchedule(prediction_type), self.img_size, width_model, self.vae,
+        # A layout says how wide a word will be; a centred word has its place from the whole width.
+        canvas_step = CANVAS_STEP if config.text_layout and not width_model.is_centered else None
+        card = ModelCard(charset, names, NoiseSchedule(prediction_type), self.img_size, width_model, self.vae, canvas_step,
                          {"preset": preset, **self.extra, "library_versions": library_versions()})  # fmt: skip
         return UNet(config), card
 
@@ -92,13 +95,14 @@ class FreshModel:
         """``start``'s UNet with rows for this data's new writers and characters.
 
         Raises:
-            ValueError: if ``start`` has another VAE or image size; its weights would not fit.
+            ValueError: if ``start`` has another VAE, or images of another height (or width, where all canvases have it); its
+                weights would not fit.
         """
         old = start.card
         if old.vae["hash"] != self.vae["hash"]:
             raise ValueError(f"--vae {self.vae['name']}: not the VAE of --init_from ({old.vae['name']}), whose weights fit no "
                              "other latents. Leave --vae out.")  # fmt: skip
-        if old.img_size != self.img_size:
+        if old.img_size != self.img_size and (old.canvas_step is None or old.img_size[0] != self.img_size[0]):
             raise ValueError(f"--init_from: its images have {old.img_size[0]}x{old.img_size[1]} pixels, those of "
                              f"--dataset_path {self.img_size[0]}x{self.img_size[1]}. Preprocess with --img_size "
                              f"{old.img_size[0]} {old.img_size[1]}.")  # fmt: skip
@@ -110,7 +114,8 @@ class FreshModel:
         width_model = fit_width_model(self.texts, self.writers, self.ink, self.img_size[1], prior=old.width_model)
         history = {"init_from": {key: old.extra.get(key) for key in ("dataset", "step", "preset")}}
         extra = {**old.extra, **self.extra, **history, "library_versions": library_versions()}
-        return unet, replace(old, charset=charset, writers=names, width_model=width_model, extra=extra)
+        img_size = max(old.img_size, self.img_size)  # of one height
+        return unet, replace(old, charset=charset, writers=names, img_size=img_size, width_model=width_model, extra=extra)
 
     def _max_length(self) -> int:
         longest = max(len(text) for text in self.texts)
@@ -130,8 +135,11 @@ class DiffusionTrainer:
         self.device = accelerator.device
         self.step = 0
         self.train_indices = words.train_indices()
-        self.val_indices = words.val_indices()[:VALIDATION_WORDS]
-        self.sampler = EpochSampler(self.train_indices, settings.batch_size, settings.seed)
+        self.canvases = card.canvas_widths(cache.ink[:, 2])
+        # Batches of words of similar width, on canvases that just hold them.
+        self.val_indices = sorted(words.val_indices()[:VALIDATION_WORDS], key=self.canvases.__getitem__)
+        sizes = None if card.canvas_step is None else self.canvases[self.train_indices]
+        self.sampler = EpochSampler(self.train_indices, settings.batch_size, settings.seed, sizes)
         self.schedule, self.noise_scheduler = card.schedule, card.schedule.make_noise_scheduler()
         self.has_null = unet.config.has_null_condition
         self.ema = ExponentialMovingAverage(unet, settings.ema_decay)
@@ -144,7 +152,7 @@ class DiffusionTrainer:
             writers={name: row for row, name in enumerate(card.writers)},
             null_writer=unet.config.null_writer_id if self.has_null else None,
             width_model=card.width_model if unet.config.text_layout else None,
-            ink=cache.ink, columns=card.img_size[1] // DOWNSCALE, device=self.device,
+            ink=cache.ink, device=self.device,
         )  # fmt: skip
         # On a GPU all latents live there (44,000 words are 180 MB); on a CPU they stay memory-mapped.
         self.moments = torch.from_numpy(cache.moments if self.device.type == "cpu" else cache.moments[:]).to(self.device)
@@ -161,8 +169,9 @@ class DiffusionTrainer:
                                                       schedule=s.lr_schedule)  # fmt: skip
 
     def draw_latents(self, indices: Tensor, generator: torch.Generator) -> Tensor:
-        """(B, 4, h, w) fresh samples of the records' posteriors."""
-        means, deviations = self.moments[indices].float().unbind(dim=1)
+        """(B, 4, h, w) fresh samples of the records' posteriors, as wide as the widest of them needs."""
+        columns = int(self.canvases[indices.cpu()].max()) // DOWNSCALE
+        means, deviations = self.moments[indices, ..., :columns].float().unbind(dim=1)
         return means + deviations * torch.randn(means.shape, device=self.device, generator=generator)
 
     def loss(self, model: nn.Module, indices: Tensor, timesteps: Tensor, generator: torch.Generator,
@@ -172,7 +181,7 @@ class DiffusionTrainer:
         noise = torch.randn(latents.shape, device=self.device, generator=generator)
         noisy_latents, target = self.schedule.add_noise(self.noise_scheduler, latents, noise, timesteps)
         with self.accelerator.autocast():
-            prediction = model(noisy_latents, timesteps, *self.conditions.batch(indices, dropped))
+            prediction = model(noisy_latents, timesteps, *self.conditions.batch(indices, latents.shape[-1], dropped))
         return F.mse_loss(prediction.float(), target)
 
     def train_step(self) -> tuple[Tensor, Tensor]:
@@ -203,7 +212,9 @@ class DiffusionTrainer:
         for first in range(0, len(self.val_indices), 64):
             indices = torch.tensor(self.val_indices[first : first + 64], device=self.device)
             generator = make_generator(self.device, self.settings.seed, first, 0x7A1)
-            timesteps = self.schedule.spread_timesteps(len(indices), self.device)
+            # Shuffled, since the words are in the order of their widths.
+            order = torch.randperm(len(indices), device=self.device, generator=generator)
+            timesteps = self.schedule.spread_timesteps(len(indices), self.device)[order]
             total += self.loss(self.ema.module, indices, timesteps, generator).item() * len(indices)
         return total / len(self.val_indices)
 

@@ -195,6 +195,9 @@ def prepare_folder(folder: Path, settings: dict, overwrite: bool) -> bool:
 def write_images(pipeline: HandwritingPipeline, jobs: Sequence[Job], folder: Path, settings: SamplingSettings) -> int:
     """Write the images that are not there yet, in batches; returns their number."""
     missing = [job for job in jobs if not (folder / job.record.file_name).is_file()]
+    # Words on canvases of one width side by side; which words share a batch changes none of them.
+    widths = pipeline.canvas_widths([job.record.text for job in missing], [job.writer for job in missing])
+    missing = [missing[i] for i in np.argsort(widths, kind="stable")]
     for parent in {(folder / job.record.file_name).parent for job in missing}:
         parent.mkdir(parents=True, exist_ok=True)
     with tqdm(total=len(jobs), initial=len(jobs) - len(missing), unit="word", desc="write") as bar:

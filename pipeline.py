@@ -1,13 +1,13 @@
 """The one way from texts to images: for inference, previews, evaluation, and one's own Python.
 
-    from pipeline import HandwritingPipeline
-    pipeline = HandwritingPipeline.from_pretrained("runs/iam")
-    images = pipeline(["handwriting", "archive"], ["000", {"000": 0.7, "011": 0.3}])   # (N, H, W) uint8
+from pipeline import HandwritingPipeline
+pipeline = HandwritingPipeline.from_pretrained("runs/iam")
+images = pipeline(["handwriting", "archive"], ["000", {"000": 0.7, "011": 0.3}])   # (N, H, W) uint8
 """
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,98 +17,19 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from autoencoder import DOWNSCALE, VAE_FOLDER, CompactAutoencoder, hash_vae, load_vae
+from model_card import ModelCard, find_checkpoint
 from unet import PRESETS, UNet, UNetConfig
 from utils.charset import Charset, normalise_text
-from utils.checkpoint import CONFIG_NAME, FORMAT_VERSION, WEIGHTS_NAME, list_checkpoints, save_weights, share_files
+from utils.checkpoint import CONFIG_NAME, WEIGHTS_NAME, list_checkpoints, save_weights, share_files
 from utils.diffusion import NoiseSchedule, draw_noise, sample_latents
 from utils.latents import decode_latents
-from utils.layout import WidthModel, layout_columns, pad_edges
+from utils.layout import layout_columns, pad_edges
 from utils.published import PUBLISHED_CHARACTERS, PUBLISHED_PAD_ID, find_published, load_published
 from utils.training import make_generator
 
 Writer = str | Mapping[str, float] | None
 DEFAULT_STEPS = 20
 DEFAULT_GUIDANCE = 4.0
-
-
-@dataclass(frozen=True)
-class ModelCard:
-    """What a checkpoint's ``config.json`` says besides the UNet's sizes.
-
-    Attributes:
-        img_size: (height, width) of the images, pixels.
-        writers: names of the hands, in the order of their embedding rows.
-        width_model: None for a model without text layout that was not given one.
-        vae: ``name``, ``hash`` of the VAE that made the latents.
-        extra: everything else: step, preset, library versions, condition dropout.
-    """
-
-    charset: Charset
-    writers: tuple[str, ...]
-    schedule: NoiseSchedule
-    img_size: tuple[int, int]
-    width_model: WidthModel | None
-    vae: Mapping[str, str]
-    extra: Mapping[str, object]
-
-    def to_dict(self, unet_config: UNetConfig) -> dict:
-        """``config.json``'s content."""
-        return {
-            "format_version": FORMAT_VERSION,
-            "kind": "diffusion",
-            "unet": unet_config.to_dict(),
-            "schedule": self.schedule.to_dict(),
-            "charset": "".join(self.charset.characters),
-            "writers": list(self.writers),
-            "img_size": list(self.img_size),
-            "width_model": self.width_model.to_dict() if self.width_model else None,
-            "vae": dict(self.vae),
-            **self.extra,
-        }
-
-    @classmethod
-    def from_dict(cls, values: dict) -> tuple["ModelCard", UNetConfig]:
-        """Read ``config.json``'s content.
-
-        Raises:
-            ValueError: if a newer version wrote it.
-        """
-        values = dict(values)
-        if values.get("format_version", 0) > FORMAT_VERSION:
-            raise ValueError(f"checkpoint format {values['format_version']} is newer than this program's {FORMAT_VERSION}")
-        values.pop("format_version", None)
-        values.pop("kind", None)
-        unet_config = UNetConfig.from_dict(values.pop("unet"))
-        width_model = values.pop("width_model")
-        card = cls(
-            charset=Charset(tuple(values.pop("charset")), unet_config.pad_id),
-            writers=tuple(values.pop("writers")),
-            schedule=NoiseSchedule(**values.pop("schedule")),
-            img_size=tuple(values.pop("img_size")),
-            width_model=WidthModel(**width_model) if width_model else None,
-            vae=values.pop("vae"),
-            extra=values,
-        )
-        return card, unet_config
-
-
-def find_checkpoint(models_path: Path) -> Path:
-    """The checkpoint folder that ``--models_path`` means: itself, or a run's newest whole one.
-
-    Raises:
-        FileNotFoundError: if there is none.
-    """
-    if not models_path.is_dir():
-        raise FileNotFoundError(f"--models_path {models_path}: no such folder")
-    if (models_path / WEIGHTS_NAME).is_file() and (models_path / CONFIG_NAME).is_file():
-        return models_path
-    checkpoints = [path for path in list_checkpoints(models_path) if (path / WEIGHTS_NAME).is_file()]
-    if not checkpoints:
-        raise FileNotFoundError(
-            f"--models_path {models_path}: no step_* folder with {CONFIG_NAME} and {WEIGHTS_NAME}, and no published "
-            "models/ema_ckpt.pt. Pass a checkpoint, or the --save_path of a run that has saved one."
-        )
-    return checkpoints[-1]
 
 
 def one_line(error: Exception) -> str:
@@ -249,16 +170,30 @@ class HandwritingPipeline:
             elif not isinstance(writer, str) and abs(sum(writer.values()) - 1) > 1e-3:
                 raise ValueError(f"the shares of a mixed hand must sum to 1, not {sum(writer.values()):.3f}")
 
-    def make_layout(self, texts: Sequence[str], writers: Sequence[Writer]) -> Tensor | None:
-        """(B, 2, L, W/8) layouts at the expected places; None for a model without text layout."""
+    def _edges(self, text: str, writer: Writer) -> np.ndarray:
+        return self.card.width_model.edges(text, {writer: 1.0} if isinstance(writer, str) else writer)
+
+    def make_layout(self, texts: Sequence[str], writers: Sequence[Writer], width: int | None = None) -> Tensor | None:
+        """(B, 2, L, width / 8) layouts at the expected places; None for a model without text layout.
+
+        Args:
+            width: of the canvas, pixels; the images' by default.
+        """
         if not self.unet.config.text_layout:
             return None
-        width_model, max_length = self.card.width_model, self.unet.config.max_length
-        edges = [
-            pad_edges(width_model.edges(text, {writer: 1.0} if isinstance(writer, str) else writer), max_length)
-            for text, writer in zip(texts, writers)
-        ]
-        return layout_columns(torch.from_numpy(np.stack(edges)).to(self.device), self.card.img_size[1] // DOWNSCALE)
+        edges = [pad_edges(self._edges(text, writer), self.unet.config.max_length) for text, writer in zip(texts, writers)]
+        columns = (width or self.card.img_size[1]) // DOWNSCALE
+        return layout_columns(torch.from_numpy(np.stack(edges)).to(self.device), columns)
+
+    def canvas_widths(self, texts: Sequence[str], writers: Sequence[Writer]) -> np.ndarray:
+        """(N,) widths of the canvases that words are written on, pixels. What is right of them stays white.
+
+        Words on one canvas are written together: batches of one width are the fastest.
+        """
+        if self.card.canvas_step is None:
+            return np.full(len(texts), self.card.img_size[1])
+        rights = [self._edges(text, writer).max() if text else np.inf for text, writer in zip(texts, writers)]
+        return self.card.canvas_widths(np.array(rights))
 
     def _writer_rows(self, writers: Sequence[Writer]) -> tuple[Tensor, Tensor]:
         """(B, M) rows and (B, M) shares; unused places have share 0."""
@@ -274,7 +209,8 @@ class HandwritingPipeline:
         return rows.to(self.device), shares.to(self.device)
 
     def make_denoiser(self, texts: Sequence[str], writers: Sequence[Writer], guidance_scale: float,
-                      writer_guidance_scale: float) -> Callable[[Tensor, Tensor], Tensor]:  # fmt: skip
+                      writer_guidance_scale: float,
+                      width: int | None = None) -> Callable[[Tensor, Tensor], Tensor]:  # fmt: skip
         """A denoiser with guidance on text and on writer, all branches in one batched call.
 
         ``e00 + s_text (e_t0 - e00) + s_writer (e_tw - e_t0)``, where e00 has neither, e_t0 only the text, e_tw both
@@ -282,13 +218,16 @@ class HandwritingPipeline:
 
         Source: classifier-free guidance, Ho and Salimans 2022, https://arxiv.org/abs/2207.12598, equation 6; two
         conditions: Brooks et al. 2023, https://arxiv.org/abs/2211.09800, equation 3.
+
+        Args:
+            width: of the canvas, pixels; the images' by default.
         Raises:
             ValueError: if guidance is asked of a model without null conditions.
         """
         config = self.unet.config
         input_ids = self.card.charset.encode(texts, config.max_length).to(self.device)
         rows, shares = self._writer_rows(writers)
-        layout = self.make_layout(texts, writers)
+        layout = self.make_layout(texts, writers, width)
         if guidance_scale == writer_guidance_scale == 1:
             return lambda latents, timestep: self._predict(latents, timestep, input_ids, rows, shares, layout)
         if not config.has_null_condition:
@@ -325,7 +264,7 @@ class HandwritingPipeline:
                  guidance_scale: float | None = None, writer_guidance_scale: float | None = None,
                  scheduler: str = "dpmsolver++", seed: int = 0,
                  indices: Sequence[int] | None = None) -> np.ndarray:  # fmt: skip
-        """Write one image per text, as one batch.
+        """Write one image per text; those on canvases of one width as one batch.
 
         Args:
             writers: a name, shares of several names (a mixed hand), or None (the mean hand) for each text.
@@ -344,11 +283,22 @@ class HandwritingPipeline:
             guidance_scale = DEFAULT_GUIDANCE if self.unet.config.has_null_condition else 1.0
         if writer_guidance_scale is None:
             writer_guidance_scale = guidance_scale
-        indices = range(len(texts)) if indices is None else indices
-        generators = [make_generator("cpu", seed, index) for index in indices]
-        height, width = self.card.img_size
-        noise = draw_noise((self.unet.config.latent_channels, height // DOWNSCALE, width // DOWNSCALE), generators, self.device)
-        denoise = self.make_denoiser(texts, writers, guidance_scale, writer_guidance_scale)
+        indices = list(range(len(texts)) if indices is None else indices)
+        widths = self.canvas_widths(texts, writers)
+        images = np.full((len(texts), *self.card.img_size), 255, np.uint8)
+        for width in sorted(set(widths.tolist())):
+            rows = np.flatnonzero(widths == width)
+            generators = [make_generator("cpu", seed, indices[row]) for row in rows]
+            denoise = self.make_denoiser([texts[row] for row in rows], [writers[row] for row in rows], guidance_scale,
+                                         writer_guidance_scale, width)  # fmt: skip
+            images[rows, :, :width] = self._sample(denoise, width, generators, scheduler, num_inference_steps)
+        return images
+
+    def _sample(self, denoise: Callable[[Tensor, Tensor], Tensor], width: int, generators: Sequence[torch.Generator],
+                scheduler: str, num_inference_steps: int) -> np.ndarray:  # fmt: skip
+        """(N, H, width) images from noise."""
+        shape = (self.unet.config.latent_channels, self.card.img_size[0] // DOWNSCALE, width // DOWNSCALE)
+        noise = draw_noise(shape, generators, self.device)
         latents = sample_latents(denoise, self.card.schedule.make_scheduler(scheduler), noise, num_inference_steps, generators)
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
             if not latents.isfinite().all():

@@ -26,7 +26,8 @@ from tqdm import tqdm
 
 from autoencoder import VAE_FOLDER, hash_vae, load_vae, vae_in_channels
 from diffusion_trainer import DiffusionTrainer, FreshModel, TrainingLog, TrainingSettings, read_settings
-from pipeline import HandwritingPipeline, ModelCard
+from model_card import ModelCard
+from pipeline import HandwritingPipeline
 from unet import PRESETS, UNet
 from utils.checkpoint import (
     CONFIG_NAME,

@@ -30,6 +30,8 @@ class UNetConfig:
         text_layers: layers of the ``transformer`` encoder.
         text_layout: the text is laid out over the columns and given to the first convolution.
         layout_channels: channels of a character in that layout.
+        attention_levels: levels with spatial transformers: (1, 2), or (2,) for those in the middle alone, which leaves out
+            the attention over all positions of the latents, more than half of a small model's work.
         pad_id: the id of padding; 0 but for the published weights.
         mask_padding: padding is hidden from attention.
         has_null_condition: a null writer exists, and an all-padding text means null text.
@@ -46,6 +48,7 @@ class UNetConfig:
     text_layers: int = 2
     text_layout: bool = True
     layout_channels: int = 64
+    attention_levels: tuple[int, ...] = (1, 2)
     pad_id: int = 0
     mask_padding: bool = True
     has_null_condition: bool = True
@@ -57,6 +60,9 @@ class UNetConfig:
         if min(self.num_writers, self.vocabulary_size - 1, self.max_length) < 1:
             raise ValueError("a UNet needs at least one writer, one character and one position")
         object.__setattr__(self, "channel_mult", tuple(self.channel_mult))
+        object.__setattr__(self, "attention_levels", tuple(self.attention_levels))
+        if self.attention_levels not in ((1, 2), (2,)):
+            raise ValueError(f"attention_levels {self.attention_levels}: neither (1, 2) nor (2,)")
 
     @classmethod
     def from_dict(cls, values: dict) -> "UNetConfig":
@@ -86,7 +92,7 @@ PRESETS: dict[str, dict] = {
     "wordstylist": {"model_channels": 320, "num_heads": 4, "text_encoder": "published", "text_layout": False,
                     "mask_padding": False, "has_null_condition": False},
     "base": {"model_channels": 320, "num_heads": 4},
-    "small": {"model_channels": 96, "num_heads": 3, "layout_channels": 48},
+    "small": {"model_channels": 96, "num_heads": 3, "layout_channels": 48, "attention_levels": (2,)},
     "tiny": {"model_channels": 32, "num_heads": 2, "text_layers": 1, "layout_channels": 16},
 }  # fmt: skip
 
@@ -180,6 +186,15 @@ class CharacterEncoder(nn.Module):
 # Blocks -------------------------------------------------------------------------------------------------------------
 
 
+def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+    """Scaled dot-product attention of (B, heads, N, D) queries; ``mask`` is bool, True where it may look."""
+    if q.device.type == "cpu" and q.requires_grad:
+        # The fused kernel's backward pass takes three times as long as this one on a CPU.
+        scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)  # (B, heads, N, M)
+        return (scores if mask is None else scores.masked_fill(~mask, -torch.inf)).softmax(dim=-1) @ v
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+
+
 class Attention(nn.Module):
     """Multi-head attention of queries (B, N, C) to a context (B, M, D)."""
 
@@ -197,7 +212,7 @@ class Attention(nn.Module):
             states.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # (B, heads, tokens, C / heads)
             for states in (self.to_q(hidden), self.to_k(context), self.to_v(context))
         )
-        attended = F.scaled_dot_product_attention(q, k, v, attn_mask=None if mask is None else mask[:, None, None])
+        attended = attend(q, k, v, None if mask is None else mask[:, None, None])
         return self.to_out(attended.transpose(1, 2).flatten(2))
 
 
@@ -327,7 +342,8 @@ class UNet(nn.Module):
         self.conv_in = nn.Conv2d(config.latent_channels + layout_channels, first, 3, padding=1)
         # Level 1 (H, W), down, level 2 (H/2, W/2), middle, level 2, up, level 1.
         self.down_block1 = ResBlock(first, first, config)
-        self.down_attention1 = SpatialTransformer(first, config)
+        has_first = 1 in config.attention_levels
+        self.down_attention1 = SpatialTransformer(first, config) if has_first else None
         self.downsample = nn.Conv2d(first, first, 3, stride=2, padding=1)
         self.down_block2 = ResBlock(first, second, config)
         self.mid_block1 = ResBlock(second, second, config)
@@ -337,9 +353,9 @@ class UNet(nn.Module):
         self.up_block2 = ResBlock(second + first, second, config)
         self.upsample = nn.Conv2d(second, second, 3, padding=1)
         self.up_block3 = ResBlock(second + first, first, config)
-        self.up_attention3 = SpatialTransformer(first, config)
+        self.up_attention3 = SpatialTransformer(first, config) if has_first else None
         self.up_block4 = ResBlock(first + first, first, config)
-        self.up_attention4 = SpatialTransformer(first, config)
+        self.up_attention4 = SpatialTransformer(first, config) if has_first else None
         self.norm_out = group_norm(first, config)
         self.conv_out = zero_init(nn.Conv2d(first, config.latent_channels, 3, padding=1))
 
@@ -386,7 +402,9 @@ class UNet(nn.Module):
             columns = self.layout_embedding(input_ids, layout).to(hidden.dtype)  # (B, C_layout, W)
             hidden = torch.cat([hidden, columns[:, :, None].expand(-1, -1, hidden.shape[2], -1)], dim=1)
         skip0 = self.conv_in(hidden)  # (B, C, H, W)
-        skip1 = self.down_attention1(self.down_block1(skip0, embedding), text, mask)  # (B, C, H, W)
+        skip1 = self.down_block1(skip0, embedding)  # (B, C, H, W)
+        if self.down_attention1 is not None:
+            skip1 = self.down_attention1(skip1, text, mask)
         skip2 = self.downsample(skip1)  # (B, C, H/2, W/2)
         skip3 = self.down_block2(skip2, embedding)  # (B, C2, H/2, W/2)
 
@@ -398,9 +416,11 @@ class UNet(nn.Module):
         hidden = self.up_block2(torch.cat([hidden, skip2], dim=1), embedding)
         hidden = self.upsample(F.interpolate(hidden, size=skip1.shape[-2:], mode="nearest"))  # (B, C2, H, W)
         hidden = self.up_block3(torch.cat([hidden, skip1], dim=1), embedding)
-        hidden = self.up_attention3(hidden, text, mask)
+        if self.up_attention3 is not None:
+            hidden = self.up_attention3(hidden, text, mask)
         hidden = self.up_block4(torch.cat([hidden, skip0], dim=1), embedding)
-        hidden = self.up_attention4(hidden, text, mask)
+        if self.up_attention4 is not None:
+            hidden = self.up_attention4(hidden, text, mask)
         return self.conv_out(F.silu(self.norm_out(hidden)))  # (B, 4, H, W)
 
 

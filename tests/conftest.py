@@ -6,12 +6,13 @@ import pytest
 import torch
 
 from autoencoder import CompactAutoencoder, hash_vae, load_vae
-from pipeline import HandwritingPipeline, ModelCard
+from model_card import ModelCard
+from pipeline import HandwritingPipeline
 from tests.helpers import IMG_SIZE, TINY_TRAINING, WORDS, WRITERS, make_word_folder, nudge_zeros, run_script
 from unet import UNet, make_config
 from utils.charset import Charset
 from utils.diffusion import NoiseSchedule
-from utils.layout import WidthModel
+from utils.layout import CANVAS_STEP, WidthModel
 
 
 @pytest.fixture(scope="session")
@@ -41,7 +42,8 @@ def pipeline(vae_folder: Path) -> HandwritingPipeline:
     vae = load_vae(vae_folder)
     width_model = WidthModel(dict.fromkeys(characters, 7.0), dict(zip(WRITERS, (0.9, 1.0, 1.1))), left=2.0, room=60.0)
     card = ModelCard(Charset(characters), WRITERS, NoiseSchedule(), IMG_SIZE, width_model,
-                     {"name": str(vae_folder), "hash": hash_vae(vae)}, {"preset": "tiny", "step": 0})  # fmt: skip
+                     {"name": str(vae_folder), "hash": hash_vae(vae)}, canvas_step=CANVAS_STEP,
+                     extra={"preset": "tiny", "step": 0})  # fmt: skip
     return HandwritingPipeline(unet, vae, card)
 
 

@@ -19,12 +19,12 @@ INK = np.array([[4, 0, 36, 32], [8, 0, 24, 32], [0, 0, 64, 32], [0, 0, 64, 32], 
 def conditions():
     width_model = WidthModel({"a": 10.0, "b": 30.0}, {"x": 2.0})
     return TrainingConditions(RECORDS, charset=CHARSET, max_length=3, writers={"x": 0, "y": 1}, null_writer=2,
-                              width_model=width_model, ink=INK, columns=8, device=torch.device("cpu"))  # fmt: skip
+                              width_model=width_model, ink=INK, device=torch.device("cpu"))  # fmt: skip
 
 
 def batch(conditions, indices, no_text=None, no_writer=None):
     dropped = None if no_text is None else (torch.tensor(no_text), torch.tensor(no_writer))
-    return conditions.batch(torch.tensor(indices), dropped)
+    return conditions.batch(torch.tensor(indices), 8, dropped)
 
 
 def test_a_record_has_its_ids_and_row(conditions):

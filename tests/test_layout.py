@@ -8,6 +8,7 @@ import torch
 
 from utils.layout import (
     WidthModel,
+    canvas_widths,
     fit_width_model,
     layout_columns,
     measure_ink,
@@ -104,6 +105,11 @@ def test_mixing_hands_mixes_their_scales():
 
 def test_unseen_characters_have_the_mean_width():
     assert MODEL.expected_width("x") == pytest.approx(12.0)
+
+
+def test_canvases_are_multiples_that_hold_the_ink_and_its_margin():
+    widths = canvas_widths(np.array([0.0, 28.0, 28.1, 200.0, 255.0]), 4.0, 32, 256)
+    assert widths.tolist() == [32, 32, 64, 224, 256]
 
 
 def test_words_too_wide_for_the_canvas_are_squeezed_into_it():

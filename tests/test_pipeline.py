@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from autoencoder import CompactAutoencoder, hash_vae
-from pipeline import HandwritingPipeline, ModelCard, find_checkpoint
+from model_card import ModelCard, find_checkpoint
+from pipeline import HandwritingPipeline
 from tests.helpers import IMG_SIZE, WRITERS
 from utils.diffusion import SCHEDULERS
 from utils.jobs import choose_writers, jobs_of_texts
@@ -23,11 +24,11 @@ def difference(one, other):
 
 
 def count_rows(pipeline, **options):
-    """Rows of each call of the UNet while two words are written."""
+    """Rows of each call of the UNet while two words are written on one canvas."""
     rows = []
     hook = pipeline.unet.register_forward_pre_hook(lambda module, inputs: rows.append(len(inputs[0])))
     try:
-        pipeline(TEXTS, ["01", "02"], **FAST, **options)
+        pipeline(["cab", "bac"], ["01", "01"], **FAST, **options)
     finally:
         hook.remove()
     return rows
@@ -138,6 +139,25 @@ def test_two_branches_are_three_with_equal_scales(pipeline):
     equal = pipeline(TEXTS, ["01", "02"], guidance_scale=2.0, **FAST)
     nearly = pipeline(TEXTS, ["01", "02"], guidance_scale=2.0, writer_guidance_scale=2.0 + 1e-6, **FAST)
     assert difference(equal, nearly).max() <= 2
+
+
+# Canvases
+
+
+def test_words_are_written_on_the_canvases_that_hold_them(pipeline):
+    widths = pipeline.canvas_widths(["a", "a" * 8], ["01", "01"])
+    assert widths.tolist() == [32, 64]
+    images = pipeline(["a", "a" * 8], ["01", "01"], **FAST)
+    assert images.shape == (2, *IMG_SIZE) and (images[0, :, 32:] == 255).all() and (images[1, :, 32:] != 255).any()
+
+
+def test_null_text_has_the_whole_canvas(pipeline):
+    assert pipeline.canvas_widths([""], ["01"]).tolist() == [64]
+
+
+def test_without_canvas_step_all_canvases_are_as_wide_as_the_images(pipeline):
+    card = replace(pipeline.card, canvas_step=None)
+    assert HandwritingPipeline(pipeline.unet, pipeline.vae, card).canvas_widths(["a", "ab"], ["01", None]).tolist() == [64, 64]
 
 
 # Hands

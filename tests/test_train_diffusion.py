@@ -381,11 +381,20 @@ def test_a_grown_model_tells_where_it_came_from(grown):
     assert grown.card.extra["init_from"] == {"dataset": "words", "step": 4, "preset": "tiny"}
 
 
-def test_init_from_refuses_images_of_another_size(tiny_run, tmp_path):
-    make_word_folder(tmp_path / "new", ["bad", "cab"], img_size=(32, 96))
-    with pytest.raises(ValueError, match=r"its images have 32x64 pixels, those of --dataset_path 32x96.*--img_size 32 64"):
+def test_init_from_refuses_images_of_another_height(tiny_run, tmp_path):
+    make_word_folder(tmp_path / "new", ["bad", "cab"], img_size=(64, 64))
+    with pytest.raises(ValueError, match=r"its images have 32x64 pixels, those of --dataset_path 64x64.*--img_size 32 64"):
         run_script("train_diffusion", "--dataset_path", tmp_path / "new", "--init_from", tiny_run, "--save_path",
                    tmp_path / "run", *INIT_TRAINING)  # fmt: skip
+
+
+@pytest.mark.parametrize(("width", "expected"), [(32, 64), (96, 96)])
+def test_init_from_takes_images_of_another_width(tiny_run, tmp_path, width, expected):
+    make_word_folder(tmp_path / "new", ["bad", "cab"], img_size=(32, width))
+    run_script("train_diffusion", "--dataset_path", tmp_path / "new", "--init_from", tiny_run, "--save_path", tmp_path / "run",
+               *INIT_TRAINING)  # fmt: skip
+    card = HandwritingPipeline.from_pretrained(tmp_path / "run").card
+    assert card.img_size == (32, expected) and card.width_model.room <= expected
 
 
 def test_init_from_refuses_another_vae(new_words, tiny_run, tmp_path):

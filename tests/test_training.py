@@ -55,6 +55,25 @@ def test_another_seed_is_another_order():
     assert not torch.equal(EpochSampler(range(50), 50, 0).batch(0), EpochSampler(range(50), 50, 1).batch(0))
 
 
+def sized_sampler(batch_size=8, seed=0):
+    return EpochSampler(range(500), batch_size, seed, sizes=[i * 7 % 100 for i in range(500)])
+
+
+def test_batches_of_one_size_still_draw_every_record_once_an_epoch():
+    drawn = torch.cat([sized_sampler().batch(step) for step in range(125)]).view(2, 500)
+    assert all(sorted(epoch) == list(range(500)) for epoch in drawn.tolist())
+
+
+def test_a_batch_holds_words_of_similar_size():
+    spreads = [float((sized_sampler().batch(step) * 7 % 100).float().std()) for step in range(125)]
+    assert sum(spreads) / len(spreads) < 6 < 29  # 29: the spread of all sizes
+
+
+def test_the_sizes_of_batches_come_in_no_order():
+    means = [float((sized_sampler().batch(step) * 7 % 100).float().mean()) for step in range(16)]
+    assert means != sorted(means)
+
+
 def test_the_rate_warms_up_and_comes_down_to_two_percent():
     rates = [learning_rate_factor(step, warmup_steps=10, horizon=110, schedule="cosine") for step in (0, 9, 10, 60, 110, 500)]
     assert rates == pytest.approx([0.1, 1.0, 1.0, 0.51, 0.02, 0.02])

@@ -12,7 +12,7 @@ from utils.layout import layout_columns
 from utils.training import make_generator
 
 # At IAM's sizes: 339 writers, 52 letters, 10 positions.
-PARAMETERS = {"wordstylist": 36_265_284, "base": 39_446_916, "small": 3_693_268, "tiny": 430_900}
+PARAMETERS = {"wordstylist": 36_265_284, "base": 39_446_916, "small": 3_078_964, "tiny": 430_900}
 OWN_PRESETS = [preset for preset in PRESETS if preset != "wordstylist"]
 TEXT = torch.tensor([[3, 1, 2, 0, 0, 0], [5, 0, 0, 0, 0, 0]])
 

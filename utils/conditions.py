@@ -23,17 +23,16 @@ class TrainingConditions:
         width_model: for models with text layout, else None.
         ink: (N, 4) measured ink of each record's image, pixels. In training the layout has the image's own extent, so that
             the width of a word follows the layout exactly.
-        columns: columns of the latents.
     """
 
     def __init__(self, records: Sequence[WordRecord], *, charset: Charset, max_length: int, writers: Mapping[str, int],
-                 null_writer: int | None, width_model: WidthModel | None, ink: np.ndarray, columns: int,
+                 null_writer: int | None, width_model: WidthModel | None, ink: np.ndarray,
                  device: torch.device) -> None:  # fmt: skip
         is_known = [len(r.text) <= max_length and not charset.unknown(r.text) for r in records]
         texts = [r.text if ok else "" for r, ok in zip(records, is_known)]
         self.input_ids = charset.encode(texts, max_length).to(device)
         self.writer_ids = torch.tensor([writers.get(record.writer, null_writer or 0) for record in records], device=device)
-        self.pad_id, self.null_writer, self.columns = charset.pad_id, null_writer, columns
+        self.pad_id, self.null_writer = charset.pad_id, null_writer
         self._edges = None
         if width_model is not None:
             edges = [
@@ -42,18 +41,19 @@ class TrainingConditions:
             ]
             self._edges = torch.from_numpy(np.stack([pad_edges(e, max_length) for e in edges])).to(device)
 
-    def batch(self, indices: Tensor,
+    def batch(self, indices: Tensor, columns: int,
               dropped: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, Tensor, Tensor | None]:  # fmt: skip
         """Conditions of a batch.
 
         Args:
             indices: (B,) record numbers.
+            columns: columns of the latents.
             dropped: (B,) bool for text and for writer: replaced by null.
         Returns:
             input_ids (B, L), writer_ids (B,), layout (B, 2, L, W) or None.
         """
         input_ids, writer_ids = self.input_ids[indices], self.writer_ids[indices]
-        layout = None if self._edges is None else layout_columns(self._edges[indices], self.columns)
+        layout = None if self._edges is None else layout_columns(self._edges[indices], columns)
         if dropped is not None:
             no_text, no_writer = dropped
             input_ids = input_ids.masked_fill(no_text[:, None], self.pad_id)

@@ -12,11 +12,13 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from utils.layout import measure_ink
+from utils.layout import CANVAS_STEP, COLUMN, canvas_widths, measure_ink
 from utils.sources import read_images
 
 CACHE_FOLDER = ".latent_cache"
-_VERSION = 1
+_VERSION = 2
+_POOL = 16  # batches that are sorted by width together
+_MARGIN = 8  # pixels of white behind the ink that are encoded with it
 
 
 def to_pixel_values(images: Tensor, channels: int) -> Tensor:
@@ -76,10 +78,19 @@ def cache_key(paths: Sequence[Path], vae_hash: str) -> str:
     return digest.hexdigest()[:20]
 
 
+def _encode(vae: nn.Module, images: Tensor, channels: int, device: torch.device) -> Tensor:
+    """(N, 2, 4, H/8, W/8) float16 scaled means and deviations of (N, H, W) uint8 images, on the CPU."""
+    posterior = vae.encode(to_pixel_values(images, channels).to(device, vae.dtype)).latent_dist
+    moments = torch.stack([scale_latents(vae, posterior.mean), posterior.std * vae.config.scaling_factor], dim=1)
+    return moments.to("cpu", torch.float16)
+
+
 @torch.no_grad()
 def build_latent_cache(paths: Sequence[Path], vae: nn.Module, vae_hash: str, root: Path, *, channels: int,
                        device: torch.device, batch_size: int = 32, is_main: bool = True) -> Path:  # fmt: skip
     """Encode all images, or find them encoded.
+
+    An image is encoded on the canvas that just holds its word; what is right of it becomes the latents of white paper.
 
     Args:
         root: the folder that holds caches; an interrupted encoding leaves nothing behind that is ever used.
@@ -102,19 +113,27 @@ def build_latent_cache(paths: Sequence[Path], vae: nn.Module, vae_hash: str, roo
                          "that can.") from error  # fmt: skip
     moments, inks = None, []
     try:
-        for start in tqdm(range(0, len(paths), batch_size), desc="encode", unit="batch", leave=False):
-            images = read_images(paths[start : start + batch_size])
-            posterior = vae.encode(to_pixel_values(images, channels).to(device, vae.dtype)).latent_dist
-            batch = torch.stack([scale_latents(vae, posterior.mean), posterior.std * vae.config.scaling_factor], dim=1)
+        pool = _POOL * batch_size
+        bar = tqdm(total=len(paths), desc="encode", unit="word", leave=False)
+        for start in range(0, len(paths), pool):
+            images = read_images(paths[start : start + pool])
+            height, width = images.shape[1:]
             if moments is None:
-                shape = (len(paths), *batch.shape[1:])
-                moments = np.lib.format.open_memmap(temporary / "moments.npy", "w+", np.float16, shape)
-            if batch.shape[1:] != moments.shape[1:]:
-                height, width = images.shape[1:]
+                white = _encode(vae, torch.full((1, height, width), 255, dtype=torch.uint8), channels, device)
+                moments = np.lib.format.open_memmap(temporary / "moments.npy", "w+", np.float16, (len(paths), *white.shape[1:]))
+            if (height, width) != (moments.shape[-2] * COLUMN, moments.shape[-1] * COLUMN):
                 raise ValueError(f"{paths[start]}: {height}x{width} pixels, unlike the images before it. "
                                  "Preprocess all word folders with one --img_size.")  # fmt: skip
-            moments[start : start + len(images)] = batch.to("cpu", torch.float16).numpy()
-            inks.append(measure_ink(images))
+            ink = measure_ink(images)
+            inks.append(ink)
+            canvases = canvas_widths(ink[:, 2].numpy(), _MARGIN, CANVAS_STEP, width)
+            for rows in torch.from_numpy(np.argsort(canvases, kind="stable")).split(batch_size):
+                canvas = int(canvases[rows].max())
+                batch = white.repeat(len(rows), 1, 1, 1, 1)
+                batch[..., : canvas // COLUMN] = _encode(vae, images[rows, :, :canvas], channels, device)
+                moments[start + rows.numpy()] = batch.numpy()
+                bar.update(len(rows))
+        bar.close()
         moments.flush()
         np.save(temporary / "ink.npy", torch.cat(inks).numpy())
         index = {"version": _VERSION, "vae_hash": vae_hash, "images": len(paths)}

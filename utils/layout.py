@@ -15,6 +15,7 @@ from torch import Tensor
 from utils.images import ink_box
 
 COLUMN = 8  # pixels per latent column
+CANVAS_STEP = 32  # pixels: canvases of words are multiples of it, where they fit the word
 MIN_CHARACTER_SHARE = 0.4  # of the mean character
 SHAPE_CLASSES = 9
 _DEEP = frozenset("fgjpqyçµ()[]{}|/\\")
@@ -103,6 +104,20 @@ class WidthModel:
         return float(abs(edges[-1] - edges[0]))
 
 
+def canvas_widths(rights: np.ndarray, margin: float, step: int, image_width: int) -> np.ndarray:
+    """Widths of canvases that just hold words: short words cost less to draw, and long ones need not be squeezed.
+
+    Args:
+        rights: (N,) where the ink ends, in pixels.
+        margin: white pixels behind the ink.
+        step: the widths' common divisor, pixels.
+        image_width: the widest canvas, pixels.
+    Returns:
+        (N,) int64 pixels, multiples of ``step`` or ``image_width``.
+    """
+    return np.minimum(np.ceil((np.asarray(rights) + margin) / step).clip(1) * step, image_width).astype(np.int64)
+
+
 def pad_edges(edges: np.ndarray, max_length: int) -> np.ndarray:
     """(max_length + 1,) float32 borders of n <= max_length characters; the absent ones are empty, at the last border."""
     return np.pad(edges.astype(np.float32), (0, max_length + 1 - len(edges)), mode="edge")
@@ -166,9 +181,9 @@ def fit_width_model(texts: Sequence[str], writers: Sequence[str], ink: np.ndarra
     lefts, rights = ink[:, 0].astype(np.float64), ink[:, 2].astype(np.float64)
     is_centered = bool(np.std((lefts + rights) / 2) < np.std(lefts)) if prior is None else prior.is_centered
     left = float(lefts.min() if is_centered else np.median(lefts)) if prior is None else prior.left
-    room = max(float(np.percentile(measured, 99.5)), COLUMN, prior.room if prior else 0.0)
-    room = min(room, image_width - left)
+    room = min(max(float(np.percentile(measured, 99.5)), COLUMN), image_width - left)
     is_full = measured >= 0.95 * room
+    room = max(room, prior.room if prior else 0.0)  # the prior's images may be wider
     widths = np.maximum(np.where(is_full, natural_widths(ink), measured), 1.0)
 
     old_widths = dict(prior.character_widths) if prior else {}

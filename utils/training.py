@@ -60,19 +60,35 @@ class EpochSampler:
     Args:
         indices: what to draw from, e.g. record numbers (a number may stand there several times).
         batch_size: samples a step over all ranks.
+        sizes: a size of each of ``indices``: samples of similar size then come in one batch, which is random otherwise.
     """
 
-    def __init__(self, indices: Sequence[int], batch_size: int, seed: int) -> None:
+    POOL = 16  # batches that are sorted by size together
+
+    def __init__(self, indices: Sequence[int], batch_size: int, seed: int, sizes: Sequence[float] | None = None) -> None:
         self.indices = torch.as_tensor(indices, dtype=torch.int64)
         self.batch_size = batch_size
         self.seed = seed
+        self.sizes = None if sizes is None else torch.as_tensor(sizes)
         self._epochs: dict[int, Tensor] = {}
 
     def _epoch(self, epoch: int) -> Tensor:
         if epoch not in self._epochs:
-            order = torch.randperm(len(self.indices), generator=make_generator("cpu", self.seed, epoch, 0x5EED))
+            generator = make_generator("cpu", self.seed, epoch, 0x5EED)
+            order = torch.randperm(len(self.indices), generator=generator)
+            if self.sizes is not None:
+                order = self._group(order, -epoch * len(order) % self.batch_size, generator)
             self._epochs = {e: p for e, p in self._epochs.items() if e >= epoch - 1} | {epoch: self.indices[order]}
         return self._epochs[epoch]
+
+    def _group(self, order: Tensor, begun: int, generator: torch.Generator) -> Tensor:
+        """Sort pools of an epoch by size, and shuffle their batches; the first ``begun`` fill the last epoch's batch."""
+        parts = [order[:begun]]
+        for pool in order[begun:].split(self.POOL * self.batch_size):
+            batches = pool[self.sizes[pool].argsort(stable=True)].split(self.batch_size)
+            whole = len(pool) // self.batch_size  # what is left over at the epoch's end stays there
+            parts += [batches[i] for i in torch.randperm(whole, generator=generator).tolist()] + list(batches[whole:])
+        return torch.cat(parts)
 
     def batch(self, step: int, rank: int = 0, ranks: int = 1) -> Tensor:
         """Indices of ``step`` (from 0) for one rank: (batch_size / ranks,) int64."""
