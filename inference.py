@@ -15,30 +15,39 @@ import hashlib
 import json
 import os
 import re
-import shutil
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
-import numpy as np
 import torch
-from PIL import Image
-from tqdm import tqdm
 
+from generation import (
+    REJECTED_NAME,
+    SamplingSettings,
+    Selection,
+    check_jobs,
+    kept_records,
+    read_outcomes,
+    write_images,
+    write_sheets,
+)
 from pipeline import DEFAULT_GUIDANCE, DEFAULT_STEPS, HandwritingPipeline
+from recogniser import CHOICES, load_recogniser
 from utils.charset import normalise_text, normalise_texts, read_texts
 from utils.cli import parse_bool, positive_int, run
 from utils.diffusion import SCHEDULERS
-from utils.images import make_sheet
-from utils.jobs import Job, choose_writers, jobs_of_records, jobs_of_texts, parse_mix, slug
+from utils.jobs import Job, choose_writers, jobs_of_records, jobs_of_texts, jobs_out_of_vocabulary, parse_mix
+from utils.metrics import NORMALISERS
+from utils.oov import SCOPES
 from utils.word_folder import (
-    IMAGE_FOLDER,
     METADATA_NAME,
     SPLITS,
     merge_shards,
+    outcomes_name,
+    prepare_output,
+    read_metadata,
     read_word_folder,
-    save_image,
     shard_metadata_name,
     write_atomically,
     write_metadata,
@@ -46,22 +55,9 @@ from utils.word_folder import (
 
 DEFAULT_WORDS = ("the", "quick", "brown", "fox", "jumps", "over", "lazy", "dog", "letter", "archive", "writing", "hand",
                  "paper", "ink", "style", "word")  # fmt: skip
-SHIPPED_MODEL = Path(__file__).resolve().parent / "models" / "demo"
 SETTINGS_NAME = "inference.json"
-SHEET_WORDS = 64
+SHIPPED_MODEL = Path(__file__).resolve().parent / "models" / "demo"
 DTYPES = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-
-
-@dataclass(frozen=True)
-class SamplingSettings:
-    """How words are written; see the flags of the same names."""
-
-    num_steps: int
-    scheduler: str
-    guidance_scale: float | None
-    writer_guidance_scale: float | None
-    seed: int
-    batch_size: int
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -87,6 +83,11 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     group.add_argument("--writer", nargs="+", metavar="ID", help="hands by name, or 'random', or 'all' (default: random; with "
                        "--dataset_path each word's own; with --single_image False all)")  # fmt: skip
     group.add_argument("--mix", nargs="+", metavar="ID:SHARE", help="one hand mixed of several, e.g. --mix 000:0.7 011:0.3")
+    group.add_argument("--oov", type=positive_int, metavar="N", help="N words for each hand of --dataset_path (or of --writer) "
+                       "that its training words there lack, with rare characters well represented; from --words_file or a "
+                       "dictionary")  # fmt: skip
+    group.add_argument("--oov_scope", choices=SCOPES, default="writer", help="words that are new to this writer, or to the "
+                       "whole data set (default: %(default)s)")  # fmt: skip
     group.add_argument("--num_per_word", type=positive_int, default=1, help="images of each word and hand (default: 1)")
     group.add_argument("--single_image", type=parse_bool, default=True, metavar="True|False",
                        help="True: one PNG a word; False: also one sheet a word with many hands (default: True)")  # fmt: skip
@@ -103,9 +104,25 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     group.add_argument("--device", help="default: a GPU if there is one")
     group.add_argument("--shard", type=parse_shard, metavar="I/N", help="write part I (from 0) of N; the last part to finish "
                        "puts them together (under accelerate launch each process is a part)")  # fmt: skip
+    group = parser.add_argument_group("only legible words", "a wrong label poisons a training set")
+    group.add_argument("--recogniser", metavar="NAME", help=f"reads every word: {CHOICES}. Judge the words by another one "
+                       "afterwards")  # fmt: skip
+    group.add_argument("--best_of", type=positive_int, help="most variants of a word, until one is read within --max_cer (or "
+                       "without error); the best is kept (default: 1)")  # fmt: skip
+    group.add_argument("--max_cer", type=float, help="leave out words whose best variant is read with more character errors "
+                       "than this share, e.g. 0 or 0.2 (default: keep all)")  # fmt: skip
+    group.add_argument("--normalise", choices=tuple(NORMALISERS), default="exact", help="compare texts exactly, or their "
+                       "letters and digits without case (default: %(default)s)")  # fmt: skip
     args = parser.parse_args(argv)
-    if sum(value is not None for value in (args.words, args.words_file, args.dataset_path)) > 1:
+    if sum(value is not None for value in (args.words, args.words_file, args.dataset_path)) > 1 + bool(args.oov):
         parser.error("give one of --words, --words_file and --dataset_path")
+    if args.oov and (not args.dataset_path or args.words or args.mix):
+        parser.error(f"--oov {args.oov}: goes with --dataset_path (the training words), and without --words and --mix")
+    for name in ("best_of", "max_cer"):
+        if getattr(args, name) is not None and not args.recogniser:
+            parser.error(f"--{name} {getattr(args, name)}: goes with --recogniser")
+    if args.max_cer is not None and not 0 <= args.max_cer < float("inf"):
+        parser.error(f"--max_cer {args.max_cer}: a share of at least 0")
     if args.mix and args.writer:
         parser.error("give --writer or --mix, not both")
     if args.words and not normalise_texts(args.words):
@@ -140,94 +157,30 @@ def read_writer_dict(path: Path) -> dict[str, int]:
     return names
 
 
-def check_jobs(pipeline: HandwritingPipeline, jobs: Sequence[Job], skip_unknown: bool, flag: str) -> list[Job]:
-    """The jobs that the checkpoint can do; the first that it can't is an error, unless they are to be skipped.
-
-    Raises:
-        ValueError: names the character, writer or length, and what the checkpoint knows.
-    """
-    verdicts: dict[tuple[str, str], str | None] = {}
-    kept = []
-    for job in jobs:
-        key = (job.record.text, job.record.writer)
-        if key not in verdicts:
-            try:
-                pipeline.check([job.record.text], [job.writer])
-                verdicts[key] = None if job.record.text else "an empty text"
-            except ValueError as error:
-                verdicts[key] = str(error)
-        if verdicts[key] is None:
-            kept.append(job)
-        elif not skip_unknown:
-            raise ValueError(f"{flag}: {verdicts[key]}\nUse other words or hands, train with them, or give --skip_unknown.")
-    if not kept:
-        raise ValueError(f"none of {len(jobs)} words can be written by this checkpoint: {next(iter(verdicts.values()))}")
-    if len(kept) < len(jobs):
-        print(f"skipped     {len(jobs) - len(kept)} of {len(jobs)} words that the model does not know")
-    return kept
-
-
-def prepare_folder(folder: Path, settings: dict, overwrite: bool) -> bool:
-    """Make the output folder, or go on in it; returns True if it is finished already.
-
-    Raises:
-        ValueError: if it holds something else, or the output of other settings.
-    """
-    marker = folder / SETTINGS_NAME
-    # Half-written files of a shard that started just now don't count.
-    if folder.is_dir() and any(path for path in folder.iterdir() if path.suffix != ".tmp"):
-        if not marker.is_file():
-            raise ValueError(f"--save_path {folder}: not empty, and not made by this script. Name another folder.")
-        if not overwrite and json.loads(marker.read_text(encoding="utf-8")) != settings:
-            raise ValueError(f"--save_path {folder}: holds words of other settings (see {marker.name}). Name another folder, "
-                             "or give --overwrite.")  # fmt: skip
-        if overwrite:
-            for path in folder.glob("metadata*.jsonl"):  # first: they say that the images are all there
-                path.unlink()
-            for name in (IMAGE_FOLDER, "sheets"):
-                shutil.rmtree(folder / name, ignore_errors=True)
-        elif (folder / METADATA_NAME).is_file():
-            return True
-    write_atomically(marker, json.dumps(settings, indent=2, ensure_ascii=False))  # first: other shards look for it
-    return False
-
-
-def write_images(pipeline: HandwritingPipeline, jobs: Sequence[Job], folder: Path, settings: SamplingSettings) -> int:
-    """Write the images that are not there yet, in batches; returns their number."""
-    missing = [job for job in jobs if not (folder / job.record.file_name).is_file()]
-    # Words on canvases of one width side by side; which words share a batch changes none of them.
-    widths = pipeline.canvas_widths([job.record.text for job in missing], [job.writer for job in missing])
-    missing = [missing[i] for i in np.argsort(widths, kind="stable")]
-    for parent in {(folder / job.record.file_name).parent for job in missing}:
-        parent.mkdir(parents=True, exist_ok=True)
-    with tqdm(total=len(jobs), initial=len(jobs) - len(missing), unit="word", desc="write") as bar:
-        for first in range(0, len(missing), settings.batch_size):
-            batch = missing[first : first + settings.batch_size]
-            images = pipeline([job.record.text for job in batch], [job.writer for job in batch],
-                              num_inference_steps=settings.num_steps, guidance_scale=settings.guidance_scale,
-                              writer_guidance_scale=settings.writer_guidance_scale, scheduler=settings.scheduler,
-                              seed=settings.seed, indices=[job.index for job in batch])  # fmt: skip
-            for job, image in zip(batch, images):
-                save_image(image, folder / job.record.file_name)
-            bar.update(len(batch))
-    return len(missing)
-
-
-def write_sheets(jobs: Sequence[Job], folder: Path, is_single: bool) -> None:
-    """``sheet.png`` of the first words; with ``--single_image False`` also ``sheets/<word>.png``, a word in many hands."""
-
-    def sheet(chosen: Sequence[Job], path: Path) -> None:
-        images = [np.asarray(Image.open(folder / job.record.file_name)) for job in chosen]
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_image(make_sheet(images, captions=[f"{job.record.text} ({job.record.writer})" for job in chosen]), path)
-
-    sheet(jobs[:SHEET_WORDS], folder / "sheet.png")
-    if not is_single:
-        by_text: dict[str, list[Job]] = {}
-        for job in jobs:
-            by_text.setdefault(job.record.text, []).append(job)
-        for number, (text, chosen) in enumerate(by_text.items()):
-            sheet(chosen, folder / "sheets" / f"{number:04d}-{slug(text)}.png")
+def choose_jobs(args: argparse.Namespace, pipeline: HandwritingPipeline) -> tuple[list[Job], bool, str]:
+    """What to write, whether unknown words are skipped, and the flag to name in messages."""
+    known = pipeline.card.writers
+    records = []
+    if args.dataset_path:
+        records = read_word_folder(args.dataset_path, splits=[args.split] if args.split else [])
+    flag = f"--dataset_path {args.dataset_path}" if args.dataset_path else "--words_file" if args.words_file else "--words"
+    flag += " with --writer" if args.writer else " with --mix" if args.mix else ""
+    if args.oov:
+        hands = choose_writers(args.writer, known) if args.writer else None
+        words = read_texts(args.words_file) if args.words_file else None
+        jobs = jobs_out_of_vocabulary(records, words, args.oov, scope=args.oov_scope, writers=hands, known=known,
+                                      charset=pipeline.card.charset.characters, max_length=pipeline.unet.config.max_length,
+                                      seed=args.seed)  # fmt: skip
+    elif args.dataset_path and not (args.mix or args.writer):
+        jobs = jobs_of_records(records, num_per_word=args.num_per_word)
+    else:
+        texts, splits = [normalise_text(record.text) for record in records], [record.split for record in records]
+        if not args.dataset_path:
+            texts = read_texts(args.words_file) if args.words_file else normalise_texts(args.words or DEFAULT_WORDS)
+        names = args.writer or (["random"] if args.single_image else ["all"])
+        hands = [parse_mix(args.mix)] if args.mix else choose_writers(names, known)
+        jobs = jobs_of_texts(texts, hands, known, num_per_word=args.num_per_word, seed=args.seed, splits=splits)
+    return jobs, args.skip_unknown, flag
 
 
 def main(args: argparse.Namespace) -> None:
@@ -251,48 +204,57 @@ def main(args: argparse.Namespace) -> None:
     pipeline.to(device, DTYPES[args.mixed_precision])
 
     # The words.
-    known = pipeline.card.writers
-    records = []
-    if args.dataset_path:
-        records = read_word_folder(args.dataset_path, splits=[args.split] if args.split else [])
-    flag = f"--dataset_path {args.dataset_path}" if args.dataset_path else "--words_file" if args.words_file else "--words"
-    flag += " with --writer" if args.writer else " with --mix" if args.mix else ""
-    if args.dataset_path and not (args.mix or args.writer):
-        jobs = jobs_of_records(records, num_per_word=args.num_per_word)
-    else:
-        texts, splits = [normalise_text(record.text) for record in records], [record.split for record in records]
-        if not args.dataset_path:
-            texts = read_texts(args.words_file) if args.words_file else normalise_texts(args.words or DEFAULT_WORDS)
-        names = args.writer or (["random"] if args.single_image else ["all"])
-        hands = [parse_mix(args.mix)] if args.mix else choose_writers(names, known)
-        jobs = jobs_of_texts(texts, hands, known, num_per_word=args.num_per_word, seed=args.seed, splits=splits)
-    jobs = check_jobs(pipeline, jobs, args.skip_unknown, flag)
+    jobs = check_jobs(pipeline, *choose_jobs(args, pipeline))
 
     # The output.
     settings = SamplingSettings(args.num_steps, args.scheduler, args.guidance_scale, args.writer_guidance_scale, args.seed,
                                 args.batch_size)  # fmt: skip
     fixed = {key: value for key, value in asdict(settings).items() if key != "batch_size"}
-    is_finished = prepare_folder(args.save_path, {
+    chosen_by = {"recogniser": args.recogniser, "best_of": args.best_of or 1, "max_cer": args.max_cer,
+                 "normalise": args.normalise}  # fmt: skip
+    is_finished = prepare_output(args.save_path, {
         "models_path": str(args.models_path.resolve()), "step": pipeline.card.extra.get("step"), "words": len(jobs),
         "records": hashlib.sha256("".join(job.record.as_json() for job in jobs).encode()).hexdigest()[:16],
         "mix": args.mix, **fixed, "single_image": args.single_image, "mixed_precision": args.mixed_precision,
-        "shards": shards,
-    }, args.overwrite)  # fmt: skip
+        "shards": shards, **(chosen_by if args.recogniser else {}),
+    }, args.overwrite, marker=SETTINGS_NAME, flag="--save_path")  # fmt: skip
+    selection = None
+    if args.recogniser:
+        recogniser = load_recogniser(args.recogniser, device=device)
+        selection = Selection(recogniser, args.best_of or 1, args.max_cer, args.normalise)
     own = jobs[shard::shards]
-    written = write_images(pipeline, own, args.save_path, settings)
+    if is_finished:  # words that were left out are not in its metadata, and images may have been removed since
+        kept = {record.file_name for record in read_metadata(args.save_path / METADATA_NAME)}
+        own = [job for job in own if job.record.file_name in kept and not (args.save_path / job.record.file_name).is_file()]
+    noted = args.save_path / outcomes_name(shard, shards)
+    written, outcomes = write_images(pipeline, own, args.save_path, settings, selection, noted)
     if is_finished:
-        print(f"finished    {args.save_path} held these {len(jobs)} words already, but for {written} missing images; "
+        noted.unlink(missing_ok=True)
+        print(f"finished    {args.save_path} held these {len(kept)} words already, but for {written} missing images; "
               "--overwrite writes them anew")  # fmt: skip
         return
+    name = shard_metadata_name(shard, shards) if shards > 1 else METADATA_NAME
+    all_noted = [args.save_path / outcomes_name(i, shards) for i in range(shards)]
     if shards > 1:
-        write_metadata(args.save_path, [job.record for job in own], name=shard_metadata_name(shard, shards))
-        if not merge_shards(args.save_path, shards, [job.record.file_name for job in jobs]):
+        write_metadata(args.save_path, kept_records(own, outcomes), name=name)
+        outcomes = {key: outcome for path in all_noted for key, outcome in read_outcomes(path).items()}
+        expected = [record.file_name for record in kept_records(jobs, outcomes)]
+        if not merge_shards(args.save_path, shards, expected):
             print(f"wrote       part {shard} of {shards}: {len(own)} words to {args.save_path}")
             return
-    write_sheets(jobs, args.save_path, args.single_image)
+    records = kept_records(jobs, outcomes)
+    kept = {record.file_name for record in records}
+    write_sheets([job for job in jobs if job.record.file_name in kept], args.save_path, args.single_image)
+    if rejected := [outcomes[job.record.file_name] for job in jobs if job.record.file_name not in kept]:
+        lines = (json.dumps(vars(outcome), ensure_ascii=False) + "\n" for outcome in rejected)
+        write_atomically(args.save_path / REJECTED_NAME, "".join(lines))
+        print(f"left out    {len(rejected)} of {len(jobs)} words that {args.recogniser} reads with more than "
+              f"{args.max_cer:g} character errors ({REJECTED_NAME})")  # fmt: skip
     if shards == 1:
-        write_metadata(args.save_path, [job.record for job in jobs])
-    print(f"wrote       {len(jobs)} words to {args.save_path} (sheet.png shows the first)")
+        write_metadata(args.save_path, records)
+    for path in all_noted:
+        path.unlink(missing_ok=True)
+    print(f"wrote       {len(records)} words to {args.save_path} (sheet.png shows the first)")
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from tests.helpers import (
 )
 from utils.cli import run
 from utils.jobs import parse_mix
+from utils.reading import Reading
 from utils.word_folder import read_word_folder
 
 FAST = ("--num_steps", "2", "--device", "cpu")
@@ -360,3 +361,158 @@ def test_published_weights_write_with_named_hands(vae_folder, tmp_path, write):
 def test_file_names_are_plain(write):
     names = [r.file_name for r in read_word_folder(write("--words", "cab", "--mix", "01:1", "02:1"))]
     assert all(re.fullmatch(r"images/[\w\-]+\.png", name) for name in names)
+
+
+# Only legible words
+
+
+class FakeRecogniser:
+    """Reads a word by the grey of its image: right where the last digit of the grey sum is in ``right``."""
+
+    name = "fake"
+
+    def __init__(self, right):
+        self.right, self.seen = right, 0
+
+    def read(self, images, *, batch_size=64):
+        self.seen += len(images)
+        return [Reading("cab" if int(image.astype(int).sum()) % 10 in self.right else "cob", 0.5) for image in images]
+
+
+@pytest.fixture
+def fake(monkeypatch):
+    """Replace all recognisers by one that is right for images whose grey sum ends on certain digits."""
+
+    def call(right):
+        recogniser = FakeRecogniser(right)
+        monkeypatch.setattr("inference.load_recogniser", lambda name, **options: recogniser)
+        return recogniser
+
+    return call
+
+
+WORD = ("--words", "cab", "--num_per_word", "12", "--writer", "01")
+
+
+def test_scores_stand_in_the_metadata(write, fake):
+    fake(range(10))
+    folder = write(*WORD, "--recogniser", "fake")
+    assert all(record.extra == {"cer": 0.0, "confidence": 0.5, "reading": "cab", "variant": 0}
+               for record in read_word_folder(folder))  # fmt: skip
+    assert not list(folder.glob("readings-*")) and not (folder / "rejected.jsonl").exists()
+
+
+def test_without_a_limit_every_word_is_kept(write, fake):
+    fake(())
+    assert len(read_word_folder(write(*WORD, "--recogniser", "fake"))) == 12
+
+
+def test_words_that_are_misread_are_left_out(write, fake, capsys):
+    fake(range(5))
+    folder = write(*WORD, "--recogniser", "fake", "--max_cer", "0")
+    kept = read_word_folder(folder)
+    rejected = [json.loads(line) for line in (folder / "rejected.jsonl").read_text().splitlines()]
+    assert 0 < len(kept) < 12 and len(kept) + len(rejected) == 12 == len({r["file_name"] for r in rejected}) + len(kept)
+    assert all(outcome["cer"] == pytest.approx(1 / 3, abs=1e-3) for outcome in rejected)
+    assert {path.relative_to(folder).as_posix() for path in folder.glob("images/*")} == {r.file_name for r in kept}
+    assert f"left out    {len(rejected)} of 12 words" in capsys.readouterr().out
+
+
+def test_further_variants_are_tried_until_one_is_read(write, fake):
+    recogniser = fake(range(5))
+    folder = write(*WORD, "--recogniser", "fake", "--max_cer", "0", "--best_of", "8")
+    kept = read_word_folder(folder)
+    assert len(kept) > 9 and {record.extra["variant"] for record in kept} > {0}
+    assert 12 < recogniser.seen < 12 * 8
+
+
+def test_the_first_variant_is_what_is_written_without_a_recogniser(write, fake, tmp_path):
+    fake(range(5))
+    chosen = write(*WORD, "--recogniser", "fake", "--best_of", "3")
+    plain = write(*WORD, save_path=tmp_path / "plain")
+    first = {r.file_name for r in read_word_folder(chosen) if r.extra["variant"] == 0}
+    assert first and all(np.array_equal(read_images(chosen)[name], read_images(plain)[name]) for name in first)
+
+
+def test_an_interrupted_choice_goes_on(write, fake, tmp_path):
+    fake(range(5))
+    flags = (*WORD, "--recogniser", "fake", "--max_cer", "0", "--best_of", "2", "--batch_size", "4")
+    whole = write(*flags)
+
+    class Killed(Exception):
+        pass
+
+    class Dying(FakeRecogniser):
+        def read(self, images, *, batch_size=64):
+            if self.seen > 6:
+                raise Killed
+            return super().read(images)
+
+    import inference
+
+    inference.load_recogniser = lambda name, **options: Dying(range(5))  # the fixture's monkeypatch takes it back
+    with pytest.raises(Killed):
+        write(*flags, save_path=tmp_path / "again")
+    inference.load_recogniser = lambda name, **options: FakeRecogniser(range(5))
+    again = write(*flags, save_path=tmp_path / "again")
+    assert (again / "metadata.jsonl").read_text() == (whole / "metadata.jsonl").read_text()
+    assert (again / "rejected.jsonl").read_text() == (whole / "rejected.jsonl").read_text()
+
+
+def test_parts_choose_what_one_process_chooses(write, fake, tmp_path):
+    fake(range(5))
+    flags = (*WORD, "--recogniser", "fake", "--max_cer", "0")
+    whole = write(*flags)
+    for part in ("1/2", "0/2"):
+        parts = write(*flags, "--shard", part, save_path=tmp_path / "parts")
+    assert read_word_folder(parts) == read_word_folder(whole)
+    assert (parts / "rejected.jsonl").read_text() == (whole / "rejected.jsonl").read_text()
+
+
+def test_a_finished_choice_is_left_alone(write, fake, capsys):
+    fake(range(5))
+    folder = write(*WORD, "--recogniser", "fake", "--max_cer", "0")
+    before = times(folder)
+    write(*WORD, "--recogniser", "fake", "--max_cer", "0")
+    assert "but for 0 missing images" in capsys.readouterr().out
+    assert {p: t for p, t in times(folder).items() if p.is_file()} == {p: t for p, t in before.items() if p.is_file()}
+
+
+@pytest.mark.parametrize("flags", [["--best_of", "2"], ["--max_cer", "0.1"], ["--recogniser", "x", "--max_cer", "-1"]])
+def test_bad_flags_of_the_choice_are_named(flags, capsys):
+    with pytest.raises(SystemExit):
+        parse_args(flags)
+    assert flags[-2] in capsys.readouterr().err
+
+
+# Out-of-vocabulary words
+
+
+@pytest.fixture
+def training_words(tmp_path):
+    make_word_folder(tmp_path / "words", ["cab", "bad"], ("01", "02"), img_size=IMG_SIZE)
+    (tmp_path / "list.txt").write_text("cab\nbad\nace\nfed\nbee\n")
+    return "--dataset_path", tmp_path / "words", "--words_file", tmp_path / "list.txt"
+
+
+def test_each_hand_gets_words_that_it_has_not_written(write, training_words):
+    train = {(r.writer, r.text) for r in read_word_folder(training_words[1])}
+    records = read_word_folder(write("--oov", "2", *training_words))
+    assert [record.writer for record in records] == ["01"] * 2 + ["02"] * 2
+    assert not train & {(record.writer, record.text) for record in records}
+
+
+def test_with_scope_dataset_no_hand_has_written_them(write, training_words):
+    known = {r.text for r in read_word_folder(training_words[1])}
+    records = read_word_folder(write("--oov", "2", "--oov_scope", "dataset", *training_words))
+    assert not known & {record.text for record in records}
+
+
+def test_too_few_new_words_are_named(fail, training_words):
+    assert "--oov 9: the list has only" in fail("--oov", "9", *map(str, training_words))
+
+
+def test_oov_needs_the_training_words(capsys):
+    with pytest.raises(SystemExit):
+        parse_args(["--oov", "3"])
+    assert "--oov 3: goes with --dataset_path" in capsys.readouterr().err

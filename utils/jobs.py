@@ -1,6 +1,7 @@
 """What inference is asked to write, as a list of images: each with its text, hand, file name and number."""
 
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,6 +9,7 @@ from pathlib import Path
 import torch
 
 from utils.charset import normalise_text
+from utils.oov import choose_oov_words, dictionary_words, listed_words
 from utils.training import make_generator
 from utils.word_folder import IMAGE_FOLDER, WordRecord
 
@@ -91,4 +93,36 @@ def jobs_of_records(records: Sequence[WordRecord], *, num_per_word: int = 1) -> 
             jobs.append(Job(len(jobs), WordRecord(f"{stem}.png", text, record.writer, record.split), record.writer))
     if len({job.record.file_name for job in jobs}) != len(jobs):
         raise ValueError("--dataset_path: several images have one name but for the suffix; rename them")
+    return jobs
+
+
+def jobs_out_of_vocabulary(records: Sequence[WordRecord], words: Sequence[str] | None, per_writer: int, *, scope: str,
+                           writers: Sequence[str] | None, known: Sequence[str], charset: Sequence[str], max_length: int,
+                           seed: int = 0) -> list[Job]:  # fmt: skip
+    """New words for each hand: none that its training words hold, and rare characters well represented.
+
+    Args:
+        records: of the data set; those of split ``train`` are what a hand, or with scope ``dataset`` any hand, has written.
+        words: to choose from; None is a dictionary.
+        writers: hands; None is all of ``records`` that the model knows.
+        charset, max_length: what the model can write.
+    Raises:
+        ValueError: if no hand is known, or there are not enough new words.
+    """
+    train = [(record.writer, normalise_text(record.text)) for record in records if record.split == "train"]
+    hands = list(writers) if writers else sorted({record.writer for record in records} & set(known))
+    if not hands:
+        raise ValueError("--oov: the model knows no writer of --dataset_path; name hands with --writer")
+    counts: Counter = Counter()
+    jobs: list[Job] = []
+    for number, hand in enumerate(hands):
+        taken = {text for writer, text in train if scope == "dataset" or writer == hand}
+        source = listed_words(words, seed + number) if words else dictionary_words(charset, seed * 7919 + number)
+        chosen = choose_oov_words(source, taken, per_writer, charset=charset, max_length=max_length, counts=counts)
+        if len(chosen) < per_writer:
+            raise ValueError(f"--oov {per_writer}: the list has only {len(chosen)} words that are new to {hand} and can be "
+                             "written. Give a longer --words_file, or fewer words.")  # fmt: skip
+        for text in chosen:
+            name = f"{IMAGE_FOLDER}/oov-{len(jobs):06d}-{slug(text)}-{slug(hand)}.png"
+            jobs.append(Job(len(jobs), WordRecord(name, text, hand), hand))
     return jobs

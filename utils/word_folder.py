@@ -7,9 +7,10 @@ so its presence says that the folder is complete.
 
 import json
 import os
+import shutil
 import tempfile
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -25,17 +26,20 @@ _FIELDS = ("file_name", "text", "writer", "split")
 class WordRecord:
     """One word of a word folder.
 
-    ``file_name`` is relative to the folder with forward slashes; ``split`` is ``train``, ``val`` or ``test``.
+    ``file_name`` is relative to the folder with forward slashes; ``split`` is ``train``, ``val`` or ``test``; ``extra`` are
+    further fields of its line, such as scores, and not part of what the word is.
     """
 
     file_name: str
     text: str
     writer: str
     split: str = "train"
+    extra: Mapping[str, object] = field(default_factory=dict, compare=False)
 
     def as_json(self) -> str:
         """The record's line in ``metadata.jsonl``."""
-        return json.dumps(asdict(self), ensure_ascii=False)
+        values = {name: getattr(self, name) for name in _FIELDS}
+        return json.dumps({**self.extra, **values} if self.extra else values, ensure_ascii=False)
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
@@ -71,7 +75,7 @@ def write_metadata(folder: Path, records: Iterable[WordRecord], *, name: str = M
 
 
 def read_metadata(path: Path) -> list[WordRecord]:
-    """Read a ``metadata.jsonl`` file; unknown fields are ignored, ``split`` defaults to ``train``.
+    """Read a ``metadata.jsonl`` file; unknown fields become ``extra``, ``split`` defaults to ``train``.
 
     Raises:
         ValueError: if a line is not a JSON object with the fields of a word, or names an image outside of the folder; the
@@ -83,7 +87,7 @@ def read_metadata(path: Path) -> list[WordRecord]:
             continue
         try:
             values = json.loads(line)
-            missing = [field for field in _FIELDS[:3] if not isinstance(values.get(field), str)]
+            missing = [name for name in _FIELDS[:3] if not isinstance(values.get(name), str)]
         except (json.JSONDecodeError, AttributeError) as error:
             raise ValueError(f"{path} line {number}: not a JSON object ({error})") from error
         if missing:
@@ -96,7 +100,8 @@ def read_metadata(path: Path) -> list[WordRecord]:
             # Inference writes under the same names into another folder.
             raise ValueError(f"{path} line {number}: file_name {values['file_name']!r} leads out of the folder. It must be "
                              "relative to it.")  # fmt: skip
-        records.append(WordRecord(**{field: values[field] for field in _FIELDS if field in values}))
+        extra = {name: value for name, value in values.items() if name not in _FIELDS}
+        records.append(WordRecord(**{name: values[name] for name in _FIELDS if name in values}, extra=extra))
     return records
 
 
@@ -130,9 +135,43 @@ def read_word_folder(folder: Path, *, flag: str = "--dataset_path", splits: Sequ
     return records
 
 
+def prepare_output(folder: Path, settings: dict, overwrite: bool, *, marker: str, flag: str) -> bool:
+    """Make a script's output word folder, or go on in it; returns True if it is finished already.
+
+    Args:
+        settings: what the output depends on; kept in the file ``marker`` of the folder.
+        flag: the command line flag to name in messages.
+
+    Raises:
+        ValueError: if it holds something else, or the output of other settings.
+    """
+    settings_path = folder / marker
+    # Half-written files of a shard that started just now don't count.
+    if folder.is_dir() and any(path for path in folder.iterdir() if path.suffix != ".tmp"):
+        if not settings_path.is_file():
+            raise ValueError(f"{flag} {folder}: not empty, and not made by this script. Name another folder.")
+        if not overwrite and json.loads(settings_path.read_text(encoding="utf-8")) != settings:
+            raise ValueError(f"{flag} {folder}: holds words of other settings (see {marker}). Name another folder, "
+                             "or give --overwrite.")  # fmt: skip
+        if overwrite:
+            for path in [*folder.glob("metadata*.jsonl"), *folder.glob("*.jsonl")]:  # metadata first: it says that all is there
+                path.unlink(missing_ok=True)
+            for name in (IMAGE_FOLDER, "sheets"):
+                shutil.rmtree(folder / name, ignore_errors=True)
+        elif (folder / METADATA_NAME).is_file():
+            return True
+    write_atomically(settings_path, json.dumps(settings, indent=2, ensure_ascii=False))  # first: other shards look for it
+    return False
+
+
 def shard_metadata_name(shard: int, shards: int) -> str:
     """File name of shard ``shard`` (from 0) of ``shards``."""
     return f"metadata-{shard:05d}-of-{shards:05d}.jsonl"
+
+
+def outcomes_name(shard: int, shards: int) -> str:
+    """File name of what a recogniser said of the words of shard ``shard`` (from 0) of ``shards``."""
+    return f"readings-{shard:05d}-of-{shards:05d}.jsonl"
 
 
 def merge_shards(folder: Path, shards: int, expected: Sequence[str]) -> bool:

@@ -1,0 +1,277 @@
+"""The training of a CRNN recogniser: one step, validation, early stopping, checkpoints, results.
+
+Everything random is a function of (seed, step), so that a resumed run goes on exactly as if it had not stopped.
+"""
+
+import copy
+import json
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from tqdm import tqdm
+
+from recogniser import CRNN, CRNNConfig, CRNNRecogniser
+from utils.augmentation import augment_words
+from utils.charset import Charset, normalise_text
+from utils.checkpoint import (
+    STATE_NAME,
+    TRAINING_STATE,
+    load_training_state,
+    save_checkpoint,
+    save_training_state,
+    truncate_csv,
+)
+from utils.error_rates import ErrorRates, measure_errors
+from utils.reading import FRAME, WIDTH_STEP, crop_to_ink, frames_needed, make_batch, padded_width
+from utils.sources import TrainingWords, read_image
+from utils.training import (
+    EpochSampler,
+    ExponentialMovingAverage,
+    StopFlag,
+    learning_rate_factor,
+    make_generator,
+)
+from utils.word_folder import WordRecord, read_word_folder
+
+LOG_COLUMNS = ("step", "loss", "learning_rate", "valid_cer", "valid_wer", "words_per_second", "seconds")
+LOG_EVERY = 50  # steps
+RESULTS_NAME = "results.json"
+VALIDATION_WORDS = 2000  # at most; of more, an even sample
+WEIGHT_DECAY = 0.01
+
+Words = tuple[Sequence[WordRecord], Sequence[Path]]  # records and where their images are
+
+
+@dataclass(frozen=True)
+class HTRSettings:
+    """What fixes the course of a training.
+
+    Attributes:
+        max_train_steps: step at which it ends, and by which the learning rate has come down.
+        batch_size: words a step.
+        learning_rate: peak of AdamW's.
+        augment: whether the training words vary in slant, width, pen and scan.
+        validate_every: steps between validations, each of which may make a checkpoint the best one.
+        patience: validations without a better one after which it ends.
+        seed: of weights, order, augmentation, dropout.
+    """
+
+    max_train_steps: int = 5000
+    batch_size: int = 32
+    learning_rate: float = 1e-3
+    augment: bool = True
+    validate_every: int = 250
+    patience: int = 8
+    seed: int = 0
+
+
+def read_split(folder: Path, split: str, *, flag: str) -> Words:
+    """The words of one split of a word folder, texts normalised.
+
+    Raises:
+        FileNotFoundError, ValueError: if there is no such folder, no word of this split, or an empty text.
+    """
+    try:
+        records = read_word_folder(folder, flag=flag, splits=(split,))
+    except ValueError as error:
+        raise ValueError(f"{error}. {flag}_split names another split") from error
+    records = [replace(record, text=normalise_text(record.text)) for record in records]
+    if empty := [record.file_name for record in records if not record.text]:
+        raise ValueError(f"{flag} {folder}: {empty[0]} has an empty text")
+    return records, [folder / record.file_name for record in records]
+
+
+def take_sample(words: Words, most: int) -> Words:
+    """At most ``most`` words, evenly spread over all."""
+    chosen = np.linspace(0, len(words[0]) - 1, min(most, len(words[0]))).round().astype(int)
+    return [words[0][i] for i in chosen], [words[1][i] for i in chosen]
+
+
+def load_crops(paths: Sequence[Path], *, img_height: int | None = None) -> list[np.ndarray]:
+    """Word images of one height and any widths, (H, w) uint8, cut to their ink.
+
+    Args:
+        img_height: what the height must be, pixels; that of the first image if None.
+    Raises:
+        FileNotFoundError, ValueError: if an image is missing, damaged or of another height; the message names it.
+    """
+    with ThreadPoolExecutor() as pool:
+        images = pool.map(lambda path: crop_to_ink(read_image(path)).copy(), paths)  # a view would keep the whole image
+        crops = list(tqdm(images, total=len(paths), desc="read images", unit="word", leave=False))
+    height = img_height or crops[0].shape[0]
+    for path, crop in zip(paths, crops):
+        if crop.shape[0] != height:
+            raise ValueError(f"{path}: {crop.shape[0]} pixels high, but the words to train on have {height}. Preprocess all "
+                             "word folders with one height in --img_size.")  # fmt: skip
+    return crops
+
+
+class HTRTrainer:
+    """Model, words and optimiser of one run.
+
+    Attributes:
+        skipped: texts of training words whose image is too narrow for them.
+        best: the weights with the lowest character error rate at a validation so far; None before the first.
+    """
+
+    def __init__(self, model: CRNN, train: TrainingWords, valid: Words, settings: HTRSettings, *, precision: str,
+                 device: torch.device) -> None:  # fmt: skip
+        self.model, self.settings, self.precision, self.device = model.to(device).train(), settings, precision, device
+        self.step, self.stale, self.seconds = 0, 0, 0.0
+        self.best: CRNN | None = None
+        self.best_step, self.best_rates = None, None
+        indices = train.train_indices()
+        unique = sorted(set(indices))
+        crops = load_crops([train.paths[i] for i in unique], img_height=model.config.img_height)
+        frames = {i: padded_width(crop.shape[1]) // FRAME for i, crop in zip(unique, crops)}
+        self.skipped = [train.records[i].text for i in unique if frames_needed(train.records[i].text) > frames[i]]
+        kept = [i for i in indices if frames_needed(train.records[i].text) <= frames[i]]
+        if not kept:
+            raise ValueError(f"each of the {len(unique)} words to train on is too narrow for its text, e.g. {self.skipped[0]!r}"
+                             f": a character needs {FRAME} pixels. Preprocess with a larger --img_size.")  # fmt: skip
+        place = {index: i for i, index in enumerate(unique)}
+        self.crops, self.texts = crops, [train.records[i].text for i in unique]
+        self.num_words = len(set(kept))
+        self.sampler = EpochSampler([place[i] for i in kept], settings.batch_size, settings.seed, [frames[i] for i in kept])
+        self.valid_texts = [record.text for record in valid[0]]
+        self.valid_crops = load_crops(valid[1], img_height=model.config.img_height)
+        self.optimizer = torch.optim.AdamW(model.parameters(), lr=settings.learning_rate, weight_decay=WEIGHT_DECAY)
+        self.ema = ExponentialMovingAverage(model, 0.99)
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether all steps are done, or validations stopped getting better."""
+        return self.step >= self.settings.max_train_steps or self.stale >= self.settings.patience
+
+    def draw_batch(self) -> tuple[Tensor, Tensor, list[str]]:
+        """The (B, 1, H, W) pixel values, (B,) widths and texts of the step to come."""
+        rows = self.sampler.batch(self.step).tolist()
+        texts = [self.texts[row] for row in rows]
+        pixel_values, widths = make_batch([self.crops[row] for row in rows])
+        if self.settings.augment:
+            generator = make_generator("cpu", self.settings.seed, self.step, 1)
+            least = torch.tensor([padded_width(frames_needed(text) * FRAME) for text in texts])
+            ink, widths = augment_words((1 - pixel_values) / 2, widths, generator, step=WIDTH_STEP, least=least)
+            pixel_values = 1 - 2 * ink
+        return pixel_values, widths, texts
+
+    def train_step(self) -> float:
+        """One optimiser step; returns the loss, nats a character."""
+        s = self.settings
+        rate = s.learning_rate * learning_rate_factor(self.step, warmup_steps=100, horizon=s.max_train_steps, schedule="cosine")
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        pixel_values, widths, texts = self.draw_batch()
+        lengths = torch.tensor([len(text) for text in texts])
+        labels = self.model.charset.encode(texts, int(lengths.max()))
+        torch.manual_seed(make_generator("cpu", s.seed, self.step, 2).initial_seed())  # dropout has no generator of its own
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+            log_probs = self.model(pixel_values.to(self.device), widths)
+        loss = F.ctc_loss(log_probs.transpose(0, 1), labels.to(self.device), widths // FRAME, lengths)
+        if not torch.isfinite(loss):
+            raise ValueError(f"the loss is not finite at step {self.step}: lower --learning_rate {s.learning_rate}")
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.step += 1
+        self.ema.update(self.model, self.step)
+        return loss.item()
+
+    def validate(self) -> ErrorRates:
+        """Error rates of the averaged weights on the validation words; keeps the weights if they are the best so far."""
+        readings = CRNNRecogniser(self.ema.module).read(self.valid_crops)
+        rates = measure_errors(self.valid_texts, [reading.text for reading in readings])
+        if self.best_rates is None or rates.cer < self.best_rates.cer:
+            self.best, self.best_step, self.best_rates, self.stale = copy.deepcopy(self.ema.module), self.step, rates, 0
+        else:
+            self.stale += 1
+        return rates
+
+    def save(self, run_folder: Path) -> None:
+        """Save the run's state as its newest checkpoint, whole or not at all: the best weights, and how to go on."""
+
+        def write(folder: Path) -> None:
+            best = {"best_step": self.best_step, "best_rates": self.best_rates and asdict(self.best_rates)}
+            extra = {"step": self.step, **best, "words": self.num_words, "training": asdict(self.settings)}
+            (self.best or self.ema.module).save_pretrained(folder, extra)
+            averages = {f"ema.{name}": value.clone() for name, value in self.ema.module.state_dict().items()}
+            state = {"step": self.step, "stale": self.stale, "seconds": self.seconds, **best,
+                     "settings": asdict(self.settings)}  # fmt: skip
+            save_training_state(folder / TRAINING_STATE, self.model, self.optimizer, state, averages)
+
+        save_checkpoint(run_folder, self.step, write, keep=2)
+
+    def restore(self, checkpoint: Path) -> None:
+        """Take over a checkpoint's state."""
+        state, averages = load_training_state(checkpoint / TRAINING_STATE, self.model, self.optimizer)
+        self.ema.module.load_state_dict({name.removeprefix("ema."): value for name, value in averages.items()})
+        self.step, self.stale, self.seconds = state["step"], state["stale"], state["seconds"]
+        if state["best_rates"] is not None:
+            self.best_step, self.best_rates = state["best_step"], ErrorRates(**state["best_rates"])
+            self.best = CRNN.from_pretrained(checkpoint, flag="--save_path").to(self.device)
+
+
+def train_until_done(trainer: HTRTrainer, run_folder: Path) -> bool:
+    """The loop; returns whether it came to its end (False: a signal stopped it, and the state is saved)."""
+    truncate_csv(run_folder / "log.csv", trainer.step, LOG_COLUMNS)
+    settings, before, start, first_step = trainer.settings, trainer.seconds, time.monotonic(), trainer.step
+    losses: list[float] = []
+    with StopFlag() as stop, tqdm(total=settings.max_train_steps, initial=trainer.step, unit="step", desc="train") as bar:
+        is_stopped = False
+        while not trainer.is_finished and not is_stopped:
+            losses.append(trainer.train_step())
+            bar.update()
+            is_stopped = stop.is_set  # read once: a signal later in this step must not end the loop unsaved
+            is_validating = trainer.step % settings.validate_every == 0 or trainer.step == settings.max_train_steps
+            rates = trainer.validate() if is_validating else None
+            trainer.seconds = before + time.monotonic() - start
+            if is_validating or is_stopped:
+                trainer.save(run_folder)
+            if is_validating or is_stopped or trainer.step % LOG_EVERY == 0:
+                speed = (trainer.step - first_step) * settings.batch_size / (trainer.seconds - before)
+                row = (trainer.step, f"{np.mean(losses):.4f}", f"{trainer.optimizer.param_groups[0]['lr']:.2e}",
+                       f"{rates.cer:.4f}" if rates else "", f"{rates.wer:.4f}" if rates else "", f"{speed:.1f}",
+                       f"{trainer.seconds:.1f}")  # fmt: skip
+                with (run_folder / "log.csv").open("a", encoding="utf-8") as file:
+                    file.write(",".join(map(str, row)) + "\n")
+                best = f"{100 * trainer.best_rates.cer:.1f} %" if trainer.best_rates else ""
+                bar.set_postfix(loss=f"{np.mean(losses):.3f}", best_cer=best)
+                losses.clear()
+    return trainer.is_finished
+
+
+def make_model(train: TrainingWords, checkpoint: Path | None, init_from: Path | None, seed: int) -> CRNN:
+    """A new CRNN for the training words, that of the checkpoint to resume, or one grown from ``init_from``.
+
+    Raises:
+        ValueError: if the images' height or characters don't fit the checkpoint.
+    """
+    indices = train.train_indices()
+    characters = Charset.from_texts(train.records[i].text for i in indices).characters
+    height = read_image(train.paths[indices[0]]).shape[0]
+    torch.manual_seed(seed)
+    if checkpoint is None and init_from is None:
+        return CRNN(CRNNConfig(characters, height))
+    flag = "--resume" if checkpoint else "--init_from"
+    model = CRNN.from_pretrained(checkpoint or init_from, flag=flag)
+    if model.config.img_height != height:
+        raise ValueError(f"{flag} {checkpoint or init_from}: its images have {model.config.img_height} pixels height, those of "
+                         f"the words to train on {height}. Preprocess with that height in --img_size.")  # fmt: skip
+    if checkpoint and (unknown := sorted(set(characters) - set(model.config.characters))):
+        raise ValueError(f"--resume: the word folders have characters that the run does not know: {unknown}. Start a new run "
+                         "from it with --init_from.")  # fmt: skip
+    return (model if checkpoint else model.grow(characters)).requires_grad_(True)
+
+
+def read_settings(checkpoint: Path) -> HTRSettings:
+    """The settings that a checkpoint was made with."""
+    state = json.loads((checkpoint / TRAINING_STATE / STATE_NAME).read_text(encoding="utf-8"))
+    return HTRSettings(**state["settings"])

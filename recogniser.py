@@ -1,0 +1,296 @@
+"""Recognisers behind one interface: word images to texts with confidences.
+
+A CRNN that ``train_htr.py`` trains, TrOCR and rapidocr. ``load_recogniser`` makes any of them from its name.
+"""
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from utils.charset import Charset, normalise_text
+from utils.checkpoint import CONFIG_NAME, FORMAT_VERSION, list_checkpoints, save_weights, share_files
+from utils.hub import HUB_TIMEOUT, hub_answers, is_cached
+from utils.reading import FRAME, Reading, crop_to_ink, decode_best_path, make_batch
+
+RECOGNISER_WEIGHTS_NAME = "recogniser.safetensors"
+KIND = "recogniser"
+CHOICES = "rapidocr, trocr:FOLDER, trocr:HUB_ID (e.g. trocr:microsoft/trocr-base-handwritten), or a run of train_htr.py"
+DROPOUT = 0.2
+MAX_TOKENS = 64  # that TrOCR writes for a word
+
+
+class Recogniser(Protocol):
+    """Anything that reads word images; ``name`` is the one that it was loaded by."""
+
+    name: str
+
+    def read(self, images: Sequence[np.ndarray], *, batch_size: int = 64) -> list[Reading]:
+        """Read (H, W) uint8 grey images, dark ink on white; what an image is batched with doesn't change its reading."""
+        ...
+
+
+# --- The CRNN ---
+
+
+@dataclass(frozen=True)
+class CRNNConfig:
+    """What fixes a CRNN's tensors.
+
+    Attributes:
+        characters: that it can read; character i is class i + 1, class 0 is CTC's blank.
+        img_height: of the images, pixels, a multiple of 16.
+        channels: of the four levels of convolutions, of which each halves the height and the first two the width.
+        hidden: units of an LSTM layer in each direction.
+        layers: of the LSTM.
+    """
+
+    characters: tuple[str, ...]
+    img_height: int
+    channels: tuple[int, int, int, int] = (32, 64, 96, 128)
+    hidden: int = 192
+    layers: int = 2
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "characters", tuple(self.characters))
+        object.__setattr__(self, "channels", tuple(self.channels))
+        if self.img_height < 16 or self.img_height % 16:
+            raise ValueError(f"images of {self.img_height} pixels height; a recogniser needs a multiple of 16. Preprocess with "
+                             "--img_size 64 512.")  # fmt: skip
+
+
+def _convolve(channels_in: int, channels_out: int, size: int, stride: tuple[int, int]) -> nn.Sequential:
+    convolution = nn.Conv2d(channels_in, channels_out, size, stride, padding=size // 2, bias=False)
+    return nn.Sequential(convolution, nn.BatchNorm2d(channels_out), nn.ReLU(inplace=True))
+
+
+def _mask_padding(hidden: Tensor, widths: Tensor, full: int) -> Tensor:
+    """(B, C, h, w) with zeros beyond each word's own share, ``widths[i] / full``, of the columns."""
+    if bool((widths == full).all()):
+        return hidden
+    own = (widths * hidden.shape[-1] // full).to(hidden.device)
+    return hidden * (torch.arange(hidden.shape[-1], device=hidden.device) < own[:, None, None, None])
+
+
+class CRNN(nn.Module):
+    """Convolutions, a bidirectional LSTM along the line, and log-probabilities for CTC.
+
+    Source: Shi et al. 2015, https://arxiv.org/abs/1507.05717; CTC: Graves et al. 2006,
+    https://doi.org/10.1145/1143844.1143891. Strides replace pooling, which a CPU feels.
+    """
+
+    def __init__(self, config: CRNNConfig) -> None:
+        super().__init__()
+        self.config, self.charset = config, Charset(config.characters)
+        first, *rest = config.channels
+        convolutions, last = [_convolve(1, first, 5, (2, 2))], first
+        for level, channels in enumerate(rest):
+            convolutions += [_convolve(last, channels, 3, (2, 1 if level else 2)), _convolve(channels, channels, 3, (1, 1))]
+            last = channels
+        self.convolutions = nn.ModuleList(convolutions).to(memory_format=torch.channels_last)
+        features = last * (config.img_height // 16)
+        self.project = nn.Linear(features, 2 * last)
+        self.lstm = nn.LSTM(2 * last, config.hidden, config.layers, batch_first=True, bidirectional=True,
+                            dropout=DROPOUT if config.layers > 1 else 0.0)  # fmt: skip
+        self.head = nn.Linear(2 * config.hidden, self.charset.vocabulary_size)
+
+    def forward(self, pixel_values: Tensor, widths: Tensor) -> Tensor:
+        """Log-probabilities of the characters along words.
+
+        Args:
+            pixel_values: (B, 1, H, W) in [-1, 1], ink dark on white; W a multiple of 16.
+            widths: (B,) int64 pixels, multiples of 16: word i has the first ``widths[i] / 4`` frames. What lies right of it
+                changes nothing.
+        Returns:
+            (B, T, characters + 1), T = W / 4; class 0 is the blank. Frames beyond a word's own mean nothing.
+        """
+        full = pixel_values.shape[-1]
+        hidden = (1 - pixel_values) / 2  # white is 0, as the convolutions' padding is
+        hidden = _mask_padding(hidden, widths, full).contiguous(memory_format=torch.channels_last)
+        for convolution in self.convolutions:
+            hidden = _mask_padding(convolution(hidden), widths, full)  # (B, C, h, w)
+        hidden = F.relu(self.project(hidden.permute(0, 3, 1, 2).flatten(2)))  # (B, T, C)
+        with torch.autocast(hidden.device.type, enabled=False):  # a packed LSTM has no bf16 on CPUs
+            hidden = F.dropout(hidden.float(), DROPOUT, self.training)
+            packed = nn.utils.rnn.pack_padded_sequence(hidden, widths.cpu() // FRAME, batch_first=True, enforce_sorted=False)
+            hidden = nn.utils.rnn.pad_packed_sequence(self.lstm(packed)[0], batch_first=True, total_length=full // FRAME)[0]
+            return self.head(F.dropout(hidden, DROPOUT, self.training)).log_softmax(dim=-1)  # (B, T, classes)
+
+    def grow(self, characters: Iterable[str]) -> "CRNN":
+        """A copy that also knows ``characters``: rows that are there stay, those of new characters are random."""
+        new = sorted(set(characters) - set(self.config.characters))
+        grown = CRNN(replace(self.config, characters=(*self.config.characters, *new)))
+        state, rows = grown.state_dict(), self.charset.vocabulary_size
+        for name, value in self.state_dict().items():
+            (state[name][:rows] if name.startswith("head.") else state[name]).copy_(value)
+        return grown
+
+    def save_pretrained(self, folder: Path, extra: dict) -> None:
+        """Write ``config.json`` and the weights; ``extra`` are further entries of the former."""
+        folder.mkdir(parents=True, exist_ok=True)
+        save_weights(self, folder / RECOGNISER_WEIGHTS_NAME)
+        config = {"format_version": FORMAT_VERSION, "kind": KIND, "recogniser": asdict(self.config), **extra}
+        (folder / CONFIG_NAME).write_text(json.dumps(config, indent=2, ensure_ascii=False), encoding="utf-8")
+        share_files(folder)
+
+    @classmethod
+    def from_pretrained(cls, path: str | Path, *, flag: str = "--recogniser") -> "CRNN":
+        """Load a recogniser, in evaluation mode, on the CPU.
+
+        Args:
+            path: a folder that ``save_pretrained`` wrote, or a run of ``train_htr.py`` (its best weights).
+        Raises:
+            FileNotFoundError: if there is none; ValueError: if it is damaged, or something else.
+        """
+        path = Path(path)
+        # Each checkpoint holds the best weights up to its step, so the newest one holds the run's best.
+        folder = next((p for p in [path, *reversed(list_checkpoints(path))] if (p / RECOGNISER_WEIGHTS_NAME).is_file()), None)
+        if folder is None:
+            raise FileNotFoundError(f"{flag} {path}: no {RECOGNISER_WEIGHTS_NAME} there. Give the --save_path of train_htr.py.")
+        try:
+            values = json.loads((folder / CONFIG_NAME).read_text(encoding="utf-8"))
+            model = cls(CRNNConfig(**values["recogniser"]))
+            model.load_state_dict(load_file(folder / RECOGNISER_WEIGHTS_NAME))
+        except (OSError, KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
+            raise ValueError(f"{flag} {folder}: damaged ({' '.join(str(error).split())[:200]})") from error
+        return model.eval().requires_grad_(False)
+
+
+class CRNNRecogniser:
+    """A CRNN as a ``Recogniser``."""
+
+    def __init__(self, model: CRNN, name: str = "crnn") -> None:
+        self.model, self.name = model, name
+
+    @torch.inference_mode()
+    def read(self, images: Sequence[np.ndarray], *, batch_size: int = 64) -> list[Reading]:
+        """See ``Recogniser``; ValueError for images of another height than the one it was trained on."""
+        height, crops = self.model.config.img_height, [crop_to_ink(image) for image in images]
+        for crop in crops:
+            if crop.shape[0] != height:
+                raise ValueError(f"images of {crop.shape[0]} pixels height; this recogniser was trained on {height}")
+        is_training, device = self.model.training, self.model.head.weight.device
+        self.model.eval()
+        order = sorted(range(len(crops)), key=lambda i: crops[i].shape[1])  # words of similar width share a batch
+        readings: dict[int, Reading] = {}
+        for rows in (order[start : start + batch_size] for start in range(0, len(order), batch_size)):
+            pixel_values, widths = make_batch([crops[row] for row in rows])
+            log_probs = self.model(pixel_values.to(device), widths)
+            readings.update(zip(rows, decode_best_path(log_probs, widths // FRAME, self.model.charset)))
+        self.model.train(is_training)
+        return [readings[i] for i in range(len(crops))]
+
+
+# --- Pretrained recognisers ---
+
+
+class RapidOCRRecogniser:
+    """PP-OCR's recogniser through rapidocr, without detection: the weights come with the package."""
+
+    def __init__(self, *, flag: str = "--recogniser") -> None:
+        self.name = "rapidocr"
+        try:
+            from rapidocr import RapidOCR
+        except ImportError as error:
+            raise ValueError(f"{flag} rapidocr: {error}. Run `pip install rapidocr onnxruntime`.") from error
+        self.engine = RapidOCR(params={"Global.log_level": "critical"})
+
+    def read(self, images: Sequence[np.ndarray], *, batch_size: int = 64) -> list[Reading]:
+        """See ``Recogniser``; one image at a time, as PP-OCR pads a batch with grey to its widest, which changes readings."""
+        readings = []
+        for image in images:
+            picture = np.repeat(crop_to_ink(image)[:, :, None], 3, axis=2)
+            # The words' boxes bring the characters' probabilities; ``scores`` are only their means.
+            result = self.engine(picture, use_det=False, use_cls=False, return_word_box=True)
+            confidences = result.word_results[0].confs
+            readings.append(Reading(normalise_text(result.txts[0]), float(np.prod(confidences))))
+        return readings
+
+
+class TrOCRRecogniser:
+    """TrOCR through transformers, with greedy decoding. Source: Li et al. 2021, https://arxiv.org/abs/2109.10282."""
+
+    def __init__(self, source: str, *, flag: str = "--recogniser", device: torch.device | str | None = None) -> None:
+        self.name = f"trocr:{source}"
+        try:
+            from transformers import GenerationConfig, TrOCRProcessor, VisionEncoderDecoderModel
+        except ImportError as error:
+            raise ValueError(f"{flag} {self.name}: {error}. Run `pip install transformers`.") from error
+        source, is_local = _find_trocr(source, flag)
+        try:
+            self.processor = TrOCRProcessor.from_pretrained(source, local_files_only=is_local)
+            self.model = VisionEncoderDecoderModel.from_pretrained(source, local_files_only=is_local)
+        except ImportError as error:
+            raise ValueError(f"{flag} {self.name}: {error}. Run `pip install transformers sentencepiece`.") from error
+        except (OSError, ValueError, KeyError, SafetensorError) as error:
+            raise ValueError(f"{flag} {self.name}: not readable as TrOCR ({' '.join(str(error).split())[:200]})") from error
+        self.model.to(device or "cpu").eval().requires_grad_(False)
+        own = self.model.generation_config
+        self.model.generation_config = GenerationConfig(
+            max_new_tokens=MAX_TOKENS, bos_token_id=own.bos_token_id, eos_token_id=own.eos_token_id,
+            pad_token_id=own.pad_token_id, decoder_start_token_id=own.decoder_start_token_id)  # fmt: skip
+
+    @torch.inference_mode()
+    def read(self, images: Sequence[np.ndarray], *, batch_size: int = 64) -> list[Reading]:
+        """See ``Recogniser``."""
+        readings = []
+        for start in range(0, len(images), batch_size):
+            pictures = [np.repeat(crop_to_ink(image)[:, :, None], 3, axis=2) for image in images[start : start + batch_size]]
+            pixel_values = self.processor(images=pictures, return_tensors="pt").pixel_values.to(self.model.device)
+            output = self.model.generate(pixel_values, output_logits=True, return_dict_in_generate=True)
+            log_probs = torch.stack(output.logits, dim=1).float().log_softmax(dim=-1)  # (B, tokens, vocabulary)
+            tokens = output.sequences[:, -log_probs.shape[1] :]
+            # The first end of the text counts, the padding behind it doesn't.
+            is_end = (tokens == self.model.generation_config.eos_token_id).long()
+            is_own = is_end.cumsum(dim=1) - is_end == 0
+            confidences = (log_probs.max(dim=-1).values * is_own).sum(dim=1).exp().tolist()
+            texts = self.processor.batch_decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+            texts = [normalise_text(text) for text in texts]
+            readings += [Reading(text, confidence if text else 0.0) for text, confidence in zip(texts, confidences)]
+        return readings
+
+
+def _find_trocr(source: str, flag: str) -> tuple[str, bool]:
+    """A folder or hub id as transformers takes it, and whether it is on this disk (a folder, or cached).
+
+    Raises:
+        FileNotFoundError: if it is not, and no hub id either, or the hub can't be reached.
+    """
+    if (folder := Path(source).expanduser()).is_dir():
+        return str(folder), True
+    if Path(source).is_absolute() or source.startswith((".", "~")) or source.count("/") != 1:
+        raise FileNotFoundError(f"{flag} trocr:{source}: no such folder, and not a Hugging Face id (owner/name).")
+    if is_cached(source, CONFIG_NAME, ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin")):
+        return source, True
+    if not hub_answers():
+        raise FileNotFoundError(f"{flag} trocr:{source}: no such folder, not in the local cache, and the hub did not answer in "
+                                f"{HUB_TIMEOUT:.0f} s. Give a folder, or fetch it on a machine with a connection: hf download "
+                                f"{source}")  # fmt: skip
+    return source, False
+
+
+def load_recogniser(name: str, *, flag: str = "--recogniser", device: torch.device | str | None = None) -> Recogniser:
+    """The recogniser of a name.
+
+    Args:
+        name: ``rapidocr``; ``trocr:`` and a folder or Hugging Face id; or a folder: a run or checkpoint of ``train_htr.py``.
+        flag: the command line flag to name in messages.
+        device: where it computes (default: CPU); rapidocr stays on the CPU.
+    Raises:
+        FileNotFoundError, ValueError: if there is none by this name, it can't be read, or a package is missing.
+    """
+    if name == "rapidocr":
+        return RapidOCRRecogniser(flag=flag)
+    if name.startswith("trocr:"):
+        return TrOCRRecogniser(name.removeprefix("trocr:"), flag=flag, device=device)
+    if not Path(name).is_dir():
+        raise FileNotFoundError(f"{flag} {name}: no such folder, and not one of {CHOICES}")
+    return CRNNRecogniser(CRNN.from_pretrained(name, flag=flag).to(device or "cpu"), name)

@@ -1,0 +1,212 @@
+"""Two word folders side by side: read with every image looked at once, paired by record, drawn at equal numbers."""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from utils.charset import normalise_text
+from utils.copies import THUMBNAIL, make_thumbnail
+from utils.sources import read_image
+from utils.word_folder import WordRecord, read_word_folder
+
+CHUNK = 256  # images in memory at once
+NAMED = 3  # examples in messages
+
+
+@dataclass(frozen=True)
+class WordSet:
+    """The readable words of a word folder.
+
+    Attributes:
+        folder: where it lies.
+        records: one for each word.
+        widths: (N,) pixels; all words are ``height`` pixels high.
+        thumbnails: (N, h * w) uint8, see ``make_thumbnail``; all zero for a word without ink.
+        skipped: a line for each word whose image is missing or damaged.
+    """
+
+    folder: Path
+    records: tuple[WordRecord, ...]
+    height: int
+    widths: np.ndarray
+    thumbnails: np.ndarray
+    skipped: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    @property
+    def writers(self) -> np.ndarray:
+        """(N,) names."""
+        return np.array([record.writer for record in self.records])
+
+    @property
+    def texts(self) -> list[str]:
+        """The texts, normalised."""
+        return [normalise_text(record.text) for record in self.records]
+
+    def read(self, index: int) -> np.ndarray:
+        """The image of one word, (H, W) uint8."""
+        return read_image(self.folder / self.records[index].file_name)
+
+    def chunks(self, indices: Sequence[int] | np.ndarray, description: str) -> Iterator[tuple[slice, list[np.ndarray]]]:
+        """The images of some words in their order, ``CHUNK`` at a time: (places in ``indices``, images)."""
+        with ThreadPoolExecutor() as pool, tqdm(total=len(indices), desc=description, unit="word", leave=False) as bar:
+            for start in range(0, len(indices), CHUNK):
+                part = slice(start, min(len(indices), start + CHUNK))
+                yield part, list(pool.map(self.read, indices[part]))
+                bar.update(part.stop - part.start)
+
+
+def read_word_set(folder: Path, *, flag: str, most: int | None = None, seed: int = 0) -> WordSet:
+    """Read a word folder and look at each of its images.
+
+    Args:
+        flag: the command line flag to name in messages.
+        most: draw at most this many words by ``seed``, and keep their order.
+    Raises:
+        FileNotFoundError, ValueError: if it is no complete word folder, none of its images can be read, or they differ in
+            height.
+    """
+    records = read_word_folder(folder, flag=flag)
+    if most is not None and len(records) > most:
+        chosen = np.random.default_rng(seed).choice(len(records), most, replace=False)
+        records = [records[i] for i in sorted(chosen)]
+
+    def look(record: WordRecord) -> tuple[tuple[int, int], np.ndarray] | str:
+        try:
+            image = read_image(folder / record.file_name)
+        except (OSError, ValueError) as error:
+            return str(error)
+        return image.shape, make_thumbnail(image)
+
+    with ThreadPoolExecutor() as pool:
+        seen = list(tqdm(pool.map(look, records), total=len(records), desc=f"read {folder.name}", unit="word", leave=False))
+    skipped = tuple(verdict for verdict in seen if isinstance(verdict, str))
+    kept = [(record, *verdict) for record, verdict in zip(records, seen) if not isinstance(verdict, str)]
+    if not kept:
+        raise ValueError(f"{flag} {folder}: none of {len(records)} images can be read; the first: {skipped[0]}")
+    heights = Counter(shape[0] for _, shape, _ in kept)
+    if len(heights) > 1:
+        (usual, _), (other, _) = heights.most_common(2)
+        odd = next(record.file_name for record, shape, _ in kept if shape[0] == other)
+        raise ValueError(f"{flag} {folder}: images of several heights ({usual} pixels, but {odd} has {other}). Make the folder "
+                         "with one --img_size.")  # fmt: skip
+    thumbnails = np.stack([thumbnail for _, _, thumbnail in kept]).reshape(len(kept), THUMBNAIL[0] * THUMBNAIL[1])
+    widths = np.array([shape[1] for _, shape, _ in kept])
+    return WordSet(folder, tuple(record for record, _, _ in kept), next(iter(heights)), widths, thumbnails, skipped)
+
+
+def check_match(real: WordSet, generated: WordSet) -> None:
+    """Raise ValueError unless the two folders can be compared: one height, and a writer in common."""
+    if real.height != generated.height:
+        raise ValueError(
+            f"--generated {generated.folder}: images {generated.height} pixels high, but those of --real {real.folder} have "
+            f"{real.height}. Preprocess the real words with the --img_size of the model's training."
+        )
+    names, known = set(generated.writers), set(real.writers)
+    if not names & known:
+        raise ValueError(
+            f"--generated {generated.folder}: none of its {len(names)} writers ({_name(names)}) is in --real {real.folder} "
+            f"({len(known)} writers: {_name(known)}). Give the real words of the same hands."
+        )
+
+
+def _name(names: set[str]) -> str:
+    return ", ".join(sorted(names)[:NAMED]) + (", …" if len(names) > NAMED else "")
+
+
+def choose_split(real: WordSet, split: str | None) -> tuple[str, np.ndarray]:
+    """The split that generated words are compared with, and its rows; by default ``test`` if there is one, else all.
+
+    Raises:
+        ValueError: if the split has no word; the message names those that have.
+    """
+    splits = np.array([record.split for record in real.records])
+    name = split or ("test" if "test" in splits else "all")
+    rows = np.arange(len(real)) if name == "all" else np.flatnonzero(splits == name)
+    if not len(rows):
+        raise ValueError(f"--split {name}: --real {real.folder} has no word of it, only of {', '.join(sorted(set(splits)))}")
+    return name, rows
+
+
+def pair_records(generated: WordSet, real: WordSet) -> np.ndarray:
+    """(len(generated),) the real word of the same record (file name, and the same text), -1 where there is none."""
+    place = {record.file_name: i for i, record in enumerate(real.records)}
+    texts, real_texts = generated.texts, real.texts
+    partners = [place.get(record.file_name, -1) for record in generated.records]
+    return np.array([j if j >= 0 and real_texts[j] == texts[i] else -1 for i, j in enumerate(partners)])
+
+
+@dataclass(frozen=True)
+class EqualSets:
+    """Three sets of equal size with the same number of words of each writer: what distances are measured between.
+
+    Attributes:
+        reference: (n,) rows of real words, which everything is compared with.
+        real: (n,) rows of other real words: their distance to the reference is the floor that sampling alone leaves.
+        generated: (n,) rows of generated words.
+        pairs: how many of ``generated`` are of the same record as one of ``real``.
+    """
+
+    reference: np.ndarray
+    real: np.ndarray
+    generated: np.ndarray
+    pairs: int
+
+
+def choose_equal_sets(real: WordSet, rows: np.ndarray, generated: WordSet, partners: np.ndarray, seed: int) -> EqualSets:
+    """Draw ``EqualSets`` among the real words ``rows``: of each writer as many as both folders allow.
+
+    Generated words go first that have a partner among ``rows``, and their partners into ``real``: then floor and generated
+    words are the same texts in the same hands, and differ in nothing but who wrote them. The reference has other texts.
+    """
+    rng = np.random.default_rng(seed)
+    of_writer: dict[str, list[list[int]]] = defaultdict(lambda: [[], []])
+    for i in rng.permutation(rows):
+        of_writer[real.records[i].writer][0].append(int(i))
+    for i in rng.permutation(len(generated)):
+        of_writer[generated.records[i].writer][1].append(int(i))
+    allowed = set(map(int, rows))
+    chosen: tuple[list[int], list[int], list[int]] = ([], [], [])
+    pairs = 0
+    for writer in sorted(of_writer):
+        reals, candidates = of_writer[writer]
+        # A partner in another hand (words of one record by a mixed hand) is no pair here.
+        own = {i: int(partners[i]) for i in candidates if partners[i] in allowed
+               and real.records[partners[i]].writer == writer}  # fmt: skip
+        candidates = sorted(candidates, key=lambda i: i not in own)
+        count = min(len(candidates), len(reals) // 2)
+        first = [own[i] for i in candidates[:count] if i in own]
+        others = [i for i in reals if i not in set(first)]
+        missing = count - len(first)
+        pairs += len(first)
+        chosen[0].extend(others[missing : missing + count])
+        chosen[1].extend(first + others[:missing])
+        chosen[2].extend(candidates[:count])
+    return EqualSets(*(np.array(rows, np.int64) for rows in chosen), pairs)
+
+
+def choose_readable(real: WordSet, rows: np.ndarray, generated: WordSet, partners: np.ndarray, seed: int) -> np.ndarray:
+    """Real words to read beside generated ones.
+
+    Returns:
+        The partners among ``rows``, in the order of the generated words, if there are any; otherwise words of the same
+        writers, of each at most as many as there are generated ones.
+    """
+    allowed = set(map(int, rows))
+    paired = [int(j) for j in partners if j in allowed]
+    if paired:
+        return np.array(paired)
+    wanted, chosen = Counter(record.writer for record in generated.records), []
+    for i in np.random.default_rng(seed).permutation(rows):
+        writer = real.records[i].writer
+        if wanted[writer] > 0:
+            wanted[writer] -= 1
+            chosen.append(int(i))
+    return np.array(sorted(chosen), np.int64)
