@@ -65,6 +65,14 @@ def build_backbone(name: str) -> tuple[nn.Module, int]:
     return model.features, model.features[-1][0].out_channels
 
 
+def quicken_batch_norms(module: nn.Module) -> None:
+    """Let running statistics follow within tens of steps: a short training is measured early, and some backbones average
+    over hundreds."""
+    for layer in module.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            layer.momentum = 0.1
+
+
 class StyleEncoder(nn.Module):
     """A torchvision backbone, pooled over the ink alone, to a style vector of unit length and a cosine classifier.
 
@@ -76,6 +84,7 @@ class StyleEncoder(nn.Module):
         super().__init__()
         self.config = config
         self.backbone, channels = build_backbone(config.backbone)
+        quicken_batch_norms(self.backbone)
         self.project = nn.Linear(channels, config.style_dim)
         self.writers = nn.Parameter(torch.randn(len(config.writers), config.style_dim))
 

@@ -11,7 +11,7 @@ fi
 source scripts/environment.sh requirements.txt
 
 echo; echo "1/3  300 words in a hand that the shipped model has never seen (a brush-script font): $out/words"
-"$PYTHON" preprocessing/process_dataset.py --dataset fonts --fonts pacifico --num_words 300 --save_dir "$out/words"
+"$PYTHON" preprocessing/process_dataset.py --dataset fonts --fonts pacifico --num_words 300 --img_size 64 512 --save_dir "$out/words"
 
 echo; echo "2/3  a short training adds the hand to models/demo: $out/run"
 "$PYTHON" train_diffusion.py --dataset demo --dataset_path "$out/words" --init_from models/demo --save_path "$out/run" \

@@ -194,6 +194,13 @@ def test_sheet_has_a_place_for_every_image():
     assert make_sheet([image]).size == (256 + 12, 64 + 12)
 
 
+def test_a_sheet_leaves_out_the_white_that_all_words_have_at_their_right():
+    images = [np.full((64, 512), 255, np.uint8) for _ in range(2)]
+    images[0][20:40, 10:200], images[1][20:40, 10:150] = 0, 0
+    assert make_sheet(images, columns=2).size == (2 * (208 + 6) + 6, 64 + 12)
+    assert make_sheet([np.full((64, 512), 255, np.uint8)]).size == (128 + 12, 64 + 12)
+
+
 def test_cleaning_leaves_the_input_alone():
     image = Image.fromarray(WORD)
     clean_word(image, FitSettings(remove_rules=True, invert_dark=True))

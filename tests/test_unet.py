@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from tests.helpers import nudge_zeros
-from unet import PRESETS, UNet, UNetConfig, grow_unet, make_config
+from unet import PRESETS, UNet, UNetConfig, attend, grow_unet, make_config
 from utils.charset import Charset
 from utils.diffusion import NoiseSchedule, draw_noise, sample_latents
 from utils.layout import layout_columns
@@ -261,3 +261,22 @@ def test_a_tiny_model_learns_which_letter_goes_where():
     halves = written.unflatten(3, (2, 4)).mean(dim=(1, 2, 4))  # (16, 2): each letter's mean
     expected = torch.tensor([[1.0 if c == "a" else -1.0 for c in word] for word in words * 4])
     assert (halves * expected > 0.4).all()
+
+
+@pytest.mark.parametrize("is_masked", [False, True])
+def test_attention_in_training_is_the_attention_of_sampling(is_masked):
+    q, k, v = (torch.randn(2, 3, length, 8) for length in (6, 5, 5))
+    mask = torch.tensor([[True, True, False, True, False], [True] * 5])[:, None, None] if is_masked else None
+    trained = attend(q.clone().requires_grad_(), k, v, mask)
+    torch.testing.assert_close(trained, attend(q, k, v, mask), rtol=1e-5, atol=1e-6)
+
+
+def test_attention_at_the_middle_alone_leaves_the_first_level_out():
+    config = make_config("tiny", num_writers=2, vocabulary_size=5, max_length=4, attention_levels=(2,))
+    names = {name.split(".")[0] for name in UNet(config).state_dict()}
+    assert "mid_attention" in names and not names & {"down_attention1", "up_attention3", "up_attention4"}
+
+
+def test_other_attention_levels_are_named():
+    with pytest.raises(ValueError, match=r"attention_levels \(1,\): neither"):
+        make_config("tiny", num_writers=2, vocabulary_size=5, max_length=4, attention_levels=(1,))

@@ -250,6 +250,8 @@ def crop_to_ink(grey: np.ndarray) -> np.ndarray | None:
 def make_sheet(images: Sequence[np.ndarray], *, captions: Sequence[str] = (), columns: int = 4, gap: int = 6) -> Image.Image:
     """One picture of many words, row by row, each with an optional caption below.
 
+    White that all images have at their right is left out, but for what makes them twice as wide as high.
+
     Args:
         images: (H, W) uint8 images, all of one size.
         captions: one for each image, or none; what is too long for the image's width is cut.
@@ -257,6 +259,8 @@ def make_sheet(images: Sequence[np.ndarray], *, captions: Sequence[str] = (), co
         gap: grey pixels around the images.
     """
     height, width = images[0].shape
+    inked = np.flatnonzero(np.any([(image < 255).any(axis=0) for image in images], axis=0))
+    width = min(width, max(2 * height, int(inked[-1]) + 1 + height // 8 if len(inked) else 0))
     caption_height = max(11, height // 4) + gap if captions else 0
     font = _caption_font(max(11, height // 4))
     rows, columns = math.ceil(len(images) / columns), min(columns, len(images))
@@ -265,7 +269,7 @@ def make_sheet(images: Sequence[np.ndarray], *, captions: Sequence[str] = (), co
     for number, image in enumerate(images):
         left = gap + number % columns * (width + gap)
         top = gap + number // columns * (height + caption_height + gap)
-        sheet.paste(Image.fromarray(image), (left, top))
+        sheet.paste(Image.fromarray(image[:, :width]), (left, top))
         if captions:
             caption = captions[number]
             while len(caption) > 1 and font.getlength(caption) > width:
