@@ -6,9 +6,8 @@ Everything random is a function of (seed, step), so that a resumed run goes on e
 import copy
 import json
 import time
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -19,34 +18,27 @@ from tqdm import tqdm
 
 from recogniser import CRNN, CRNNConfig, CRNNRecogniser
 from utils.augmentation import augment_words
-from utils.charset import Charset, normalise_text
-from utils.checkpoint import (
-    STATE_NAME,
-    TRAINING_STATE,
-    load_training_state,
-    save_checkpoint,
-    save_training_state,
-    truncate_csv,
-)
+from utils.charset import Charset
+from utils.checkpoint import STATE_NAME, TRAINING_STATE, load_training_state, save_checkpoint, save_training_state, truncate_csv
 from utils.error_rates import ErrorRates, measure_errors
-from utils.reading import FRAME, WIDTH_STEP, crop_to_ink, frames_needed, make_batch, padded_width
+from utils.reading import FRAME, WIDTH_STEP, frames_needed, make_batch, padded_width
 from utils.sources import TrainingWords, read_image
 from utils.training import (
     EpochSampler,
     ExponentialMovingAverage,
     StopFlag,
+    has_fast_bf16,
     learning_rate_factor,
     make_generator,
 )
-from utils.word_folder import WordRecord, read_word_folder
+from utils.word_folder import write_atomically
+from utils.word_lists import Words, count_by_folder, count_unknown, load_crops, pick_words, take_sample
 
 LOG_COLUMNS = ("step", "loss", "learning_rate", "valid_cer", "valid_wer", "words_per_second", "seconds")
 LOG_EVERY = 50  # steps
 RESULTS_NAME = "results.json"
 VALIDATION_WORDS = 2000  # at most; of more, an even sample
 WEIGHT_DECAY = 0.01
-
-Words = tuple[Sequence[WordRecord], Sequence[Path]]  # records and where their images are
 
 
 @dataclass(frozen=True)
@@ -63,54 +55,13 @@ class HTRSettings:
         seed: of weights, order, augmentation, dropout.
     """
 
-    max_train_steps: int = 5000
-    batch_size: int = 32
+    max_train_steps: int = 8000
+    batch_size: int = 16
     learning_rate: float = 1e-3
     augment: bool = True
-    validate_every: int = 250
+    validate_every: int = 500
     patience: int = 8
     seed: int = 0
-
-
-def read_split(folder: Path, split: str, *, flag: str) -> Words:
-    """The words of one split of a word folder, texts normalised.
-
-    Raises:
-        FileNotFoundError, ValueError: if there is no such folder, no word of this split, or an empty text.
-    """
-    try:
-        records = read_word_folder(folder, flag=flag, splits=(split,))
-    except ValueError as error:
-        raise ValueError(f"{error}. {flag}_split names another split") from error
-    records = [replace(record, text=normalise_text(record.text)) for record in records]
-    if empty := [record.file_name for record in records if not record.text]:
-        raise ValueError(f"{flag} {folder}: {empty[0]} has an empty text")
-    return records, [folder / record.file_name for record in records]
-
-
-def take_sample(words: Words, most: int) -> Words:
-    """At most ``most`` words, evenly spread over all."""
-    chosen = np.linspace(0, len(words[0]) - 1, min(most, len(words[0]))).round().astype(int)
-    return [words[0][i] for i in chosen], [words[1][i] for i in chosen]
-
-
-def load_crops(paths: Sequence[Path], *, img_height: int | None = None) -> list[np.ndarray]:
-    """Word images of one height and any widths, (H, w) uint8, cut to their ink.
-
-    Args:
-        img_height: what the height must be, pixels; that of the first image if None.
-    Raises:
-        FileNotFoundError, ValueError: if an image is missing, damaged or of another height; the message names it.
-    """
-    with ThreadPoolExecutor() as pool:
-        images = pool.map(lambda path: crop_to_ink(read_image(path)).copy(), paths)  # a view would keep the whole image
-        crops = list(tqdm(images, total=len(paths), desc="read images", unit="word", leave=False))
-    height = img_height or crops[0].shape[0]
-    for path, crop in zip(paths, crops):
-        if crop.shape[0] != height:
-            raise ValueError(f"{path}: {crop.shape[0]} pixels high, but the words to train on have {height}. Preprocess all "
-                             "word folders with one height in --img_size.")  # fmt: skip
-    return crops
 
 
 class HTRTrainer:
@@ -202,7 +153,8 @@ class HTRTrainer:
             best = {"best_step": self.best_step, "best_rates": self.best_rates and asdict(self.best_rates)}
             extra = {"step": self.step, **best, "words": self.num_words, "training": asdict(self.settings)}
             (self.best or self.ema.module).save_pretrained(folder, extra)
-            averages = {f"ema.{name}": value.clone() for name, value in self.ema.module.state_dict().items()}
+            averages = {f"ema.{name}": value.clone(memory_format=torch.contiguous_format)
+                        for name, value in self.ema.module.state_dict().items()}  # fmt: skip
             state = {"step": self.step, "stale": self.stale, "seconds": self.seconds, **best,
                      "settings": asdict(self.settings)}  # fmt: skip
             save_training_state(folder / TRAINING_STATE, self.model, self.optimizer, state, averages)
@@ -275,3 +227,71 @@ def read_settings(checkpoint: Path) -> HTRSettings:
     """The settings that a checkpoint was made with."""
     state = json.loads((checkpoint / TRAINING_STATE / STATE_NAME).read_text(encoding="utf-8"))
     return HTRSettings(**state["settings"])
+
+
+def train_recogniser(train: TrainingWords, save_path: Path, *, valid: Words | None = None, test: Words | None = None,
+                     settings: HTRSettings | None = None, checkpoint: Path | None = None, init_from: Path | None = None,
+                     device: torch.device | None = None, mixed_precision: str | None = None,
+                     say: Callable[[str], None] = print) -> dict | None:  # fmt: skip
+    """Train a recogniser, keep the best weights, measure them.
+
+    Args:
+        train: what ``train_indices`` gives trains.
+        save_path: the run's folder: checkpoints, ``log.csv``, and at the end ``results.json``.
+        valid: records (texts normalised) and images that choose the best weights; by default those that ``train`` holds out.
+        test: measured once, at the end.
+        checkpoint: of this run, to go on from; it must have been made with the same words for the same course.
+        init_from: another recogniser to start from, unless there is a checkpoint.
+        mixed_precision: ``no`` or ``bf16``; None is bf16 where it is native.
+        say: what messages go to.
+    Returns:
+        What ``results.json`` holds, or None if SIGTERM or Ctrl-C stopped the training; its state is saved then.
+    Raises:
+        FileNotFoundError, ValueError: if images are missing, damaged, or of different heights, or nothing is left to train on.
+    """
+    device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    precision = mixed_precision or ("bf16" if has_fast_bf16(device) else "no")
+    settings = settings or (read_settings(checkpoint) if checkpoint else HTRSettings())
+    valid = take_sample(valid or pick_words(train.records, train.paths, train.val_indices()), VALIDATION_WORDS)
+    model = make_model(train, checkpoint, init_from, settings.seed)
+    test_crops = load_crops(test[1], img_height=model.config.img_height) if test else []  # now, so that bad ones stop it now
+    trainer = HTRTrainer(model, train, valid, settings, precision=precision, device=device)
+    if checkpoint:
+        trainer.restore(checkpoint)
+        say(f"resumed     {checkpoint} at step {trainer.step}")
+    sets = {"valid": valid, **({"test": test} if test else {})}
+    texts = {name: [record.text for record in records] for name, (records, _) in sets.items()}
+    unknown = {name: count_unknown(of_set, model.charset) for name, of_set in texts.items()}
+    _describe(trainer, texts, unknown, say)
+
+    if not train_until_done(trainer, save_path):
+        return None
+    if trainer.best is None:  # --max_train_steps was lowered under a checkpoint that had no validation
+        trainer.validate()
+    results = {
+        "settings": asdict(settings), "init_from": str(init_from) if init_from else None, "mixed_precision": precision,
+        "train": count_by_folder(train, train.train_indices()), "words": trainer.num_words, "skipped": len(trainer.skipped),
+        "unknown_characters": unknown, "step": trainer.step, "best_step": trainer.best_step,
+        "valid": asdict(trainer.best_rates), "test": None, "seconds": round(trainer.seconds, 1),
+    }  # fmt: skip
+    if test:
+        readings = CRNNRecogniser(trainer.best).read(test_crops)
+        results["test"] = asdict(measure_errors(texts["test"], [reading.text for reading in readings]))
+    write_atomically(save_path / RESULTS_NAME, json.dumps(results, indent=2, ensure_ascii=False) + "\n")
+    return results
+
+
+def _describe(trainer: HTRTrainer, texts: dict[str, list[str]], unknown: dict[str, dict[str, int]],
+              say: Callable[[str], None]) -> None:  # fmt: skip
+    counts = ", ".join(f"{len(of_set)} to {'validate on' if name == 'valid' else 'test on'}" for name, of_set in texts.items())
+    say(f"words       {trainer.num_words} to train on ({len(trainer.sampler.indices)} an epoch), {counts}; "
+        f"{trainer.model.charset.describe()}")  # fmt: skip
+    if trainer.skipped:
+        say(f"skipped     {len(trainer.skipped)} words whose image is too narrow for their text, e.g. {trainer.skipped[0]!r}")
+    for name, counted in unknown.items():
+        if counted:
+            count = sum(bool(set(text) & counted.keys()) for text in texts[name])
+            say(f"note        {count} of {len(texts[name])} {name} words can't be read right: no training word has their "
+                f"{' '.join(counted)}")  # fmt: skip
+    size = sum(p.numel() for p in trainer.model.parameters()) / 1e6
+    say(f"model       {size:.2f} M parameters on {trainer.device}, precision {trainer.precision}")

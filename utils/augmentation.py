@@ -1,5 +1,7 @@
 """Augmentation of word images for a recogniser: the pen, the scan and the slant vary, the text stays."""
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -9,7 +11,7 @@ STRETCH_Y = 0.08
 SHEAR = 0.2  # pixels along the line for each pixel of height
 SHIFT_Y = 2.0  # pixels
 ELASTIC = 1.0  # standard deviation of the displacement, pixels, ...
-ELASTIC_CELL = 16  # ... at points this many pixels apart, smooth between them
+ELASTIC_CELL = 16  # ... at points this many pixels apart, linear between them
 THICKNESS = 0.6  # of the way to the ink that is dilated or eroded by a pixel
 BLUR = 0.7  # of the way to the mean of 3x3 pixels
 FAINTEST = 0.6  # factor on the ink
@@ -36,11 +38,18 @@ def warp_words(ink: Tensor, widths: Tensor, generator: torch.Generator, *, step:
     y = torch.arange(height)[:, None] + 0.5 - height / 2  # (H, 1)
     cells = (height // ELASTIC_CELL + 1, width // ELASTIC_CELL + 1)
     bend = ELASTIC * torch.randn(count, 2, *cells, generator=generator)
-    bend = F.interpolate(bend, (height, width), mode="bicubic", align_corners=True)
+    bend = F.interpolate(bend, (height, width), mode="bilinear", align_corners=True)
     source_x = (x + shear * y) / stretch_x + widths[:, None, None] / 2 + bend[:, 0]  # (B, H, W'), pixels
     source_y = (y / stretch_y + height / 2 + shift_y) + bend[:, 1]
     grid = torch.stack([2 * source_x / full - 1, 2 * source_y / height - 1], dim=-1)
     return F.grid_sample(ink, grid, align_corners=False), new_widths
+
+
+def _spread(ink: Tensor, pick: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+    """``pick`` over 3x3 pixels; on a CPU several times as fast as a pooling layer."""
+    padded = F.pad(ink, (1, 1, 1, 1), mode="replicate")
+    rows = pick(pick(padded[..., :-2], padded[..., 1:-1]), padded[..., 2:])
+    return pick(pick(rows[..., :-2, :], rows[..., 1:-1, :]), rows[..., 2:, :])
 
 
 def vary_ink(ink: Tensor, generator: torch.Generator) -> Tensor:
@@ -49,7 +58,7 @@ def vary_ink(ink: Tensor, generator: torch.Generator) -> Tensor:
     thickness = _draw(count, -THICKNESS, THICKNESS, generator)[:, None]
     blur, faintness = (_draw(count, *ends, generator)[:, None] for ends in ((0, BLUR), (FAINTEST, 1)))
     noise = _draw(count, 0, NOISE, generator)[:, None]
-    thicker, thinner = F.max_pool2d(ink, 3, 1, 1), -F.max_pool2d(-ink, 3, 1, 1)
+    thicker, thinner = (_spread(ink, pick) for pick in (torch.maximum, torch.minimum))
     ink = ink + thickness.clamp_min(0) * (thicker - ink) + (-thickness).clamp_min(0) * (thinner - ink)
     ink = torch.lerp(ink, F.avg_pool2d(ink, 3, 1, 1), blur)
     return (ink * faintness + noise * torch.randn(ink.shape, generator=generator)).clamp(0, 1)

@@ -36,7 +36,8 @@ def _unit(thumbnails: np.ndarray) -> np.ndarray:
 
 
 def nearest(queries: np.ndarray, gallery: np.ndarray, *, query_labels: np.ndarray | None = None,
-            gallery_labels: np.ndarray | None = None, excluded: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
+            gallery_labels: np.ndarray | None = None,
+            excluded: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
     """Nearest thumbnail of the gallery for each query.
 
     Args:
@@ -140,3 +141,19 @@ def thumbnail_distance(thumbnails: np.ndarray, pairs: np.ndarray) -> float:
     """Mean distance of (p, 2) pairs of thumbnails, 0 (equal) to 1."""
     one, other = _unit(thumbnails[pairs[:, 0]]), _unit(thumbnails[pairs[:, 1]])
     return float(np.sqrt(np.clip(1 - (one * other).sum(axis=1), 0, 1)).mean())
+
+
+def choose_controls(splits: Sequence[str], train_split: str, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Real words that can't be copies of training words, and the training words that they are compared with.
+
+    Returns:
+        Rows of the controls, at most 2,000: real words of other splits, or where there are none a tenth of the training
+        words, which then aren't compared with; and rows of the training words.
+    """
+    rng = np.random.default_rng(seed)
+    names = np.array(splits)
+    train, others = np.flatnonzero(names == train_split), np.flatnonzero(names != train_split)
+    if len(others):
+        return rng.permutation(others)[:MOST_CONTROLS], train
+    controls = rng.permutation(train)[: min(MOST_CONTROLS, len(train) // 10)]
+    return controls, np.setdiff1d(train, controls)

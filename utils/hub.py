@@ -1,6 +1,7 @@
 """The Hugging Face hub, where it may be out of reach: what is cached, and whether it answers within seconds."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 HUB_TIMEOUT = 5.0  # seconds
 
@@ -42,3 +43,25 @@ def hub_answers() -> bool:
     thread.start()
     thread.join(HUB_TIMEOUT)
     return bool(answers)
+
+
+def find_model(source: str, needed: str, weights: Sequence[str], *, label: str) -> tuple[str, bool]:
+    """A folder or hub id as the libraries take it, and whether it is on this disk (a folder, or cached whole).
+
+    Args:
+        needed, weights: see ``is_cached``.
+        label: flag and value, for messages.
+    Raises:
+        FileNotFoundError: if it is not on this disk, and either no hub id or the hub can't be reached.
+    """
+    if (folder := Path(source).expanduser()).is_dir():
+        return str(folder), True
+    if Path(source).is_absolute() or source.startswith((".", "~")) or source.count("/") != 1:
+        raise FileNotFoundError(f"{label}: no such folder, and not a Hugging Face id (owner/name).")
+    if is_cached(source, needed, weights):
+        return source, True
+    if not hub_answers():
+        raise FileNotFoundError(f"{label}: no such folder, not in the local cache, and the hub did not answer in "
+                                f"{HUB_TIMEOUT:.0f} s. Give a folder, or fetch it on a machine with a connection: hf download "
+                                f"{source}")  # fmt: skip
+    return source, False

@@ -159,6 +159,11 @@ class EqualSets:
     generated: np.ndarray
     pairs: int
 
+    @property
+    def size(self) -> int:
+        """Words in each of the sets."""
+        return len(self.reference)
+
 
 def choose_equal_sets(real: WordSet, rows: np.ndarray, generated: WordSet, partners: np.ndarray, seed: int) -> EqualSets:
     """Draw ``EqualSets`` among the real words ``rows``: of each writer as many as both folders allow.
@@ -210,3 +215,85 @@ def choose_readable(real: WordSet, rows: np.ndarray, generated: WordSet, partner
             wanted[writer] -= 1
             chosen.append(int(i))
     return np.array(sorted(chosen), np.int64)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Generated and real words, and which are compared with which.
+
+    Attributes:
+        split: of the real words in ``rows``; ``all`` for all of them.
+        rows: of the real words that are compared with.
+        partners: (len(generated),) the real word of each one's record, of whatever split, or -1.
+        sets: for distances.
+        readable: rows of real words to read beside the generated ones.
+    """
+
+    real: WordSet
+    generated: WordSet
+    split: str
+    rows: np.ndarray
+    partners: np.ndarray
+    sets: EqualSets
+    readable: np.ndarray
+    seed: int
+
+    @property
+    def matches(self) -> np.ndarray:
+        """(p, 2) generated words and places in ``readable`` of the same record."""
+        place = {int(row): i for i, row in enumerate(self.readable)}
+        found = [(i, place[int(row)]) for i, row in enumerate(self.partners) if int(row) in place]
+        return np.array(found, np.int64).reshape(-1, 2) if self.is_paired else np.zeros((0, 2), np.int64)
+
+    @property
+    def is_paired(self) -> bool:
+        """``readable`` holds the partners of generated words, and no other words."""
+        return bool(np.isin(self.partners, self.rows).any())
+
+    @property
+    def is_fully_paired(self) -> bool:
+        """Word i of ``readable`` is of generated word i's record, in the same hand."""
+        if len(self.readable) != len(self.generated) or (self.readable != self.partners).any():
+            return False
+        return bool((self.real.writers[self.readable] == self.generated.writers).all())
+
+    @property
+    def unshared(self) -> list[str]:
+        """Writers of generated words that no real word is of."""
+        return sorted(set(self.generated.writers) - set(self.real.writers))
+
+    def describe(self) -> list[tuple[str, str]]:
+        """What is compared, as names and values."""
+        count, blank = len(self.generated), int((~self.generated.thumbnails.any(axis=1)).sum())
+        names = set(self.generated.writers)
+        strangers = f" ({len(self.unshared)} of them not in the real words)" if self.unshared else ""
+        return [
+            ("generated", f"{self.generated.folder}: {count} words, {len(names)} writers{strangers}"),
+            ("real", f"{self.real.folder}: {len(self.real)} words, {len(set(self.real.writers))} writers; compared with: "
+                     f"{len(self.rows)} ({'all splits' if self.split == 'all' else f'split {self.split}'})"),
+            ("same records", f"{(self.partners >= 0).sum()} of {count} generated words"),
+            ("without ink", f"{blank} of {count} generated words"),
+        ]  # fmt: skip
+
+    @property
+    def protocol(self) -> str:
+        """How the sets were drawn."""
+        named = "all splits" if self.split == "all" else f"split {self.split}"
+        return (f"against other real words of {named}, drawn by seed {self.seed}; of the generated words "
+                f"{self.sets.pairs} are of the records in the real set")  # fmt: skip
+
+
+def compare_folders(real_folder: Path, generated_folder: Path, *, split: str | None, most: int | None,
+                    seed: int) -> Comparison:  # fmt: skip
+    """Read two word folders and decide what is compared with what.
+
+    Raises:
+        FileNotFoundError, ValueError: if one can't be read, or they don't match; see the functions above.
+    """
+    real = read_word_set(real_folder, flag="--real")
+    generated = read_word_set(generated_folder, flag="--generated", most=most, seed=seed)
+    check_match(real, generated)
+    name, rows = choose_split(real, split)
+    partners = pair_records(generated, real)
+    return Comparison(real, generated, name, rows, partners, choose_equal_sets(real, rows, generated, partners, seed),
+                      choose_readable(real, rows, generated, partners, seed), seed)  # fmt: skip

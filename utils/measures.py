@@ -1,0 +1,221 @@
+"""From features and readings to the measures of an evaluation, each with what it is compared with and how it was made."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from utils.distances import frechet_distance, kernel_distance
+from utils.metrics import NORMALISERS, Bootstrap, Estimate, Measure, average_precisions, count_errors
+from utils.reading import Reading
+
+LONGEST = 16  # characters; longer words share a bar
+NAMED = 5  # writers in a line
+
+
+class LeftOut(ValueError):
+    """A measure that can't be made from what was given; the message names the flag that brings it."""
+
+
+@dataclass
+class Results:
+    """What is found, as it grows: measures, lines on what was left out, details by name, charts (SVG and caption)."""
+
+    measures: list[Measure] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    details: dict[str, object] = field(default_factory=dict)
+    charts: list[tuple[str, str]] = field(default_factory=list)
+
+
+def measure_distances(keys: tuple[str, str], labels: tuple[str, str], reference: np.ndarray,
+                      others: Mapping[str, np.ndarray], protocol: str, bootstrap: Bootstrap) -> list[Measure]:  # fmt: skip
+    """Fréchet and kernel distance of sets of features to a reference of the same size.
+
+    Args:
+        keys, labels: of the Fréchet and of the kernel distance.
+        reference: (n, d) features of real words.
+        others: (n, d) features by column: ``generated``, ``real`` (the floor), ``vae`` (the ceiling).
+    """
+    measures = []
+    size = f"{protocol}; n {len(reference)} on each side, the writers in equal numbers"
+    below = "; unbiased for words drawn freely; writers in equal numbers bring it a little below 0 where hands agree"
+    few = f"; n is not above the {reference.shape[1]} dimensions: mostly bias, to be read against the real words' value alone"
+    for key, label, compute, is_positive in zip(keys, labels, (frechet_distance, kernel_distance), (True, False)):
+        values = {column: bootstrap.distance(f"{key}/{column}", compute(reference, features), is_positive=is_positive)
+                  for column, features in others.items()}  # fmt: skip
+        # Only the Fréchet distance depends on the number of words.
+        note = (few if len(reference) <= reference.shape[1] else "") if is_positive else below
+        measures.append(Measure(key, label, values, f"{size}{note}", "lower"))
+    return measures
+
+
+# Reading
+
+
+@dataclass(frozen=True)
+class ReadWords:
+    """What a recogniser made of n words.
+
+    Attributes:
+        texts: what was to be written; writers: by whom.
+        readings: text and confidence of each.
+        errors, lengths: (n,) edit operations and characters; a length of 0 is a word with nothing to compare.
+        word_errors, word_lengths: (n,) the same in words between spaces.
+    """
+
+    texts: Sequence[str]
+    writers: Sequence[str]
+    readings: Sequence[Reading]
+    errors: np.ndarray
+    lengths: np.ndarray
+    word_errors: np.ndarray
+    word_lengths: np.ndarray
+
+    @property
+    def is_compared(self) -> np.ndarray:
+        """(n,) bool, the text has something to compare."""
+        return self.lengths > 0
+
+    @property
+    def confidences(self) -> np.ndarray:
+        """(n,) in [0, 1]."""
+        return np.array([reading.confidence for reading in self.readings])
+
+
+def compare_readings(texts: Sequence[str], writers: Sequence[str], readings: Sequence[Reading], normalise: str) -> ReadWords:
+    """Count the errors of readings; ``normalise`` is a name of ``NORMALISERS``."""
+    clean = NORMALISERS[normalise]
+    pairs = [(clean(text), clean(reading.text)) for text, reading in zip(texts, readings)]
+    rows = [i for i, (text, _) in enumerate(pairs) if text]
+    counts = np.zeros((4, len(pairs)), np.int64)
+    if rows:
+        references, hypotheses = zip(*(pairs[i] for i in rows))
+        counts[:2, rows] = count_errors(references, hypotheses, unit="characters")
+        counts[2:, rows] = count_errors(references, hypotheses, unit="words")
+    return ReadWords(texts, writers, readings, *counts)
+
+
+def measure_legibility(name: str, generated: ReadWords, real: ReadWords, matches: np.ndarray, normalise: str,
+                       bootstrap: Bootstrap) -> list[Measure]:  # fmt: skip
+    """CER, WER and confidence of generated and of real words, and the difference: without the recogniser's own errors.
+
+    Args:
+        name: of the recogniser.
+        matches: (p, 2) rows of ``generated`` and ``real`` that are of the same record; then the difference is over these
+            pairs, otherwise between all.
+    """
+    both = np.array([(i, j) for i, j in matches if generated.is_compared[i] and real.is_compared[j]]).reshape(-1, 2)
+    is_paired = len(both) > 1
+    texts = {"exact": "texts compared exactly", "letters": "compared are letters and digits, without case"}[normalise]
+    left_out = int((~generated.is_compared).sum())
+    if left_out:
+        texts += f"; {left_out} generated words have none and are left out"
+    beside = f"real words: {'of the same records' if is_paired else 'of the same writers'}"
+    if is_paired and len(both) < len(generated.texts):
+        beside += f" where there are any ({len(both)} of {len(generated.texts)})"
+    quantities = (
+        ("cer", "Character error rate", "errors", "lengths", "edit operations over all characters", "lower"),
+        ("wer", "Word error rate", "word_errors", "word_lengths", "edit operations over all words between spaces", "lower"),
+        ("confidence", "Confidence", "confidences", None, "mean over words of the product of the probabilities of the "
+         "characters that were read", "higher"),
+    )  # fmt: skip
+    measures = []
+    for key, label, numerator, denominator, definition, better in quantities:
+        def columns(words: ReadWords, rows: np.ndarray, top=numerator, bottom=denominator):
+            values = getattr(words, top)[rows]
+            return values, None if bottom is None else getattr(words, bottom)[rows]
+
+        name_of, how = f"{key}/{name}", "" if denominator is None else f"{texts}; "
+        all_generated = columns(generated, np.flatnonzero(generated.is_compared))
+        all_real = columns(real, np.flatnonzero(real.is_compared))
+        values = {}
+        if len(all_generated[0]):
+            values["generated"] = bootstrap.ratio(f"{name_of}/generated", *all_generated)
+        if len(all_real[0]):
+            values["real"] = bootstrap.ratio(f"{name_of}/real", *all_real)
+        if len(values) == 2:
+            pair = (columns(generated, both[:, 0]), columns(real, both[:, 1])) if is_paired else (all_generated, all_real)
+            values["difference"] = bootstrap.difference(f"{name_of}/difference", *pair, is_paired=is_paired)
+        measures.append(Measure(name_of, f"{label} ({name})", values, f"{definition}; {how}{beside}", better, True))
+    return measures
+
+
+def group_error_rates(words: ReadWords, keys: Sequence[str], bootstrap: Bootstrap) -> dict[str, Estimate]:
+    """The character error rate of each group of words, by ``keys`` (n,): its name."""
+    names, is_compared = np.array(keys), words.is_compared
+    groups = {}
+    for name in dict.fromkeys(keys):
+        rows = np.flatnonzero((names == name) & is_compared)
+        if len(rows):
+            groups[name] = bootstrap.ratio(f"group/{name}", words.errors[rows], words.lengths[rows])
+    return groups
+
+
+def length_names(texts: Sequence[str]) -> list[str]:
+    """The number of characters of each text as the name of its group, long ones together."""
+    return [str(len(text)) if len(text) < LONGEST else f"{LONGEST}+" for text in texts]
+
+
+# Style
+
+
+@dataclass(frozen=True)
+class StyledWords:
+    """What the style encoder says of n words: (n, d) vectors of length 1, and (n,) rows of the most likely writers."""
+
+    vectors: np.ndarray
+    predicted: np.ndarray
+    writers: np.ndarray
+
+
+def measure_writer_accuracy(generated: StyledWords, real: StyledWords, known: Sequence[str], is_paired: bool,
+                            bootstrap: Bootstrap) -> Measure | str:  # fmt: skip
+    """Share of words whose writer the style encoder names, of those writers that it knows; a reason where there are none.
+
+    Args:
+        is_paired: word i of the one is of word i's record of the other.
+    """
+    row = {name: i for i, name in enumerate(known)}
+    rows = [np.array([row.get(writer, -1) for writer in words.writers]) for words in (generated, real)]
+    unknown = Counter(writer for writer in generated.writers if writer not in row)
+    if not (rows[0] >= 0).any():
+        return f"writer_accuracy: the style encoder knows none of the writers ({', '.join(sorted(unknown)[:NAMED])})"
+    correct = [(words.predicted[is_known := r >= 0] == r[is_known]) for words, r in zip((generated, real), rows)]
+    values = {column: bootstrap.ratio(f"writer_accuracy/{column}", hits)
+              for column, hits in zip(("generated", "real"), correct) if len(hits)}  # fmt: skip
+    if len(values) == 2:
+        values["difference"] = bootstrap.difference("writer_accuracy/difference", (correct[0], None), (correct[1], None),
+                                                    is_paired=is_paired and len(correct[0]) == len(correct[1]))  # fmt: skip
+    protocol = f"the style encoder's most likely one of {len(known)} writers"
+    if unknown:
+        protocol += (f"; left out: {unknown.total()} words of {len(unknown)} writers that it does not know "
+                     f"({', '.join(sorted(unknown)[:NAMED])}{', …' if len(unknown) > NAMED else ''})")  # fmt: skip
+    return Measure("writer_accuracy", "Writer accuracy", values, protocol, "higher", True)
+
+
+def measure_retrieval(queries: Mapping[str, tuple[StyledWords, np.ndarray]], gallery: StyledWords,
+                      bootstrap: Bootstrap) -> Measure:  # fmt: skip
+    """Mean average precision: how far in front real words of the same writer come, sorted by style.
+
+    Args:
+        queries: by column, words and the (n,) row of the gallery that doesn't count for each (itself, or the real word of
+            its record), or -1.
+        gallery: real words of all writers.
+    """
+    ids = {name: i for i, name in enumerate(dict.fromkeys(gallery.writers))}
+    labels = np.array([ids[name] for name in gallery.writers])
+    values, lost = {}, 0
+    for column, (words, excluded) in queries.items():
+        own = np.array([ids.get(name, -1) for name in words.writers])
+        precisions = average_precisions(words.vectors, own, gallery.vectors, labels, excluded)
+        found = precisions[~np.isnan(precisions)]
+        lost += len(precisions) - len(found)
+        if len(found):
+            values[column] = bootstrap.ratio(f"retrieval_map/{column}", found)
+    chance = np.mean([(labels == i).mean() for i in labels])
+    protocol = (f"mean over queries; gallery of {len(labels)} real words of {len(ids)} writers without the query's own record; "
+                f"by chance about {100 * chance:.1f} %")  # fmt: skip
+    if lost:
+        protocol += f"; {lost} queries without a relevant word are left out"
+    return Measure("retrieval_map", "Retrieval of the writer, mAP", values, protocol, "higher", True)
