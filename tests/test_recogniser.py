@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import recogniser
-from recogniser import CRNN, RECOGNISER_WEIGHTS_NAME, CRNNConfig, CRNNRecogniser, load_recogniser
+from recogniser import CRNN, RECOGNISER_WEIGHTS_NAME, BidirectionalLSTM, CRNNConfig, CRNNRecogniser, load_recogniser
 from tests.helpers import draw_word
 from utils.reading import make_batch
 
@@ -36,6 +36,18 @@ def test_log_probabilities_have_a_frame_for_four_pixels_and_a_class_for_each_cha
     log_probs = make_crnn()(*make_batch([draw("abc", width=64), draw("a", width=48)]))
     assert log_probs.shape == (2, 16, 6)
     assert torch.allclose(log_probs.exp().sum(dim=-1), torch.ones(2, 16), atol=1e-5)
+
+
+def test_the_lstm_is_a_packed_bidirectional_one():
+    torch.manual_seed(0)
+    ours, lengths, hidden = BidirectionalLSTM(4, 3, 1).eval(), torch.tensor([5, 2]), torch.randn(2, 5, 4)
+    theirs = torch.nn.LSTM(4, 3, batch_first=True, bidirectional=True)
+    for direction, suffix in zip(ours.layers[0], ("", "_reverse")):
+        theirs.load_state_dict({name + suffix: value for name, value in direction.state_dict().items()}, strict=False)
+    packed = torch.nn.utils.rnn.pack_padded_sequence(hidden, lengths, batch_first=True)
+    expected = torch.nn.utils.rnn.pad_packed_sequence(theirs(packed)[0], batch_first=True)[0]
+    output = ours(hidden, lengths)
+    assert torch.allclose(output[0], expected[0], atol=1e-6) and torch.allclose(output[1, :2], expected[1, :2], atol=1e-6)
 
 
 def test_the_default_model_is_of_the_size_that_a_cpu_trains():
