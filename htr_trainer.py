@@ -37,7 +37,7 @@ from utils.word_lists import Words, count_by_folder, count_unknown, load_crops, 
 LOG_COLUMNS = ("step", "loss", "learning_rate", "valid_cer", "valid_wer", "words_per_second", "seconds")
 LOG_EVERY = 50  # steps
 RESULTS_NAME = "results.json"
-VALIDATION_WORDS = 2000  # at most; of more, an even sample
+VALIDATION_WORDS = 1000  # at most; of more, an even sample
 WEIGHT_DECAY = 0.01
 
 

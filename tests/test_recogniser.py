@@ -41,6 +41,7 @@ def test_log_probabilities_have_a_frame_for_four_pixels_and_a_class_for_each_cha
 def test_the_lstm_is_a_packed_bidirectional_one():
     torch.manual_seed(0)
     ours, lengths, hidden = BidirectionalLSTM(4, 3, 1).eval(), torch.tensor([5, 2]), torch.randn(2, 5, 4)
+    ours.norms = torch.nn.ModuleList([torch.nn.Identity(), torch.nn.Identity()])
     theirs = torch.nn.LSTM(4, 3, batch_first=True, bidirectional=True)
     for direction, suffix in zip(ours.layers[0], ("", "_reverse")):
         theirs.load_state_dict({name + suffix: value for name, value in direction.state_dict().items()}, strict=False)
