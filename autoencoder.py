@@ -18,10 +18,11 @@ from diffusers.models.modeling_utils import ModelMixin
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
+from utils.hub import hub_answers, is_cached
+
 CONFIG_NAME = "config.json"
 VAE_FOLDER = "vae"
 DOWNSCALE = 8  # pixels per latent cell, each way, of every VAE used here
-HUB_TIMEOUT = 5.0  # seconds
 
 
 class CompactAutoencoder(ModelMixin, ConfigMixin):
@@ -145,16 +146,14 @@ def _load_folder(path: Path, flag: str) -> CompactAutoencoder | AutoencoderKL:
 
 def _load_from_hub(hub_id: str, flag: str) -> AutoencoderKL:
     """Load from the local hub cache, else from the hub if it answers within seconds."""
-    from huggingface_hub import constants, try_to_load_from_cache
+    from huggingface_hub import constants
     from huggingface_hub.utils import HfHubHTTPError
 
     subfolder = None if "vae" in hub_id.lower() else VAE_FOLDER
     config = f"{subfolder}/{CONFIG_NAME}" if subfolder else CONFIG_NAME
-    # The configuration alone is what an interrupted download leaves.
     weights = [config.replace(CONFIG_NAME, f"diffusion_pytorch_model.{suffix}") for suffix in ("safetensors", "bin")]
-    is_cached, *has_weights = (isinstance(try_to_load_from_cache(hub_id, name), str) for name in (config, *weights))
-    is_cached = is_cached and any(has_weights)
-    if not is_cached and not _hub_answers(constants.ENDPOINT):
+    is_local = is_cached(hub_id, config, weights)
+    if not is_local and not hub_answers():
         raise FileNotFoundError(
             f"{flag} {hub_id}: no such folder; {constants.ENDPOINT} can't be reached from here, and the local cache "
             f"({constants.HF_HUB_CACHE}) has no such VAE. Give {flag} a folder that holds one (a copy of a Stable Diffusion "
@@ -162,39 +161,12 @@ def _load_from_hub(hub_id: str, flag: str) -> AutoencoderKL:
             f"hf download {hub_id}" + (f" --include '{subfolder}/*'" if subfolder else "")
         )
     try:
-        return AutoencoderKL.from_pretrained(hub_id, subfolder=subfolder, local_files_only=is_cached)
+        return AutoencoderKL.from_pretrained(hub_id, subfolder=subfolder, local_files_only=is_local)
     except (OSError, HfHubHTTPError) as error:
         raise FileNotFoundError(
             f"{flag} {hub_id}: no such folder, and the hub has no VAE by this name ({type(error).__name__}). Known good: "
             "stable-diffusion-v1-5/stable-diffusion-v1-5, stabilityai/sd-vae-ft-mse."
         ) from error
-
-
-def _hub_answers(endpoint: str) -> bool:
-    """True if the hub answers a request within ``HUB_TIMEOUT`` seconds, name look-up included."""
-    import threading
-    import urllib.error
-    import urllib.request
-
-    from huggingface_hub import constants
-
-    if constants.HF_HUB_OFFLINE:
-        return False
-    answers: list[bool] = []
-
-    def ask() -> None:
-        try:
-            with urllib.request.urlopen(urllib.request.Request(endpoint, method="HEAD"), timeout=HUB_TIMEOUT):
-                answers.append(True)
-        except urllib.error.HTTPError:
-            answers.append(True)  # an answer, whatever it says
-        except OSError:
-            pass
-
-    thread = threading.Thread(target=ask, daemon=True)  # a hanging name look-up has no time limit of its own
-    thread.start()
-    thread.join(HUB_TIMEOUT)
-    return bool(answers)
 
 
 def hash_vae(vae: nn.Module) -> str:

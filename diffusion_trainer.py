@@ -135,7 +135,8 @@ class DiffusionTrainer:
         self.device = accelerator.device
         self.step = 0
         self.train_indices = words.train_indices()
-        self.canvases = card.canvas_widths(cache.ink[:, 2])
+        # A model that others' words taught may have wider images than these.
+        self.canvases = np.minimum(card.canvas_widths(cache.ink[:, 2]), cache.moments.shape[-1] * DOWNSCALE)
         # Batches of words of similar width, on canvases that just hold them.
         self.val_indices = sorted(words.val_indices()[:VALIDATION_WORDS], key=self.canvases.__getitem__)
         sizes = None if card.canvas_step is None else self.canvases[self.train_indices]
@@ -168,20 +169,22 @@ class DiffusionTrainer:
         return s.learning_rate * learning_rate_factor(self.step, warmup_steps=s.lr_warmup_steps, horizon=s.schedule_steps,
                                                       schedule=s.lr_schedule)  # fmt: skip
 
-    def draw_latents(self, indices: Tensor, generator: torch.Generator) -> Tensor:
-        """(B, 4, h, w) fresh samples of the records' posteriors, as wide as the widest of them needs."""
-        columns = int(self.canvases[indices.cpu()].max()) // DOWNSCALE
+    def draw_latents(self, indices: Tensor, columns: int, generator: torch.Generator) -> Tensor:
+        """(B, 4, h, columns) fresh samples of the records' posteriors."""
         means, deviations = self.moments[indices, ..., :columns].float().unbind(dim=1)
         return means + deviations * torch.randn(means.shape, device=self.device, generator=generator)
 
     def loss(self, model: nn.Module, indices: Tensor, timesteps: Tensor, generator: torch.Generator,
              dropped: tuple[Tensor, Tensor] | None = None) -> Tensor:  # fmt: skip
         """Mean squared error of the prediction on records at given timesteps; scalar."""
-        latents = self.draw_latents(indices, generator)
+        # On the CPU, where the indices come from: a GPU would have to be waited for.
+        columns = int(self.canvases[indices].max()) // DOWNSCALE
+        indices = indices.to(self.device)
+        latents = self.draw_latents(indices, columns, generator)
         noise = torch.randn(latents.shape, device=self.device, generator=generator)
         noisy_latents, target = self.schedule.add_noise(self.noise_scheduler, latents, noise, timesteps)
         with self.accelerator.autocast():
-            prediction = model(noisy_latents, timesteps, *self.conditions.batch(indices, latents.shape[-1], dropped))
+            prediction = model(noisy_latents, timesteps, *self.conditions.batch(indices, columns, dropped))
         return F.mse_loss(prediction.float(), target)
 
     def train_step(self) -> tuple[Tensor, Tensor]:
@@ -189,7 +192,7 @@ class DiffusionTrainer:
         s, accelerator = self.settings, self.accelerator
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate()
-        indices = self.sampler.batch(self.step, accelerator.process_index, accelerator.num_processes).to(self.device)
+        indices = self.sampler.batch(self.step, accelerator.process_index, accelerator.num_processes)
         generator = make_generator(self.device, s.seed, self.step, accelerator.process_index, 0x11)
         timesteps = self.schedule.draw_timesteps(len(indices), self.device, generator)
         dropped = None
@@ -210,7 +213,7 @@ class DiffusionTrainer:
         """Loss of the averaged weights on fixed words, noise and evenly spread timesteps."""
         total = 0.0
         for first in range(0, len(self.val_indices), 64):
-            indices = torch.tensor(self.val_indices[first : first + 64], device=self.device)
+            indices = torch.tensor(self.val_indices[first : first + 64])
             generator = make_generator(self.device, self.settings.seed, first, 0x7A1)
             # Shuffled, since the words are in the order of their widths.
             order = torch.randperm(len(indices), device=self.device, generator=generator)
@@ -228,15 +231,14 @@ class DiffusionTrainer:
         card = replace(self.card, extra={**self.card.extra, "step": self.step, "epoch": round(self.epoch, 2),
                                          "condition_dropout": dropout, "training": asdict(s)})  # fmt: skip
         HandwritingPipeline(self.ema.module, self.vae, card).save_pretrained(folder)
-        averages = {f"ema.{name}": value.detach().cpu().clone() for name, value in self.ema.module.state_dict().items()}
         state = {"step": self.step, "settings": asdict(self.settings)}
         if self.accelerator.scaler is not None:
             state["grad_scaler"] = self.accelerator.scaler.state_dict()
-        save_training_state(folder / TRAINING_STATE, self.bare_unet, self.optimizer.optimizer, state, averages)
+        save_training_state(folder / TRAINING_STATE, self.bare_unet, self.optimizer.optimizer, state, self.ema.state_dict())
 
     def restore(self, state: dict, averages: dict[str, Tensor]) -> None:
         """Take over what ``utils.checkpoint.load_training_state`` read; the weights are loaded already."""
-        self.ema.module.load_state_dict({name.removeprefix("ema."): value for name, value in averages.items()})
+        self.ema.load_state_dict(averages)
         if self.accelerator.scaler is not None and "grad_scaler" in state:
             self.accelerator.scaler.load_state_dict(state["grad_scaler"])
         self.step = state["step"]

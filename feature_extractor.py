@@ -3,7 +3,6 @@
 It measures whether a generated word is in its writer's hand, and is the space of the style distances.
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,11 +10,9 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from utils.checkpoint import CONFIG_NAME, FORMAT_VERSION, list_checkpoints, save_weights, share_files
+from utils.checkpoint import load_described, save_described
 from utils.latents import to_pixel_values
 
 STYLE_WEIGHTS_NAME = "style_encoder.safetensors"
@@ -128,11 +125,7 @@ class StyleEncoder(nn.Module):
 
     def save_pretrained(self, folder: Path, extra: dict) -> None:
         """Write ``config.json`` and the weights; ``extra`` are further entries of the former."""
-        folder.mkdir(parents=True, exist_ok=True)
-        save_weights(self, folder / STYLE_WEIGHTS_NAME)
-        config = {"format_version": FORMAT_VERSION, "kind": KIND, "style_encoder": asdict(self.config), **extra}
-        (folder / CONFIG_NAME).write_text(json.dumps(config, indent=2, ensure_ascii=False), encoding="utf-8")
-        share_files(folder)
+        save_described(self, folder, STYLE_WEIGHTS_NAME, KIND, asdict(self.config), extra)
 
     @classmethod
     def from_pretrained(cls, path: str | Path, *, flag: str = "--style_encoder") -> "StyleEncoder":
@@ -143,18 +136,8 @@ class StyleEncoder(nn.Module):
         Raises:
             FileNotFoundError: if there is none; ValueError: if it is damaged, or something else.
         """
-        path = Path(path)
-        folder = next((p for p in [path, *reversed(list_checkpoints(path))] if (p / STYLE_WEIGHTS_NAME).is_file()), None)
-        if folder is None:
-            raise FileNotFoundError(f"{flag} {path}: no {STYLE_WEIGHTS_NAME} there. Give the --save_path of "
-                                    "train_style_encoder.py.")  # fmt: skip
-        try:
-            values = json.loads((folder / CONFIG_NAME).read_text(encoding="utf-8"))
-            encoder = cls(StyleEncoderConfig(**values["style_encoder"]))
-            encoder.load_state_dict(load_file(folder / STYLE_WEIGHTS_NAME))
-        except (OSError, KeyError, TypeError, RuntimeError, SafetensorError, json.JSONDecodeError) as error:
-            raise ValueError(f"{flag} {folder}: damaged ({' '.join(str(error).split())[:200]})") from error
-        return encoder.eval().requires_grad_(False)
+        return load_described(lambda config: cls(StyleEncoderConfig(**config)), Path(path), STYLE_WEIGHTS_NAME, KIND, flag=flag,
+                              script="train_style_encoder.py")  # fmt: skip
 
 
 def ink_width(image: np.ndarray) -> int:

@@ -28,6 +28,7 @@ from utils.word_folder import (
     SPLITS,
     WordRecord,
     prepare_output,
+    read_notes,
     read_word_folder,
     write_atomically,
     write_metadata,
@@ -112,18 +113,6 @@ def score_by_pixels(records: Sequence[WordRecord], folder: Path, reference: Path
     return scores
 
 
-def read_scores(path: Path) -> dict[str, dict]:
-    """Scores that an interrupted run has noted, by file name; a line that was cut off doesn't count."""
-    scores = {}
-    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
-        try:
-            values = json.loads(line)
-            scores[values.pop("file_name")] = values
-        except (json.JSONDecodeError, KeyError):
-            continue
-    return scores
-
-
 def score_words(args: argparse.Namespace, records: Sequence[WordRecord]) -> dict[str, dict]:
     """The score, or the reason for not having one, of each word by file name.
 
@@ -135,7 +124,7 @@ def score_words(args: argparse.Namespace, records: Sequence[WordRecord]) -> dict
             raise ValueError(f"--by {args.by}: the words of {args.dataset_path} have no such score yet. Give --recogniser.")
         return {record.file_name: dict(record.extra) for record in records}
     noted = args.save_dir / SCORES_NAME
-    scores = read_scores(noted)
+    scores = {values.pop("file_name"): values for values in read_notes(noted)}
     missing = [record for record in records if record.file_name not in scores]
     names, recogniser = set(), None
     if args.by == "nmae":

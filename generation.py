@@ -15,7 +15,7 @@ from recogniser import Recogniser
 from utils.images import make_sheet
 from utils.jobs import Job, slug
 from utils.metrics import character_error_rates
-from utils.word_folder import WordRecord, save_image
+from utils.word_folder import WordRecord, read_notes, save_image
 
 REJECTED_NAME = "rejected.jsonl"
 SHEET_WORDS = 64
@@ -190,16 +190,8 @@ def kept_records(jobs: Sequence[Job], outcomes: dict[str, Outcome]) -> list[Word
 
 
 def read_outcomes(path: Path) -> dict[str, Outcome]:
-    """The outcomes that were noted, by file name; a line that a kill cut off doesn't count."""
-    outcomes = {}
-    if path.is_file():
-        for line in path.read_text(encoding="utf-8").splitlines():
-            try:
-                outcome = Outcome(**json.loads(line))
-            except (json.JSONDecodeError, TypeError):
-                continue
-            outcomes[outcome.file_name] = outcome
-    return outcomes
+    """The outcomes that were noted, by file name."""
+    return {values["file_name"]: Outcome(**values) for values in read_notes(path)}
 
 
 def write_sheets(jobs: Sequence[Job], folder: Path, is_single: bool) -> None:

@@ -153,18 +153,16 @@ class HTRTrainer:
             best = {"best_step": self.best_step, "best_rates": self.best_rates and asdict(self.best_rates)}
             extra = {"step": self.step, **best, "words": self.num_words, "training": asdict(self.settings)}
             (self.best or self.ema.module).save_pretrained(folder, extra)
-            averages = {f"ema.{name}": value.clone(memory_format=torch.contiguous_format)
-                        for name, value in self.ema.module.state_dict().items()}  # fmt: skip
             state = {"step": self.step, "stale": self.stale, "seconds": self.seconds, **best,
                      "settings": asdict(self.settings)}  # fmt: skip
-            save_training_state(folder / TRAINING_STATE, self.model, self.optimizer, state, averages)
+            save_training_state(folder / TRAINING_STATE, self.model, self.optimizer, state, self.ema.state_dict())
 
         save_checkpoint(run_folder, self.step, write, keep=2)
 
     def restore(self, checkpoint: Path) -> None:
         """Take over a checkpoint's state."""
         state, averages = load_training_state(checkpoint / TRAINING_STATE, self.model, self.optimizer)
-        self.ema.module.load_state_dict({name.removeprefix("ema."): value for name, value in averages.items()})
+        self.ema.load_state_dict(averages)
         self.step, self.stale, self.seconds = state["step"], state["stale"], state["seconds"]
         if state["best_rates"] is not None:
             self.best_step, self.best_rates = state["best_step"], ErrorRates(**state["best_rates"])

@@ -3,7 +3,6 @@
 A CRNN that ``train_htr.py`` trains, TrOCR and rapidocr. ``load_recogniser`` makes any of them from its name.
 """
 
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -13,11 +12,10 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from utils.charset import Charset, normalise_text
-from utils.checkpoint import CONFIG_NAME, FORMAT_VERSION, list_checkpoints, save_weights, share_files
+from utils.checkpoint import CONFIG_NAME, load_described, save_described
 from utils.hub import find_model
 from utils.reading import FRAME, Reading, crop_to_ink, decode_best_path, make_batch
 
@@ -157,11 +155,7 @@ class CRNN(nn.Module):
 
     def save_pretrained(self, folder: Path, extra: dict) -> None:
         """Write ``config.json`` and the weights; ``extra`` are further entries of the former."""
-        folder.mkdir(parents=True, exist_ok=True)
-        save_weights(self, folder / RECOGNISER_WEIGHTS_NAME)
-        config = {"format_version": FORMAT_VERSION, "kind": KIND, "recogniser": asdict(self.config), **extra}
-        (folder / CONFIG_NAME).write_text(json.dumps(config, indent=2, ensure_ascii=False), encoding="utf-8")
-        share_files(folder)
+        save_described(self, folder, RECOGNISER_WEIGHTS_NAME, KIND, asdict(self.config), extra)
 
     @classmethod
     def from_pretrained(cls, path: str | Path, *, flag: str = "--recogniser") -> "CRNN":
@@ -172,18 +166,9 @@ class CRNN(nn.Module):
         Raises:
             FileNotFoundError: if there is none; ValueError: if it is damaged, or something else.
         """
-        path = Path(path)
         # Each checkpoint holds the best weights up to its step, so the newest one holds the run's best.
-        folder = next((p for p in [path, *reversed(list_checkpoints(path))] if (p / RECOGNISER_WEIGHTS_NAME).is_file()), None)
-        if folder is None:
-            raise FileNotFoundError(f"{flag} {path}: no {RECOGNISER_WEIGHTS_NAME} there. Give the --save_path of train_htr.py.")
-        try:
-            values = json.loads((folder / CONFIG_NAME).read_text(encoding="utf-8"))
-            model = cls(CRNNConfig(**values["recogniser"]))
-            model.load_state_dict(load_file(folder / RECOGNISER_WEIGHTS_NAME))
-        except (OSError, KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
-            raise ValueError(f"{flag} {folder}: damaged ({' '.join(str(error).split())[:200]})") from error
-        return model.eval().requires_grad_(False)
+        return load_described(lambda config: cls(CRNNConfig(**config)), Path(path), RECOGNISER_WEIGHTS_NAME, KIND, flag=flag,
+                              script="train_htr.py")  # fmt: skip
 
 
 class CRNNRecogniser:

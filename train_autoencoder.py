@@ -141,8 +141,7 @@ def write_checkpoint(folder: Path, vae: CompactAutoencoder, ema: ExponentialMovi
     scaling_factor, shift_factor = measure_scale(ema.module, sample, ema.module.device)
     ema.module.register_to_config(scaling_factor=scaling_factor, shift_factor=shift_factor)
     ema.module.save_pretrained(folder / VAE_FOLDER, safe_serialization=True)
-    extra = {f"ema.{name}": value.clone() for name, value in ema.module.state_dict().items()}
-    save_training_state(folder / TRAINING_STATE, vae, optimizer, {"step": step, **settings}, extra)
+    save_training_state(folder / TRAINING_STATE, vae, optimizer, {"step": step, **settings}, ema.state_dict())
     config = {"format_version": FORMAT_VERSION, "kind": "autoencoder", "step": step, "training": settings}
     (folder / CONFIG_NAME).write_text(json.dumps(config, indent=2), encoding="utf-8")
 
@@ -178,7 +177,7 @@ def main(args: argparse.Namespace) -> None:
     step = 0
     if checkpoint:
         state, extra = load_training_state(checkpoint / TRAINING_STATE, vae, optimizer)
-        ema.module.load_state_dict({key.removeprefix("ema."): value for key, value in extra.items()})
+        ema.load_state_dict(extra)
         step = checkpoint_step(checkpoint)
         print(f"resumed     {checkpoint} at step {step}, last PSNR {state.get('val_psnr', float('nan')):.2f} dB")
     precision = args.mixed_precision or ("bf16" if has_fast_bf16(device) else "no")

@@ -67,10 +67,6 @@ def main(args: argparse.Namespace) -> None:
     settings = replace(settings, **{name: value for name, value in given.items() if value is not None})
 
     train = read_sources(parse_sources(args.train, flag="--train"), flag="--train")
-    try:
-        train.train_indices()
-    except ValueError as error:  # it knows one flag, which has another name here
-        raise ValueError(str(error).replace("--dataset_path", "--train")) from error
     valid = read_split(args.valid, args.valid_split, flag="--valid") if args.valid else None
     test = read_split(args.test, args.test_split, flag="--test") if args.test else None
     results = train_recogniser(train, args.save_path, valid=valid, test=test, settings=settings, checkpoint=checkpoint,

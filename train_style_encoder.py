@@ -31,6 +31,7 @@ from utils.checkpoint import (
     truncate_csv,
 )
 from utils.cli import positive_int, run
+from utils.layout import measure_ink
 from utils.sources import TrainingWords, parse_sources, read_images, read_sources
 from utils.training import (
     EpochSampler,
@@ -91,22 +92,6 @@ def augment(images: Tensor, ink: Tensor, width: int, generator: torch.Generator)
     grid = F.affine_grid(theta, [count, 1, height, width], align_corners=False)
     window = F.grid_sample(darkness * is_part[:, None, None], grid, align_corners=False)
     return 1 - 2 * window
-
-
-def measure_extent(images: Tensor) -> Tensor:
-    """(N, 2) float first and last column of the ink of (N, H, W) uint8 images, pixels."""
-    is_ink = torch.cat([(part < 200).any(dim=1) for part in images.split(1024)])
-    columns = torch.arange(images.shape[2])
-    first = torch.where(is_ink, columns, images.shape[2] - 1).amin(dim=1)
-    return torch.stack([first, torch.where(is_ink, columns, 0).amax(dim=1) + 1], dim=1).float()
-
-
-def measure_accuracy(encoder: StyleEncoder, images: Tensor, rows: Tensor) -> float:
-    """Share of (N, H, W) uint8 words whose writer, (N,) rows, has the largest logit."""
-    is_training = encoder.training
-    logits = encoder.eval().embed(images.numpy())[1]
-    encoder.train(is_training)
-    return float((logits.argmax(axis=1) == rows.numpy()).mean())
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -176,7 +161,7 @@ class StyleTrainer:
         place = {index: i for i, index in enumerate(unique)}
         self.images = read_images([words.paths[i] for i in unique])
         self.rows = torch.tensor([row[words.records[i].writer] for i in unique])
-        self.extent = measure_extent(self.images)
+        self.extent = measure_ink(self.images)[:, [0, 2]]
         self.window = min(settings.window, self.images.shape[2])
         val = [i for i in words.val_indices()[:VALIDATION_WORDS] if words.records[i].writer in row]
         self.val_images = read_images([words.paths[i] for i in val])
@@ -210,7 +195,8 @@ class StyleTrainer:
 
     def measure(self) -> float:
         """Accuracy of the averaged weights on held-out words."""
-        return measure_accuracy(self.ema.module, self.val_images, self.val_rows)
+        logits = self.ema.module.embed(self.val_images.numpy())[1]
+        return float((logits.argmax(axis=1) == self.val_rows.numpy()).mean())
 
     def save(self, run_folder: Path, val_accuracy: float) -> None:
         """Save the run's state as its newest checkpoint, whole or not at all."""
@@ -219,16 +205,15 @@ class StyleTrainer:
             extra = {"step": self.step, "val_accuracy": round(val_accuracy, 4), "val_words": len(self.val_rows),
                      "words": len(self.rows), "training": asdict(self.settings)}  # fmt: skip
             self.ema.module.save_pretrained(folder, extra)
-            averages = {f"ema.{name}": value.clone() for name, value in self.ema.module.state_dict().items()}
             state = {"step": self.step, "settings": asdict(self.settings), "val_accuracy": val_accuracy}
-            save_training_state(folder / TRAINING_STATE, self.encoder, self.optimizer, state, averages)
+            save_training_state(folder / TRAINING_STATE, self.encoder, self.optimizer, state, self.ema.state_dict())
 
         save_checkpoint(run_folder, self.step, write, keep=2)
 
     def restore(self, checkpoint: Path) -> None:
         """Take over a checkpoint's state."""
         state, averages = load_training_state(checkpoint / TRAINING_STATE, self.encoder, self.optimizer)
-        self.ema.module.load_state_dict({name.removeprefix("ema."): value for name, value in averages.items()})
+        self.ema.load_state_dict(averages)
         self.step = state["step"]
 
 

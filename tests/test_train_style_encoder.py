@@ -8,7 +8,8 @@ import torch
 
 from feature_extractor import StyleEncoder
 from tests.helpers import make_word_folder
-from train_style_encoder import augment, main, measure_extent, parse_args
+from train_style_encoder import augment, main, parse_args
+from utils.layout import measure_ink
 
 FLAGS = ["--batch_size", "4", "--style_dim", "16", "--window", "32", "--mixed_precision", "no", "--save_every", "2"]
 
@@ -91,13 +92,13 @@ def test_bad_flags_are_named(flags, capsys):
 def test_measured_extent_is_the_inks():
     image = np.full((1, 16, 64), 255, np.uint8)
     image[0, 4:8, 10:21] = 0
-    assert measure_extent(torch.from_numpy(image)).tolist() == [[10.0, 21.0]]
+    assert measure_ink(torch.from_numpy(image))[:, [0, 2]].tolist() == [[10.0, 21.0]]
 
 
 def test_windows_show_ink_on_white_and_follow_the_generator():
     images = torch.full((8, 32, 128), 255, dtype=torch.uint8)
     images[:, 10:20, 8:100] = 0
-    extent = measure_extent(images)
+    extent = measure_ink(images)[:, [0, 2]]
     one, other, third = (augment(images, extent, 48, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2))
     assert one.shape == (8, 1, 32, 48) and one.min() >= -1 and one.max() <= 1
     assert torch.equal(one, other) and not torch.equal(one, third)

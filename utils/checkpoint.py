@@ -6,8 +6,10 @@ import re
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -16,6 +18,7 @@ WEIGHTS_NAME = "unet.safetensors"
 TRAINING_STATE = "training_state"
 STATE_NAME = "state.json"
 FORMAT_VERSION = 1
+Module = TypeVar("Module", bound=nn.Module)
 _STEP_FOLDER = re.compile(r"step_(\d{8,})$")
 
 
@@ -97,6 +100,38 @@ def save_weights(module: nn.Module | dict[str, Tensor], path: Path, *, dtype: to
     """Save a module's weights as safetensors, prefixes stripped, optionally cast to ``dtype``."""
     state = clean_state_dict(module.state_dict() if isinstance(module, nn.Module) else module)
     save_file({key: value.detach().to("cpu", dtype or value.dtype).contiguous() for key, value in state.items()}, path)
+
+
+def save_described(module: nn.Module, folder: Path, weights_name: str, kind: str, config: dict, extra: dict) -> None:
+    """Write a model's folder: its weights, and ``config.json`` with its ``config`` under the name of its ``kind``; ``extra``
+    are further entries."""
+    folder.mkdir(parents=True, exist_ok=True)
+    save_weights(module, folder / weights_name)
+    values = {"format_version": FORMAT_VERSION, "kind": kind, kind: config, **extra}
+    (folder / CONFIG_NAME).write_text(json.dumps(values, indent=2, ensure_ascii=False), encoding="utf-8")
+    share_files(folder)
+
+
+def load_described(build: Callable[[dict], Module], path: Path, weights_name: str, kind: str, *, flag: str,
+                   script: str) -> Module:  # fmt: skip
+    """Load what ``save_described`` wrote, in evaluation mode, on the CPU.
+
+    Args:
+        build: makes the model of its config.
+        path: the model's folder, or a run (its newest checkpoint).
+        flag: the command line flag, and ``script``, what makes such a model, to name in messages.
+    Raises:
+        FileNotFoundError: if there is none; ValueError: if it is damaged, or something else.
+    """
+    folder = next((p for p in [path, *reversed(list_checkpoints(path))] if (p / weights_name).is_file()), None)
+    if folder is None:
+        raise FileNotFoundError(f"{flag} {path}: no {weights_name} there. Give the --save_path of {script}.")
+    try:
+        model = build(json.loads((folder / CONFIG_NAME).read_text(encoding="utf-8"))[kind])
+        model.load_state_dict(load_file(folder / weights_name))
+    except (OSError, KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
+        raise ValueError(f"{flag} {folder}: damaged ({' '.join(str(error).split())[:200]})") from error
+    return model.eval().requires_grad_(False)
 
 
 def save_training_state(folder: Path, module: nn.Module, optimizer: torch.optim.Optimizer, state: dict,

@@ -1,7 +1,9 @@
 """The Hugging Face hub, where it may be out of reach: what is cached, and whether it answers within seconds."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
+from threading import Thread
 
 HUB_TIMEOUT = 5.0  # seconds
 
@@ -17,9 +19,25 @@ def is_cached(hub_id: str, needed: str, weights: Sequence[str]) -> bool:
     return has_needed and any(has_weights)
 
 
+def answers_in_time(ask: Callable[[], None], seconds: float) -> bool:
+    """True if ``ask`` returns within ``seconds``; an OSError of it, or no end, is no answer."""
+    answers: list[bool] = []
+
+    def attempt() -> None:
+        try:
+            ask()
+            answers.append(True)
+        except OSError:
+            pass
+
+    thread = Thread(target=attempt, daemon=True)  # a hanging name look-up has no time limit of its own
+    thread.start()
+    thread.join(seconds)
+    return bool(answers)
+
+
 def hub_answers() -> bool:
     """True if the hub answers a request within ``HUB_TIMEOUT`` seconds, name look-up included."""
-    import threading
     import urllib.error
     import urllib.request
 
@@ -27,22 +45,12 @@ def hub_answers() -> bool:
 
     if constants.HF_HUB_OFFLINE:
         return False
-    answers: list[bool] = []
 
     def ask() -> None:
-        try:
-            request = urllib.request.Request(constants.ENDPOINT, method="HEAD")
-            with urllib.request.urlopen(request, timeout=HUB_TIMEOUT):
-                answers.append(True)
-        except urllib.error.HTTPError:
-            answers.append(True)  # an answer, whatever it says
-        except OSError:
-            pass
+        with suppress(urllib.error.HTTPError):  # an answer, whatever it says
+            urllib.request.urlopen(urllib.request.Request(constants.ENDPOINT, method="HEAD"), timeout=HUB_TIMEOUT).close()
 
-    thread = threading.Thread(target=ask, daemon=True)  # a hanging name look-up has no time limit of its own
-    thread.start()
-    thread.join(HUB_TIMEOUT)
-    return bool(answers)
+    return answers_in_time(ask, HUB_TIMEOUT)
 
 
 def find_model(source: str, needed: str, weights: Sequence[str], *, label: str) -> tuple[str, bool]:

@@ -3,12 +3,13 @@
 import hashlib
 import pickle
 import socket
-import threading
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import nn
+
+from utils.hub import answers_in_time
 
 FEATURES = 2048  # of the last pooling
 STANDARD_HASH = "6726825d"  # SHA-256 of the standard weights begins so; their file name says it too
@@ -62,19 +63,7 @@ def load_inception(weights: Path | None, *, flag: str = "--inception_weights") -
 
 def can_reach(host: str) -> bool:
     """True if a host answers within ``TIMEOUT`` seconds, name look-up included."""
-    answers: list[bool] = []
-
-    def ask() -> None:
-        try:
-            socket.create_connection((host, 443), timeout=TIMEOUT).close()
-            answers.append(True)
-        except OSError:
-            pass
-
-    thread = threading.Thread(target=ask, daemon=True)  # a hanging name look-up has no time limit of its own
-    thread.start()
-    thread.join(TIMEOUT)
-    return bool(answers)
+    return answers_in_time(lambda: socket.create_connection((host, 443), timeout=TIMEOUT).close(), TIMEOUT)
 
 
 @torch.inference_mode()

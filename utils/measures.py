@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from utils.distances import frechet_distance, kernel_distance
-from utils.metrics import NORMALISERS, Bootstrap, Estimate, Measure, average_precisions, count_errors
+from utils.metrics import Bootstrap, Estimate, Measure, average_precisions, count_normalised_errors
 from utils.reading import Reading
 
 LONGEST = 16  # characters; longer words share a bar
@@ -85,15 +85,9 @@ class ReadWords:
 
 def compare_readings(texts: Sequence[str], writers: Sequence[str], readings: Sequence[Reading], normalise: str) -> ReadWords:
     """Count the errors of readings; ``normalise`` is a name of ``NORMALISERS``."""
-    clean = NORMALISERS[normalise]
-    pairs = [(clean(text), clean(reading.text)) for text, reading in zip(texts, readings)]
-    rows = [i for i, (text, _) in enumerate(pairs) if text]
-    counts = np.zeros((4, len(pairs)), np.int64)
-    if rows:
-        references, hypotheses = zip(*(pairs[i] for i in rows))
-        counts[:2, rows] = count_errors(references, hypotheses, unit="characters")
-        counts[2:, rows] = count_errors(references, hypotheses, unit="words")
-    return ReadWords(texts, writers, readings, *counts)
+    read = [reading.text for reading in readings]
+    characters, words = (count_normalised_errors(texts, read, normalise, unit=unit) for unit in ("characters", "words"))
+    return ReadWords(texts, writers, readings, *characters, *words)
 
 
 def measure_legibility(name: str, generated: ReadWords, real: ReadWords, matches: np.ndarray, normalise: str,

@@ -153,6 +153,20 @@ def count_errors(texts: Sequence[str], readings: Sequence[str], *, unit: str) ->
     return np.array(errors, np.int64), np.array(lengths, np.int64)
 
 
+def count_normalised_errors(texts: Sequence[str], readings: Sequence[str], normalise: str, *,
+                            unit: str) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
+    """``count_errors`` of normalised texts; both are 0 where nothing is left to compare.
+
+    Args:
+        normalise: a name of ``NORMALISERS``.
+    """
+    pairs = [(NORMALISERS[normalise](text), NORMALISERS[normalise](reading)) for text, reading in zip(texts, readings)]
+    counts = np.zeros((2, len(pairs)), np.int64)
+    if rows := [i for i, (text, _) in enumerate(pairs) if text]:
+        counts[:, rows] = count_errors(*zip(*(pairs[i] for i in rows)), unit=unit)
+    return counts[0], counts[1]
+
+
 def character_error_rates(texts: Sequence[str], readings: Sequence[str], normalise: str) -> np.ndarray:
     """(n,) edit operations a character of single words; 0 of a text that has nothing to compare, such as marks alone where
     letters are compared.
@@ -160,12 +174,8 @@ def character_error_rates(texts: Sequence[str], readings: Sequence[str], normali
     Args:
         normalise: a name of ``NORMALISERS``.
     """
-    pairs = [(NORMALISERS[normalise](text), NORMALISERS[normalise](reading)) for text, reading in zip(texts, readings)]
-    rates = np.zeros(len(pairs))
-    if rows := [i for i, (text, _) in enumerate(pairs) if text]:
-        errors, lengths = count_errors(*zip(*(pairs[i] for i in rows)), unit="characters")
-        rates[rows] = errors / lengths
-    return rates
+    errors, lengths = count_normalised_errors(texts, readings, normalise, unit="characters")
+    return errors / np.maximum(lengths, 1)
 
 
 # Style

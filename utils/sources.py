@@ -31,12 +31,14 @@ class Source:
 class TrainingWords:
     """The records of several word folders, with what trains and what validates.
 
-    ``records[i]`` has its image at ``paths[i]``; ``shares[i]`` is how often it counts in an epoch.
+    ``records[i]`` has its image at ``paths[i]``; ``shares[i]`` is how often it counts in an epoch; ``flag`` named
+    the folders on the command line.
     """
 
     records: tuple[WordRecord, ...]
     paths: tuple[Path, ...]
     shares: tuple[float, ...]
+    flag: str = "--dataset_path"
 
     def val_indices(self) -> list[int]:
         """Records that validate, of each folder: its split ``val``, as far as its writers are also in ``train``; where
@@ -64,7 +66,7 @@ class TrainingWords:
             times, rest = divmod(self.shares[i], 1)
             indices += [i] * (int(times) + (self._hash(i) < rest * 2**64))
         if not indices:
-            raise ValueError(f"--dataset_path: the shares leave none of {len(train)} words to train on; give larger ones")
+            raise ValueError(f"{self.flag}: the shares leave none of {len(train)} words to train on; give larger ones")
         return indices
 
     def _hash(self, index: int) -> int:
@@ -117,7 +119,7 @@ def read_sources(sources: Sequence[Source], *, flag: str = "--dataset_path") -> 
         raise ValueError(f"{flag}: two folders of one name share a writer's name; rename one of the folders")
     if not any(record.split == "train" for record in records):
         raise ValueError(f"{flag} {' '.join(str(s.folder) for s in sources)}: no word of split train")
-    return TrainingWords(tuple(records), tuple(paths), tuple(shares))
+    return TrainingWords(tuple(records), tuple(paths), tuple(shares), flag)
 
 
 def read_image(path: Path) -> np.ndarray:

@@ -29,6 +29,15 @@ class ExponentialMovingAverage:
         for mean, buffer in zip(self.module.buffers(), module.buffers()):
             mean.copy_(buffer)
 
+    def state_dict(self) -> dict[str, Tensor]:
+        """Copies of the averages as a run saves them: on the CPU, their names begin with ``ema.``."""
+        return {f"ema.{name}": value.detach().cpu().clone(memory_format=torch.contiguous_format)
+                for name, value in self.module.state_dict().items()}  # fmt: skip
+
+    def load_state_dict(self, averages: dict[str, Tensor]) -> None:
+        """Take over what ``state_dict`` gave."""
+        self.module.load_state_dict({name.removeprefix("ema."): value for name, value in averages.items()})
+
 
 def learning_rate_factor(step: int, *, warmup_steps: int, horizon: int, schedule: str) -> float:
     """Factor on the learning rate at ``step`` (from 0): linear warm-up, then ``constant`` or ``cosine`` down to 2 %.

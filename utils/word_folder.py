@@ -74,6 +74,19 @@ def write_metadata(folder: Path, records: Iterable[WordRecord], *, name: str = M
     write_atomically(folder / name, "".join(record.as_json() + "\n" for record in records))
 
 
+def read_notes(path: Path) -> list[dict]:
+    """The JSON objects, one a line, that a script has noted in a file so far; a line that a kill cut off doesn't count."""
+    notes = []
+    for line in path.read_text(encoding="utf-8").split("\n") if path.is_file() else ():
+        try:
+            values = json.loads(line)
+        except json.JSONDecodeError:
+            continue
+        if isinstance(values, dict) and "file_name" in values:
+            notes.append(values)
+    return notes
+
+
 def read_metadata(path: Path) -> list[WordRecord]:
     """Read a ``metadata.jsonl`` file; unknown fields become ``extra``, ``split`` defaults to ``train``.
 

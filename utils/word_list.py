@@ -151,7 +151,7 @@ def read_dictionary(language: str) -> tuple[list[str], list[float]]:
     try:
         import spellchecker
     except ImportError as error:
-        raise FileNotFoundError("--dataset fonts: no list of words. Run `pip install pyspellchecker`, or give a file with "
+        raise FileNotFoundError("no list of words: run `pip install pyspellchecker`, or give a file with "
                                 "one text a line (--words_file).") from error  # fmt: skip
     path = Path(spellchecker.__file__).parent / "resources" / f"{language}.json.gz"
     counts = json.loads(gzip.decompress(path.read_bytes()))
