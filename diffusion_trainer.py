@@ -16,11 +16,12 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from autoencoder import DOWNSCALE
+from latent_reader import LatentReader, LatentReaderConfig, add_some_noise, train_latent_reader
 from model_card import ModelCard
 from pipeline import DEFAULT_STEPS, HandwritingPipeline
 from unet import UNet, grow_unet, make_config
 from utils.charset import Charset
-from utils.checkpoint import TRAINING_STATE, save_checkpoint, save_training_state
+from utils.checkpoint import CONFIG_NAME, TRAINING_STATE, save_checkpoint, save_training_state
 from utils.conditions import TrainingConditions, library_versions, pick_previews
 from utils.diffusion import NoiseSchedule
 from utils.images import make_sheet
@@ -43,6 +44,9 @@ class TrainingSettings:
         learning_rate: peak of AdamW's.
         lr_schedule: ``cosine`` or ``constant``, after ``lr_warmup_steps``.
         text_dropout, writer_dropout: chances that a sample's text or writer is replaced by null.
+        legibility_weight: of the loss for what a reader of latents can't read in the clean latents that a prediction implies,
+            in nats a character, beside the squared error; 0 does without.
+        reader_steps: steps that the reader learns for, before the generator does.
     """
 
     max_train_steps: int
@@ -56,6 +60,8 @@ class TrainingSettings:
     ema_decay: float = 0.9995
     text_dropout: float = 0.1
     writer_dropout: float = 0.1
+    legibility_weight: float = 0.0
+    reader_steps: int = 2500
     seed: int = 0
 
 
@@ -155,6 +161,7 @@ class DiffusionTrainer:
             width_model=card.width_model if unet.config.text_layout else None,
             ink=cache.ink, device=self.device,
         )  # fmt: skip
+        self.reader: LatentReader | None = None  # see prepare_reader
         # On a GPU all latents live there (44,000 words are 180 MB); on a CPU they stay memory-mapped.
         self.moments = torch.from_numpy(cache.moments if self.device.type == "cpu" else cache.moments[:]).to(self.device)
 
@@ -175,8 +182,8 @@ class DiffusionTrainer:
         return means + deviations * torch.randn(means.shape, device=self.device, generator=generator)
 
     def loss(self, model: nn.Module, indices: Tensor, timesteps: Tensor, generator: torch.Generator,
-             dropped: tuple[Tensor, Tensor] | None = None) -> Tensor:  # fmt: skip
-        """Mean squared error of the prediction on records at given timesteps; scalar."""
+             dropped: tuple[Tensor, Tensor] | None = None, *, legibility_weight: float = 0.0) -> Tensor:  # fmt: skip
+        """Mean squared error of the prediction on records at given timesteps, and what can't be read in it; scalar."""
         # On the CPU, where the indices come from: a GPU would have to be waited for.
         columns = int(self.canvases[indices].max()) // DOWNSCALE
         indices = indices.to(self.device)
@@ -184,8 +191,38 @@ class DiffusionTrainer:
         noise = torch.randn(latents.shape, device=self.device, generator=generator)
         noisy_latents, target = self.schedule.add_noise(self.noise_scheduler, latents, noise, timesteps)
         with self.accelerator.autocast():
-            prediction = model(noisy_latents, timesteps, *self.conditions.batch(indices, columns, dropped))
-        return F.mse_loss(prediction.float(), target)
+            prediction = model(noisy_latents, timesteps, *self.conditions.batch(indices, columns, dropped)).float()
+        loss = F.mse_loss(prediction, target)
+        if legibility_weight:
+            clean, share = self.schedule.predict_clean(self.noise_scheduler, noisy_latents, prediction, timesteps)
+            with self.accelerator.autocast():
+                illegibility = self.reader.loss(add_some_noise(clean, generator), self.conditions.reading_ids[indices])
+            if dropped is not None:
+                share = share.masked_fill(dropped[0], 0.0)  # null text has nothing to read
+            # Where there is more noise than signal, the clean latents are a guess that nobody could read.
+            loss = loss + legibility_weight * (share * illegibility).mean()
+        return loss
+
+    def prepare_reader(self, folder: Path) -> None:
+        """Teach a reader this run's words, on the main process, and save it in ``folder``; a run that goes on loads its own."""
+        accelerator, s = self.accelerator, self.settings
+        if accelerator.is_main_process and not (self.step and (folder / CONFIG_NAME).is_file()):
+
+            def draw(step: int) -> tuple[Tensor, Tensor]:
+                indices = self.sampler.batch(step)
+                columns = int(self.canvases[indices].max()) // DOWNSCALE
+                indices = indices.to(self.device)
+                generator = make_generator(self.device, s.seed, step, 0xDA7A)
+                return self.draw_latents(indices, columns, generator), self.conditions.reading_ids[indices]
+
+            torch.manual_seed(s.seed)
+            channels, height = self.moments.shape[2:4]
+            reader = LatentReader(LatentReaderConfig(self.card.charset.vocabulary_size, channels, height)).to(self.device)
+            loss = train_latent_reader(reader, draw, s.reader_steps, seed=s.seed, autocast=accelerator.autocast)
+            reader.save_pretrained(folder, {"steps": s.reader_steps, "loss": loss})
+            print(f"reader      {s.reader_steps} steps, loss {loss:.3f} nats a character")
+        accelerator.wait_for_everyone()
+        self.reader = LatentReader.from_pretrained(folder).to(self.device)
 
     def train_step(self) -> tuple[Tensor, Tensor]:
         """One optimiser step; returns (loss, gradient norm), both left on the device."""
@@ -199,7 +236,7 @@ class DiffusionTrainer:
         if self.has_null:
             chances = torch.rand(2, len(indices), device=self.device, generator=generator)
             dropped = (chances[0] < s.text_dropout, chances[1] < s.writer_dropout)
-        loss = self.loss(self.unet, indices, timesteps, generator, dropped)
+        loss = self.loss(self.unet, indices, timesteps, generator, dropped, legibility_weight=s.legibility_weight)
         accelerator.backward(loss)
         grad_norm = accelerator.clip_grad_norm_(self.unet.parameters(), s.max_grad_norm)
         self.optimizer.step()

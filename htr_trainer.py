@@ -7,7 +7,7 @@ import copy
 import json
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -250,6 +250,7 @@ def train_recogniser(train: TrainingWords, save_path: Path, *, valid: Words | No
     device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
     precision = mixed_precision or ("bf16" if has_fast_bf16(device) else "no")
     settings = settings or (read_settings(checkpoint) if checkpoint else HTRSettings())
+    train = replace(train, holds_out=valid is None)
     valid = take_sample(valid or pick_words(train.records, train.paths, train.val_indices()), VALIDATION_WORDS)
     model = make_model(train, checkpoint, init_from, settings.seed)
     test_crops = load_crops(test[1], img_height=model.config.img_height) if test else []  # now, so that bad ones stop it now

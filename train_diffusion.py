@@ -26,6 +26,7 @@ from tqdm import tqdm
 
 from autoencoder import VAE_FOLDER, hash_vae, load_vae, vae_in_channels
 from diffusion_trainer import DiffusionTrainer, FreshModel, TrainingLog, TrainingSettings, read_settings
+from latent_reader import READER_FOLDER
 from model_card import ModelCard
 from pipeline import HandwritingPipeline
 from unet import PRESETS, UNet
@@ -92,6 +93,11 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
                        f"{TrainingSettings.text_dropout})")  # fmt: skip
     group.add_argument("--writer_dropout", type=float, help="the same for its writer (default: "
                        f"{TrainingSettings.writer_dropout})")  # fmt: skip
+    group.add_argument("--legibility_weight", type=float, help="of a second loss: what a small recogniser of latents, which "
+                       "learns the training words first, can't read in the model's predictions; 0 does without (default: "
+                       f"{TrainingSettings.legibility_weight})")  # fmt: skip
+    group.add_argument("--reader_steps", type=positive_int, help="steps that this recogniser learns for (default: "
+                       f"{TrainingSettings.reader_steps})")  # fmt: skip
     group.add_argument("--mixed_precision", choices=("no", "bf16", "fp16"), help="default: bf16 where it is native")
     group.add_argument("--seed", type=int, help=f"of weights, order, noise (default: {TrainingSettings.seed})")
     group = parser.add_argument_group("on the way")
@@ -106,6 +112,8 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     for name in ("text_dropout", "writer_dropout", "ema_decay"):
         if not 0 <= (getattr(args, name) or 0) < 1:
             parser.error(f"--{name} {getattr(args, name)}: must be at least 0 and under 1")
+    if args.legibility_weight is not None and not 0 <= args.legibility_weight < math.inf:
+        parser.error(f"--legibility_weight {args.legibility_weight}: must be at least 0")
     for name in ("learning_rate", "max_grad_norm"):
         if getattr(args, name) is not None and not 0 < getattr(args, name) < math.inf:
             parser.error(f"--{name} {getattr(args, name)}: must be above 0")
@@ -282,6 +290,8 @@ def main(args: argparse.Namespace) -> None:
                 "now: it goes on with these")  # fmt: skip
         if settings.max_train_steps > settings.schedule_steps and settings.lr_schedule == "cosine":
             say(f"note        the learning rate comes down at step {settings.schedule_steps}; --schedule_steps moves that")
+    if settings.legibility_weight:
+        trainer.prepare_reader(args.save_path / READER_FOLDER)
     say(f"words       {len(set(chosen))} to train on ({len(chosen)} an epoch), {len(trainer.val_indices)} to validate on; "
         f"{len(card.writers)} writers, {card.charset.describe()}")  # fmt: skip
     say(f"model       {sum(p.numel() for p in unet.parameters()) / 1e6:.2f} M parameters, {card.schedule.prediction_type}, "

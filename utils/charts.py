@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 WIDTH, HEIGHT = 640, 220  # of the drawing, in its own units
 LEFT, RIGHT, TOP, BOTTOM = 52, 12, 26, 44  # around the plot
 COLOURS = ("#2b6cb0", "#a0aec0", "#c05621")
+LINE_COLOURS = ("#4a5568", "#dd6b20", "#2b6cb0", "#90cdf4")
 
 
 def draw_bars(groups: Sequence[str], series: Mapping[str, Sequence[tuple[float, float, float] | None]], *, x_label: str,
@@ -43,6 +44,31 @@ def draw_bars(groups: Sequence[str], series: Mapping[str, Sequence[tuple[float, 
             body.append(_text(middle, HEIGHT - BOTTOM + 13, shown, size=10))
             if counts:
                 body.append(_text(middle, HEIGHT - BOTTOM + 24, str(counts[number]), size=8, colour="#718096"))
+    return _frame(body, f"{y_label} by {x_label}")
+
+
+def draw_lines(groups: Sequence[str], series: Mapping[str, Sequence[tuple[float, float, float] | None]], *, x_label: str,
+               y_label: str) -> str:  # fmt: skip
+    """A line for each series over groups at equal distances, each point with its interval.
+
+    Args:
+        groups: names below the points.
+        series: by name, at most four, for each group (value, low, high) of shares, or None.
+    """
+    top = _nice_top(min(1.0, 1.1 * max((point[2] for row in series.values() for point in row if point), default=1.0)))
+    body = [_axes(top, x_label, y_label), _legend(list(series), LINE_COLOURS, width=150)]
+    slot = (WIDTH - LEFT - RIGHT) / max(1, len(groups))
+    for number, group in enumerate(groups):
+        body.append(_text(LEFT + slot * (number + 0.5), HEIGHT - BOTTOM + 13, group, size=10))
+    for place, (name, row, colour) in enumerate(zip(series, series.values(), LINE_COLOURS)):
+        shift = 5 * (place - (len(series) - 1) / 2)  # intervals side by side
+        points = [(LEFT + slot * (number + 0.5) + shift, *point) for number, point in enumerate(row) if point]
+        path = " ".join(f"{x:.1f},{_y(value, top):.1f}" for x, value, _, _ in points)
+        body.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2"/>')
+        for x, value, low, high in points:
+            body.append(f'<line x1="{x:.1f}" x2="{x:.1f}" y1="{_y(low, top):.1f}" y2="{_y(high, top):.1f}" stroke="{colour}"/>'
+                        f'<circle cx="{x:.1f}" cy="{_y(value, top):.1f}" r="3" fill="{colour}"><title>{html.escape(name)}: '
+                        f"{100 * value:.1f} %</title></circle>")  # fmt: skip
     return _frame(body, f"{y_label} by {x_label}")
 
 
@@ -86,10 +112,10 @@ def _axes(top: float, x_label: str, y_label: str) -> str:
     return "".join(lines)
 
 
-def _legend(names: Sequence[str]) -> str:
+def _legend(names: Sequence[str], colours: Sequence[str] = COLOURS, width: int = 110) -> str:
     parts = []
-    for place, (name, colour) in enumerate(zip(reversed(names), reversed(COLOURS[: len(names)]))):
-        x = WIDTH - RIGHT - 110 * (place + 1)
+    for place, (name, colour) in enumerate(zip(reversed(names), reversed(colours[: len(names)]))):
+        x = WIDTH - RIGHT - width * (place + 1)
         parts.append(f'<rect x="{x}" y="{TOP - 20}" width="10" height="10" fill="{colour}"/>')
         parts.append(_text(x + 15, TOP - 11, name, size=11, anchor="start"))
     return "".join(parts)

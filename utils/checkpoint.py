@@ -184,7 +184,7 @@ def choose_resume(run: Path, resume: bool) -> Path | None:
         remove_leftovers(run)
         return checkpoints[-1]
     # What a run leaves that ended before its first checkpoint is nothing that could be lost.
-    traces = ("log.csv", "previews", "diffusionhtr", "wandb")
+    traces = ("log.csv", "previews", "diffusionhtr", "wandb", "reader")
     if run.is_dir() and any(path.name not in traces and not path.name.startswith(".tmp-") for path in run.iterdir()):
         way_on = "Give --resume to go on with it, or another folder." if checkpoints else "Give another folder."
         raise ValueError(f"--save_path {run}: not empty, and a run is never overwritten. {way_on}")

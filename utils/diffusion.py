@@ -81,6 +81,19 @@ class NoiseSchedule:
             return noisy_latents, noise
         return noisy_latents, noise_scheduler.get_velocity(latents, noise, timesteps)
 
+    def predict_clean(self, noise_scheduler: DDPMScheduler | None, noisy_latents: Tensor, prediction: Tensor,
+                      timesteps: Tensor) -> tuple[Tensor, Tensor]:  # fmt: skip
+        """The clean latents (B, 4, H, W) that a prediction implies, and (B,) the signal's share of the noisy ones' power."""
+        if self.is_flow:
+            t = (timesteps / self.num_train_timesteps).to(noisy_latents.dtype)
+            share = (1 - t) ** 2 / ((1 - t) ** 2 + t**2)
+            return noisy_latents - t[:, None, None, None] * prediction, share
+        share = noise_scheduler.alphas_cumprod.to(noisy_latents.device)[timesteps]
+        signal, noise = share.sqrt()[:, None, None, None], (1 - share).sqrt()[:, None, None, None]
+        if self.prediction_type == "epsilon":
+            return (noisy_latents - noise * prediction) / signal, share
+        return signal * noisy_latents - noise * prediction, share
+
     def make_scheduler(self, name: str = "dpmsolver++"):
         """A fresh diffusers scheduler for one batch: multistep ones keep state.
 

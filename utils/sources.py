@@ -32,18 +32,21 @@ class TrainingWords:
     """The records of several word folders, with what trains and what validates.
 
     ``records[i]`` has its image at ``paths[i]``; ``shares[i]`` is how often it counts in an epoch; ``flag`` named
-    the folders on the command line.
+    the folders on the command line. Without ``holds_out`` nothing validates, and each word of split ``train`` trains.
     """
 
     records: tuple[WordRecord, ...]
     paths: tuple[Path, ...]
     shares: tuple[float, ...]
     flag: str = "--dataset_path"
+    holds_out: bool = True
 
     def val_indices(self) -> list[int]:
         """Records that validate, of each folder: its split ``val``, as far as its writers are also in ``train``; where
         there is none, a fixed 2 % of its ``train`` (at most 512, chosen by the hash of their names), which then do not
         train. In the order of their hashes, so that any first few are a fair sample of all."""
+        if not self.holds_out:
+            return []
         writers = {record.writer for record in self.records if record.split == "train"}
         by_folder: dict[Path, list[int]] = {}
         for i, (path, record) in enumerate(zip(self.paths, self.records)):

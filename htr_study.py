@@ -1,0 +1,316 @@
+"""Does generated handwriting make a recogniser better? Real words, generated words, and both, at several amounts of real data.
+
+  python3 htr_study.py --dataset_path data/iam --generator runs/fonts --save_path runs/study
+  python3 htr_study.py --dataset_path data/iam --generator runs/fonts --save_path runs/study --fractions 10 100 --seeds 5 \\
+      --generator_steps 4000 --htr_steps 6000 --synthetic 4 --recogniser rapidocr --best_of 4 --max_cer 0.2
+  accelerate launch --num_processes 4 htr_study.py --dataset_path data/iam --generator runs/fonts --save_path runs/study
+
+At each fraction, --generator (which must not have seen the data set: trained on fonts, say) is fine-tuned on that part of the
+split train and on nothing else, and writes words that the data set does not hold; recognisers are trained on the real part, on
+the generated words, and on both, and read the split test, which nobody else sees. --full_generator adds one that saw more than
+its fraction as an upper bound, named so. Writes study.json (every number), study.csv and report.html (table and plot). The same
+command started again goes on where it was; with several processes the recognisers are shared among them.
+"""
+
+import argparse
+import json
+import math
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+
+from htr_trainer import HTRSettings, train_recogniser
+from recogniser import CRNN, CRNNRecogniser
+from utils.checkpoint import CONFIG_NAME, choose_resume, list_checkpoints
+from utils.cli import positive_int, run
+from utils.metrics import count_errors
+from utils.sources import parse_sources, read_sources
+from utils.study import ARMS, Arm, RunErrors, choose_fraction, copy_words, hold_out_val, summarise
+from utils.study_report import render_study, write_table
+from utils.word_folder import METADATA_NAME, read_word_folder, write_atomically
+from utils.word_lists import load_crops, read_split
+
+HERE = Path(__file__).resolve().parent
+SETTINGS_NAME, STUDY_NAME, TABLE_NAME, REPORT_NAME = "settings.json", "study.json", "study.csv", "report.html"
+READINGS_NAME = "test_readings.json"
+FRACTIONS = (5.0, 10.0, 25.0, 50.0, 100.0)
+# Settings that another start of the same study may change: they say where and how fast, not what.
+FREE_SETTINGS = ("save_path", "device", "mixed_precision", "inference_batch_size")
+
+
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Parse the command line."""
+    htr = HTRSettings()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    group = parser.add_argument_group("data and output")
+    group.add_argument("--dataset_path", type=Path, required=True, help="word folder of real words: split train gives the "
+                       "fractions, val (or else a tenth of train) chooses the best weights, of it the same fraction; test "
+                       "measures")  # fmt: skip
+    group.add_argument("--save_path", type=Path, required=True, help="the study's folder")
+    group.add_argument("--fractions", type=float, nargs="+", default=list(FRACTIONS), metavar="PERCENT", help="of the split "
+                       "train, of each writer alike, the smaller within the larger (default: 5 10 25 50 100)")  # fmt: skip
+    group.add_argument("--seeds", type=positive_int, default=3, metavar="N", help="recognisers of each kind, which differ in "
+                       "first weights, order and augmentation (default: %(default)s)")  # fmt: skip
+    group = parser.add_argument_group("generator")
+    group.add_argument("--generator", type=Path, required=True, metavar="MODEL", help="checkpoint that has not seen the data "
+                       "set; it is fine-tuned on each fraction")  # fmt: skip
+    group.add_argument("--generator_steps", type=positive_int, default=2000, help="steps of that (default: %(default)s)")
+    group.add_argument("--generator_learning_rate", type=float, help="default: that of train_diffusion.py")
+    group.add_argument("--generator_batch_size", type=positive_int, help="default: that of train_diffusion.py")
+    group.add_argument("--full_generator", type=Path, metavar="MODEL", help="a model that was trained on all of the split "
+                       "train: its words make another arm, marked as an upper bound")  # fmt: skip
+    group = parser.add_argument_group("generated words")
+    group.add_argument("--synthetic", type=float, default=2.0, metavar="TIMES", help="generated words for each word of the "
+                       "whole split train, at every fraction (default: %(default)s)")  # fmt: skip
+    group.add_argument("--words_file", type=Path, help="their texts are drawn from it (default: a dictionary; none is a text "
+                       "of the data set's split train)")  # fmt: skip
+    group.add_argument("--recogniser", help="keep only words that it reads, see inference.py")
+    group.add_argument("--best_of", type=positive_int, help="see inference.py")
+    group.add_argument("--max_cer", type=float, help="see inference.py")
+    group.add_argument("--num_steps", type=positive_int, help="of sampling (default: that of inference.py)")
+    group.add_argument("--inference_batch_size", type=positive_int, help="words written at once (default: that of "
+                       "inference.py)")  # fmt: skip
+    group = parser.add_argument_group("recognisers", "each arm has the same steps")
+    group.add_argument("--htr_steps", type=positive_int, default=htr.max_train_steps, help="at most (default: %(default)s)")
+    group.add_argument("--htr_batch_size", type=positive_int, default=htr.batch_size, help="default: %(default)s")
+    group.add_argument("--htr_learning_rate", type=float, default=htr.learning_rate, help="default: %(default)s")
+    group.add_argument("--patience", type=positive_int, default=htr.patience, help="validations without a better one (default: "
+                       "%(default)s)")  # fmt: skip
+    group.add_argument("--validate_every", type=positive_int, default=htr.validate_every, help="default: %(default)s")
+    group.add_argument("--init_from", type=Path, metavar="RUN", help="a recogniser that all arms start from (it must not have "
+                       "seen the data set)")  # fmt: skip
+    group.add_argument("--real_share", type=float, default=1.0, metavar="TIMES", help="how often the real words count in an "
+                       "epoch where they are mixed with generated ones (default: %(default)s)")  # fmt: skip
+    group.add_argument("--mixed_precision", choices=("no", "bf16"), help="default: bf16 where it is native")
+    args = parser.parse_args(argv)
+    for value in args.fractions:
+        if not 0 < value <= 100:
+            parser.error(f"--fractions {value:g}: percent of the split train, above 0 and at most 100")
+    for name in ("synthetic", "real_share", "htr_learning_rate", "generator_learning_rate"):
+        if getattr(args, name) is not None and not 0 < getattr(args, name) < math.inf:
+            parser.error(f"--{name} {getattr(args, name)}: must be above 0")
+    for name in ("best_of", "max_cer"):
+        if getattr(args, name) is not None and not args.recogniser:
+            parser.error(f"--{name} {getattr(args, name)}: goes with --recogniser")
+    args.fractions = sorted(set(args.fractions))
+    return args
+
+
+@dataclass(frozen=True)
+class Task:
+    """One recogniser to train: an arm at a fraction with a seed; ``train`` are the sources of ``train_htr.py``."""
+
+    arm: Arm
+    fraction: float
+    seed: int
+    train: tuple[str, ...]
+    folder: Path
+
+
+def fraction_name(fraction: float) -> str:
+    """Folder name of a fraction, in the order of the numbers."""
+    return f"fraction_{fraction:06.2f}"
+
+
+def call_script(name: str, arguments: Sequence[object], log: Path, device: int | None) -> None:
+    """Run another script of this program, its output in ``log``.
+
+    Raises:
+        ValueError: if it failed; the message has its last words.
+    """
+    # Not a part of this launch: the scripts would take its rank for their share of the work.
+    env = {key: value for key, value in os.environ.items() if key not in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR",
+           "MASTER_PORT", "LOCAL_WORLD_SIZE", "GROUP_RANK", "ROLE_RANK")}  # fmt: skip
+    if device is not None:
+        env["CUDA_VISIBLE_DEVICES"] = str(device)
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("a", encoding="utf-8") as file:
+        code = subprocess.run([sys.executable, str(HERE / name), *map(str, arguments)], stdout=file, stderr=file, env=env,
+                              check=False).returncode  # fmt: skip
+    if code:
+        lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+        last = next((line for line in reversed(lines) if line.startswith("error: ")), lines[-1] if lines else "")
+        raise ValueError(f"{name} ended with {code}: {last.rsplit(chr(13), 1)[-1]} (all of it in {log})")
+
+
+def flags(**values: object) -> list[str]:
+    """``--name value`` of those that are not None."""
+    return [part for name, value in values.items() if value is not None for part in (f"--{name}", str(value))]
+
+
+def fine_tune(args: argparse.Namespace, part: Path, folder: Path, device: int | None) -> None:
+    """The generator of one fraction: --generator, and then nothing but the words of ``part``."""
+    finished = folder / "finished.json"
+    if finished.is_file():
+        return
+    start = time.monotonic()
+    checkpoints = list_checkpoints(folder)
+    call_script("train_diffusion.py", [
+        "--dataset_path", part, "--save_path", folder, *(["--resume"] if checkpoints else ["--init_from", args.generator]),
+        *flags(max_train_steps=args.generator_steps, learning_rate=args.generator_learning_rate,
+               batch_size=args.generator_batch_size, save_every=max(1, min(500, args.generator_steps)), keep_checkpoints=1),
+    ], folder.with_suffix(".log"), device)  # fmt: skip
+    write_atomically(finished, json.dumps({"seconds": round(time.monotonic() - start, 1)}))
+
+
+def write_words(args: argparse.Namespace, model: Path, part: Path, folder: Path, per_writer: int, writers: Sequence[str],
+                device: int | None) -> None:  # fmt: skip
+    """Generated words in the hands of ``part``: none whose text the real words of split train hold."""
+    if (folder / METADATA_NAME).is_file():
+        return
+    call_script("inference.py", [
+        "--models_path", model, "--dataset_path", args.dataset_path, "--oov", per_writer, "--oov_scope", "dataset",
+        "--save_path", folder, "--seed", 1, "--writer", *writers,
+        *flags(words_file=args.words_file, recogniser=args.recogniser, best_of=args.best_of, max_cer=args.max_cer,
+               num_steps=args.num_steps, batch_size=args.inference_batch_size),
+    ], folder.with_suffix(".log"), device)  # fmt: skip
+
+
+def make_tasks(args: argparse.Namespace, parts: dict[float, Path]) -> list[Task]:
+    """All recognisers, the cheapest first."""
+    tasks = []
+    for fraction, part in parts.items():
+        root = args.save_path / fraction_name(fraction)
+        mixed = f"{part}:{args.real_share:g}"
+        sources = {"real": (str(part),), "synthetic": (str(root / "synthetic"),),
+                   "real+synthetic": (mixed, str(root / "synthetic")),
+                   "real+synthetic (upper bound)": (mixed, str(args.save_path / "synthetic_full"))}  # fmt: skip
+        for arm in ARMS:
+            if not arm.is_upper_bound or args.full_generator:
+                tasks += [Task(arm, fraction, seed, sources[arm.name], root / "recognisers" / f"{arm.slug}-{seed}")
+                          for seed in range(args.seeds)]  # fmt: skip
+    return tasks
+
+
+def train_task(args: argparse.Namespace, task: Task, part: Path, device: torch.device) -> None:
+    """Train one recogniser, and note what it reads in the test words."""
+    if (task.folder / READINGS_NAME).is_file():
+        return
+    settings = HTRSettings(max_train_steps=args.htr_steps, batch_size=args.htr_batch_size,
+                           learning_rate=args.htr_learning_rate, validate_every=args.validate_every,
+                           patience=args.patience, seed=task.seed)  # fmt: skip
+    checkpoint = choose_resume(task.folder, True) if list_checkpoints(task.folder) else None
+    train = read_sources(parse_sources(task.train, flag="--dataset_path"))
+    results = train_recogniser(train, task.folder, valid=read_split(part, "val", flag="--dataset_path"), settings=settings,
+                               checkpoint=checkpoint, init_from=args.init_from, device=device,
+                               mixed_precision=args.mixed_precision)  # fmt: skip
+    if results is None:
+        raise KeyboardInterrupt
+    model = CRNN.from_pretrained(task.folder).to(device)
+    records, paths = read_split(args.dataset_path, "test", flag="--dataset_path")
+    readings = CRNNRecogniser(model).read(load_crops(paths, img_height=model.config.img_height))
+    texts = [record.text for record in records]
+    errors, lengths = count_errors(texts, [reading.text for reading in readings], unit="characters")
+    write_atomically(task.folder / READINGS_NAME, json.dumps({
+        "readings": [reading.text for reading in readings], "errors": errors.tolist(), "lengths": lengths.tolist(),
+        "words": results["words"], "best_step": results["best_step"], "seconds": results["seconds"],
+    }, ensure_ascii=False))  # fmt: skip
+
+
+def check_settings(args: argparse.Namespace) -> None:
+    """Note the study's settings; raise ValueError if the folder holds a study of others, or something else."""
+    path = args.save_path / SETTINGS_NAME
+    own = {key: str(value.resolve()) if isinstance(value, Path) else value for key, value in vars(args).items()
+           if key not in FREE_SETTINGS}  # fmt: skip
+    if path.is_file():
+        old = json.loads(path.read_text(encoding="utf-8"))
+        # Further fractions and seeds are more of the same study.
+        for key in sorted(set(own) - {"fractions", "seeds"}):
+            if old.get(key) != own[key]:
+                raise ValueError(f"--save_path {args.save_path}: holds a study with --{key} {old.get(key)}, not {own[key]}. "
+                                 "Name another folder.")  # fmt: skip
+    elif args.save_path.is_dir() and any(args.save_path.iterdir()):
+        raise ValueError(f"--save_path {args.save_path}: not empty, and no study. Name another folder.")
+    write_atomically(path, json.dumps(own, indent=2, ensure_ascii=False))
+
+
+def prepare(args: argparse.Namespace) -> tuple[dict[float, Path], int, list[str]]:
+    """The word folders of the fractions, generated words a writer, and the writers.
+
+    Raises:
+        ValueError: if a split is missing, or the generator knows the writers already.
+    """
+    records = hold_out_val(read_word_folder(args.dataset_path))
+    for split in ("train", "val", "test"):
+        if not any(record.split == split for record in records):
+            raise ValueError(f"--dataset_path {args.dataset_path}: no word of split {split}. A study trains on train and "
+                             "measures on test; process_dataset.py makes both.")  # fmt: skip
+    writers = sorted({record.writer for record in records if record.split == "train"})
+    checkpoints = list_checkpoints(args.generator)
+    config = (checkpoints[-1] if checkpoints else args.generator) / CONFIG_NAME
+    if not config.is_file():
+        raise FileNotFoundError(f"--generator {args.generator}: no {CONFIG_NAME} there. Give a run of train_diffusion.py.")
+    known = set(json.loads(config.read_text(encoding="utf-8")).get("writers", ()))
+    if seen := sorted(known & set(writers)):
+        raise ValueError(f"--generator {args.generator}: was trained on writers of --dataset_path ({', '.join(seen[:3])}), so "
+                         "the study would leak. Give a model that has not seen them, e.g. one trained on fonts; this one can "
+                         "be --full_generator.")  # fmt: skip
+    parts = {}
+    for fraction in args.fractions:
+        parts[fraction] = args.save_path / fraction_name(fraction) / "real"
+        if not (parts[fraction] / METADATA_NAME).is_file():
+            copy_words(args.dataset_path, choose_fraction(records, fraction / 100), parts[fraction])
+    train = sum(record.split == "train" for record in records)
+    return parts, max(1, math.ceil(args.synthetic * train / len(writers))), writers
+
+
+def collect(tasks: Sequence[Task]) -> list[RunErrors]:
+    """What each finished recogniser read wrong."""
+    found = []
+    for task in tasks:
+        values = json.loads((task.folder / READINGS_NAME).read_text(encoding="utf-8"))
+        found.append(RunErrors(task.arm, task.fraction, task.seed, values["errors"], values["lengths"], values["words"],
+                               values["seconds"]))  # fmt: skip
+    return found
+
+
+def main(args: argparse.Namespace) -> None:
+    """Fractions, generators, words, recognisers, report; each step is left out where it was done before."""
+    accelerator = Accelerator(cpu=not torch.cuda.is_available())
+    rank, ranks, say = accelerator.process_index, accelerator.num_processes, accelerator.print
+    device = accelerator.device
+    gpu = device.index if device.type == "cuda" else None
+    if accelerator.is_main_process:
+        check_settings(args)
+    with accelerator.main_process_first():
+        parts, per_writer, writers = prepare(args)
+
+    # The generators and their words, a fraction a process.
+    jobs = [(fraction, args.save_path / fraction_name(fraction) / "generator", args.save_path / fraction_name(fraction) /
+             "synthetic") for fraction in parts]  # fmt: skip
+    for fraction, generator, words in jobs[rank::ranks]:
+        say(f"generator   {fraction:g} %: {sum(r.split == 'train' for r in read_word_folder(parts[fraction]))} real words")
+        fine_tune(args, parts[fraction], generator, gpu)
+        own = sorted({record.writer for record in read_word_folder(parts[fraction], splits=["train"])})
+        write_words(args, generator, parts[fraction], words, per_writer, own, gpu)
+    if args.full_generator and accelerator.is_local_main_process:
+        write_words(args, args.full_generator, args.dataset_path, args.save_path / "synthetic_full", per_writer, writers, gpu)
+    accelerator.wait_for_everyone()
+
+    # The recognisers.
+    tasks = make_tasks(args, parts)
+    for number, task in enumerate(tasks[rank::ranks], start=1):
+        say(f"recogniser  {number} of {len(tasks[rank::ranks])}: {task.arm.name}, {task.fraction:g} %, seed {task.seed}")
+        train_task(args, task, parts[task.fraction], device)
+    accelerator.wait_for_everyone()
+
+    if accelerator.is_main_process:
+        study = summarise(collect(tasks))
+        settings = json.loads((args.save_path / SETTINGS_NAME).read_text(encoding="utf-8"))
+        write_atomically(args.save_path / STUDY_NAME, json.dumps({"settings": settings, **study.as_json()}, indent=2) + "\n")
+        write_table(study, args.save_path / TABLE_NAME)
+        write_atomically(args.save_path / REPORT_NAME, render_study(study, settings))
+        print(study.describe())
+        print(f"saved       {args.save_path}: {REPORT_NAME}, {TABLE_NAME}, {STUDY_NAME}")
+    accelerator.end_training()
+
+
+if __name__ == "__main__":
+    run(main, parse_args())

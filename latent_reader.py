@@ -1,0 +1,149 @@
+"""A small recogniser of latents, and the loss that it gives a generator in training: can the text be read in what it draws?
+
+The squared error of a diffusion model counts each value of the latents alike; whether an a became an o is a few of them. A
+recogniser that has learned real words from the same latents says which. Source of the idea: the text perceptual loss of
+AnyText (Tuo et al. 2024, https://arxiv.org/abs/2311.03054, section 3.4), here with CTC on latents, without decoding.
+"""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from utils.checkpoint import load_described, save_described
+from utils.training import learning_rate_factor, make_generator
+
+READER_FOLDER = "reader"  # of a run
+READER_WEIGHTS_NAME = "latent_reader.safetensors"
+KIND = "latent_reader"
+FRAMES = 2  # a column of latents
+MAX_NOISE = 0.4  # share of noise in what the reader sees
+
+
+@dataclass(frozen=True)
+class LatentReaderConfig:
+    """What fixes the tensors of a reader.
+
+    Attributes:
+        vocabulary_size: classes, padding among them: id 0 is CTC's blank.
+        latent_channels, latent_height: of the latents; the height a multiple of 4.
+        channels: of the three levels of convolutions and of those along the line.
+    """
+
+    vocabulary_size: int
+    latent_channels: int = 4
+    latent_height: int = 8
+    channels: tuple[int, int, int, int] = (64, 96, 128, 256)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "channels", tuple(self.channels))
+
+
+class LineBlock(nn.Module):
+    """A residual convolution along the line."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.norm = nn.GroupNorm(1, channels)
+        self.conv = nn.Conv1d(channels, channels, 5, padding=2)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """(B, C, W) to the same."""
+        return hidden + self.conv(F.silu(self.norm(hidden)))
+
+
+class LatentReader(nn.Module):
+    """Convolutions alone: it sees two or three letters at a time, and so can't guess one from the word that it is in."""
+
+    def __init__(self, config: LatentReaderConfig) -> None:
+        super().__init__()
+        self.config = config
+        first, second, third, line = config.channels
+        self.convolutions = nn.Sequential(
+            nn.Conv2d(config.latent_channels, first, 3, padding=1), nn.GroupNorm(8, first), nn.SiLU(),
+            nn.Conv2d(first, second, 3, stride=(2, 1), padding=1), nn.GroupNorm(8, second), nn.SiLU(),
+            nn.Conv2d(second, third, 3, stride=(2, 1), padding=1), nn.GroupNorm(8, third), nn.SiLU(),
+        )  # fmt: skip
+        self.project = nn.Conv1d(third * (config.latent_height // 4), line, 1)
+        self.line = nn.Sequential(*(LineBlock(line) for _ in range(3)))
+        self.norm = nn.GroupNorm(1, line)
+        self.head = nn.Conv1d(line, FRAMES * config.vocabulary_size, 1)
+
+    def forward(self, latents: Tensor) -> Tensor:
+        """Log-probabilities along words.
+
+        Args:
+            latents: (B, 4, h, W), scaled as the diffusion model sees them.
+        Returns:
+            (B, 2 W, vocabulary_size) float32; class 0 is the blank.
+        """
+        hidden = self.convolutions(latents).flatten(1, 2)  # (B, C * h / 4, W)
+        hidden = self.line(self.project(hidden))
+        logits = self.head(F.silu(self.norm(hidden)))  # (B, 2 * classes, W)
+        logits = logits.unflatten(1, (FRAMES, -1)).permute(0, 3, 1, 2).flatten(1, 2)  # (B, 2 W, classes)
+        return logits.float().log_softmax(dim=-1)
+
+    def loss(self, latents: Tensor, input_ids: Tensor) -> Tensor:
+        """(B,) CTC losses, nats a character, of (B, L) ids whose padding is 0; 0 for empty texts and such as are too long."""
+        lengths = (input_ids != 0).sum(dim=1)
+        log_probs = self(latents).transpose(0, 1)  # (T, B, classes)
+        frames = torch.full_like(lengths, log_probs.shape[0])
+        losses = F.ctc_loss(log_probs, input_ids, frames, lengths, reduction="none", zero_infinity=True)
+        return losses / lengths.clamp_min(1)
+
+    def save_pretrained(self, folder: Path, extra: dict) -> None:
+        """Write ``config.json`` and the weights; ``extra`` are further entries of the former."""
+        save_described(self, folder, READER_WEIGHTS_NAME, KIND, asdict(self.config), extra)
+
+    @classmethod
+    def from_pretrained(cls, path: Path) -> "LatentReader":
+        """Load a reader, frozen.
+
+        Raises:
+            FileNotFoundError: if there is none; ValueError: if it is damaged.
+        """
+        return load_described(lambda config: cls(LatentReaderConfig(**config)), path, READER_WEIGHTS_NAME, KIND,
+                              flag="--save_path", script="train_diffusion.py --legibility_weight")  # fmt: skip
+
+
+def add_some_noise(latents: Tensor, generator: torch.Generator) -> Tensor:
+    """Mix noise into (B, 4, h, W) latents, each with its own share up to ``MAX_NOISE``.
+
+    The reader learns from such latents and judges such ones, so that it can't be satisfied by details that nobody sees.
+    """
+    share = MAX_NOISE * torch.rand(len(latents), 1, 1, 1, device=latents.device, generator=generator)
+    return (1 - share) * latents + share * torch.randn(latents.shape, device=latents.device, generator=generator)
+
+
+def train_latent_reader(reader: LatentReader, draw: Callable[[int], tuple[Tensor, Tensor]], steps: int, *, seed: int,
+                        autocast: Callable, learning_rate: float = 1e-3) -> float:  # fmt: skip
+    """Teach a reader real words.
+
+    Args:
+        draw: the (B, 4, h, W) latents and (B, L) ids of a step.
+        autocast: makes the context of a forward pass.
+    Returns:
+        Mean loss of the last steps, nats a character.
+    """
+    device = next(reader.parameters()).device
+    optimizer = torch.optim.AdamW(reader.parameters(), lr=learning_rate)
+    recent: list[Tensor] = []
+    for step in tqdm(range(steps), desc="reader", unit="step", leave=False):
+        rate = learning_rate * learning_rate_factor(step, warmup_steps=50, horizon=steps, schedule="cosine")
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        latents, input_ids = draw(step)
+        noisy = add_some_noise(latents, make_generator(device, seed, step, 0xEAD))
+        with autocast():
+            loss = reader.loss(noisy, input_ids).mean()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(reader.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        recent = [*recent[-49:], loss.detach()]
+    reader.eval().requires_grad_(False)
+    return float(torch.stack(recent).mean()) if recent else float("nan")

@@ -1,0 +1,90 @@
+"""The reader of latents: it learns, it sees a few letters at a time, and its loss reaches the generator."""
+
+import contextlib
+
+import pytest
+import torch
+
+from latent_reader import LatentReader, LatentReaderConfig, add_some_noise, train_latent_reader
+from utils.diffusion import PREDICTION_TYPES, NoiseSchedule
+from utils.training import make_generator
+
+
+def make_reader(**changes):
+    torch.manual_seed(0)
+    return LatentReader(LatentReaderConfig(5, channels=(8, 16, 16, 32), **changes))
+
+
+def draw(step):
+    """Latents in which each of four letters is a pattern of three columns."""
+    generator = make_generator("cpu", step)
+    patterns = torch.randn(5, 4, 8, 3, generator=make_generator("cpu", 99))
+    input_ids = torch.randint(1, 5, (16, 4), generator=generator)
+    latents = torch.cat([patterns[input_ids[:, i]] for i in range(4)], dim=-1)
+    return latents, input_ids
+
+
+def test_it_learns_to_read():
+    reader = make_reader()
+    latents, input_ids = draw(1000)
+    before = reader.loss(latents, input_ids).mean()
+    loss = train_latent_reader(reader, draw, 80, seed=0, autocast=contextlib.nullcontext, learning_rate=5e-3)
+    assert loss < 0.5 * before and reader.loss(latents, input_ids).mean() < 0.5 * before
+    assert not reader.training and not any(p.requires_grad for p in reader.parameters())
+
+
+def test_frames_and_classes():
+    log_probs = make_reader()(torch.randn(2, 4, 8, 6))
+    assert log_probs.shape == (2, 12, 5)
+    torch.testing.assert_close(log_probs.exp().sum(dim=-1), torch.ones(2, 12))
+    assert make_reader(latent_height=4)(torch.randn(2, 4, 4, 6)).shape == (2, 12, 5)
+
+
+def test_the_loss_is_of_each_word_and_ignores_padding():
+    reader = make_reader()
+    latents, input_ids = draw(0)
+    losses = reader.loss(latents, input_ids)
+    assert losses.shape == (16,) and (losses > 0).all()
+    padded = torch.nn.functional.pad(input_ids, (0, 3))
+    torch.testing.assert_close(reader.loss(latents, padded), losses)
+    too_long = input_ids.repeat(1, 9)
+    assert (reader.loss(latents, too_long) == 0).all()  # 36 letters in 24 frames: no path, and no infinite loss
+
+
+def test_its_gradient_reaches_the_latents():
+    reader = make_reader()
+    latents, input_ids = draw(0)
+    latents.requires_grad_(True)
+    reader.loss(latents, input_ids).mean().backward()
+    assert latents.grad.abs().sum(dim=(1, 2, 3)).min() > 0
+
+
+def test_noise_is_reproducible_and_bounded():
+    latents = torch.zeros(64, 4, 8, 6)
+    one, other = (add_some_noise(latents, make_generator("cpu", 3)) for _ in range(2))
+    assert torch.equal(one, other)
+    spread = one.flatten(1).std(dim=1)
+    assert 0.1 < spread.mean() < 0.3 and spread.max() < 0.45
+
+
+def test_it_is_saved_and_loaded(tmp_path):
+    reader = make_reader()
+    reader.save_pretrained(tmp_path, {"steps": 3})
+    loaded = LatentReader.from_pretrained(tmp_path)
+    latents = torch.randn(2, 4, 8, 6)
+    torch.testing.assert_close(loaded(latents), reader(latents))
+    with pytest.raises(FileNotFoundError, match="no latent_reader.safetensors"):
+        LatentReader.from_pretrained(tmp_path / "none")
+
+
+@pytest.mark.parametrize("prediction_type", PREDICTION_TYPES)
+def test_a_right_prediction_implies_the_clean_latents(prediction_type):
+    schedule = NoiseSchedule(prediction_type)
+    scheduler = schedule.make_noise_scheduler()
+    latents, noise = torch.randn(2, 8, 4, 4, 6, generator=make_generator("cpu", 0)).unbind(0)
+    timesteps = schedule.spread_timesteps(8, torch.device("cpu"))
+    noisy, target = schedule.add_noise(scheduler, latents, noise, timesteps)
+    prediction = noise if prediction_type == "epsilon" else target
+    clean, share = schedule.predict_clean(scheduler, noisy, prediction, timesteps)
+    torch.testing.assert_close(clean[:6], latents[:6], atol=1e-3, rtol=1e-3)
+    assert share.shape == (8,) and (share.diff() < 0).all() and share.min() > 0 and share.max() <= 1

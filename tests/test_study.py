@@ -1,0 +1,103 @@
+"""The study's numbers: fractions, intervals, tests, tables."""
+
+import csv
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from tests.helpers import make_word_folder
+from utils.study import ARMS, RunErrors, choose_fraction, copy_words, hold_out_val, summarise
+from utils.study_report import render_study, verdict, write_table
+from utils.word_folder import WordRecord, read_word_folder
+
+RECORDS = [WordRecord(f"images/{i:03d}.png", "word", f"w{i % 3}", ("train", "train", "train", "val", "test")[i % 5])
+           for i in range(150)]  # fmt: skip
+REAL, SYNTHETIC, MIXED, UPPER = ARMS
+
+
+def make_runs(rates, *, words=200, fraction=10.0, seeds=3):
+    """Runs whose recognisers misread each of five characters of a word with an arm's chance."""
+    runs = []
+    for arm, rate in rates.items():
+        for seed in range(seeds):
+            errors = np.random.default_rng([seed, ARMS.index(arm)]).binomial(5, rate, words)
+            runs.append(RunErrors(arm, fraction, seed, errors.tolist(), [5] * words, 30, 60.0))
+    return runs
+
+
+def test_fractions_lie_in_each_other_and_take_of_each_writer_alike():
+    tenth, half, whole = (choose_fraction(RECORDS, fraction) for fraction in (0.1, 0.5, 1.0))
+    assert set(r.file_name for r in tenth) < set(r.file_name for r in half) < set(r.file_name for r in whole)
+    assert Counter((r.split, r.writer) for r in half) == {("train", f"w{i}"): 15 for i in range(3)} | {
+        ("val", f"w{i}"): 5 for i in range(3)}  # fmt: skip
+    assert {r.split for r in whole} == {"train", "val"}  # the test words are nobody's
+    assert len([r for r in choose_fraction(RECORDS, 0.001) if r.split == "train"]) == 3
+
+
+def test_without_a_val_split_a_tenth_of_train_becomes_it():
+    records = [WordRecord(r.file_name, r.text, r.writer, "test" if r.split == "test" else "train") for r in RECORDS]
+    held_out = hold_out_val(records)
+    assert Counter(r.split for r in held_out) == {"train": 108, "val": 12, "test": 30}
+    assert hold_out_val(RECORDS) == RECORDS
+    assert hold_out_val(records) == held_out
+
+
+def test_a_part_is_a_word_folder_of_its_own(tmp_path):
+    records = make_word_folder(tmp_path / "all", ("ab", "cd", "ef"))
+    copy_words(tmp_path / "all", records[1:], tmp_path / "part")
+    copy_words(tmp_path / "all", records[1:], tmp_path / "part")  # again, after a kill
+    assert read_word_folder(tmp_path / "part") == records[1:]
+    assert (tmp_path / "part" / records[2].file_name).read_bytes() == (tmp_path / "all" / records[2].file_name).read_bytes()
+
+
+def test_rates_are_means_over_seeds_with_intervals():
+    study = summarise(make_runs({REAL: 0.3, MIXED: 0.2}))
+    real, mixed = study.rows
+    assert (real.arm, mixed.arm, study.test_words, study.seeds) == (REAL, MIXED, 200, 3)
+    assert real.cer.value == pytest.approx(np.mean(real.by_seed)) and real.cer.value == pytest.approx(0.3, abs=0.03)
+    for rate in (real.cer, real.wer, mixed.cer):
+        assert rate.low < rate.value < rate.high
+    assert real.cer.high - real.cer.low < 0.08
+
+
+def test_a_clear_difference_is_found_and_chance_is_not():
+    (clear,) = summarise(make_runs({REAL: 0.3, MIXED: 0.2})).differences
+    assert clear.cer.high < 0 and clear.cer_p_value < 0.001 and clear.cer.value == pytest.approx(-0.1, abs=0.04)
+    p_values = []
+    for number in range(40):
+        rng = np.random.default_rng(number)
+        runs = [RunErrors(arm, 10, seed, rng.binomial(5, 0.3, 100).tolist(), [5] * 100, 30, 1.0)
+                for arm in (REAL, MIXED) for seed in range(3)]  # fmt: skip
+        p_values.append(summarise(runs).differences[0].cer_p_value)
+    assert 0 <= np.mean(np.array(p_values) < 0.05) <= 0.15 and 0.3 < np.mean(p_values) < 0.7
+
+
+def test_the_test_is_paired_by_word():
+    hard = np.random.default_rng(0).integers(0, 5, 300)  # words differ far more than arms
+    runs = [RunErrors(arm, 50, seed, (hard + extra).tolist(), [9] * 300, 10, 1.0)
+            for arm, extra in ((REAL, 1), (MIXED, 0)) for seed in range(3)]  # fmt: skip
+    (difference,) = summarise(runs).differences
+    assert difference.cer_p_value < 0.001 and difference.cer.low == pytest.approx(difference.cer.high)
+
+
+def test_table_and_page(tmp_path):
+    runs = [run for fraction in (10.0, 100.0)
+            for run in make_runs({REAL: 0.3, SYNTHETIC: 0.5, MIXED: 0.2, UPPER: 0.1}, fraction=fraction)]  # fmt: skip
+    study = summarise(runs)
+    write_table(study, tmp_path / "study.csv")
+    rows = list(csv.DictReader((tmp_path / "study.csv").open()))
+    assert [row["trained_on"] for row in rows] == [arm.name for arm in ARMS] * 2
+    assert [row["upper_bound"] for row in rows[:4]] == ["False"] * 3 + ["True"]
+    assert float(rows[0]["cer_low"]) < float(rows[0]["cer"]) < float(rows[0]["cer_high"])
+    assert "lowered the character error rate at 10 % (" in verdict(study) and "100 % (" in verdict(study)
+    page = render_study(study, {"dataset_path": "<b>", "init_from": None})
+    assert page.count("<polyline") == 8 and "&lt;b&gt;" in page and "upper bound" in page and "http://" not in page.replace(
+        "http://www.w3.org/2000/svg", "")  # fmt: skip
+    assert "real+synthetic against real" in study.describe()
+
+
+def test_the_verdict_does_not_hide_harm_or_chance():
+    assert "raised the character error rate at 10 %" in verdict(summarise(make_runs({REAL: 0.2, MIXED: 0.3})))
+    same = [RunErrors(arm, 10, seed, [1, 2] * 50, [5] * 100, 3, 1.0) for arm in (REAL, MIXED) for seed in range(2)]
+    assert "no difference that this study can tell from chance at 10 %" in verdict(summarise(same))

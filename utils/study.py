@@ -1,0 +1,226 @@
+"""The augmentation study's numbers: fractions of a data set, error rates over seeds, paired comparisons."""
+
+import hashlib
+import os
+import shutil
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from utils.metrics import CONFIDENCE
+from utils.word_folder import WordRecord, write_metadata
+
+VAL_SHARE = 0.1  # of the split train, where a data set has no val
+RESAMPLES = 2000
+PERMUTATIONS = 10_000
+
+
+@dataclass(frozen=True)
+class Arm:
+    """A kind of training set; ``is_upper_bound``: its generator has seen more than the fraction that it is measured at."""
+
+    name: str
+    slug: str
+    is_upper_bound: bool = False
+
+
+ARMS = (Arm("real", "real"), Arm("synthetic", "synthetic"), Arm("real+synthetic", "mixed"),
+        Arm("real+synthetic (upper bound)", "upper_bound", is_upper_bound=True))  # fmt: skip
+BASE = ARMS[0]  # what the others are compared with
+
+
+@dataclass(frozen=True)
+class RunErrors:
+    """What one recogniser read wrong in the test words.
+
+    Attributes:
+        errors, lengths: (N,) character edit operations and characters of each word.
+        words: that it was trained on.
+    """
+
+    arm: Arm
+    fraction: float
+    seed: int
+    errors: Sequence[int]
+    lengths: Sequence[int]
+    words: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Rate:
+    """A rate, the mean over seeds, with its 95 % interval over test words and seeds."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Row:
+    """An arm at a fraction; ``by_seed`` are the character error rates of its recognisers."""
+
+    arm: Arm
+    fraction: float
+    words: int
+    cer: Rate
+    wer: Rate
+    by_seed: tuple[float, ...]
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Difference:
+    """An arm against ``BASE`` at one fraction: below 0 it is better. ``p_value`` is of the randomisation test over words."""
+
+    arm: Arm
+    fraction: float
+    cer: Rate
+    cer_p_value: float
+    wer: Rate
+    wer_p_value: float
+
+
+@dataclass(frozen=True)
+class Study:
+    """All rows and comparisons, and on how many test words and seeds they rest."""
+
+    rows: tuple[Row, ...]
+    differences: tuple[Difference, ...]
+    test_words: int
+    seeds: int
+
+    def as_json(self) -> dict:
+        """The study as JSON-able values."""
+        return asdict(self)
+
+    def describe(self) -> str:
+        """Lines for the terminal."""
+        lines = [f"{'real data':>9}  {'trained on':<30}{'words':>7}   {'CER':<24}{'WER':<24}"]
+        for row in self.rows:
+            lines.append(f"{row.fraction:>7g} %  {row.arm.name:<30}{row.words:>7}   {format_rate(row.cer):<24}"
+                         f"{format_rate(row.wer):<24}".rstrip())  # fmt: skip
+        for d in self.differences:
+            lines.append(f"{d.fraction:>7g} %  {d.arm.name} against {BASE.name}: CER {format_rate(d.cer, is_difference=True)}, "
+                         f"{format_p(d.cer_p_value)}; WER {format_rate(d.wer, is_difference=True)}, "
+                         f"{format_p(d.wer_p_value)}")  # fmt: skip
+        return "\n".join(lines)
+
+
+def format_rate(rate: Rate, *, is_difference: bool = False) -> str:
+    """``12.3 % (11.0 to 13.9)``."""
+    sign = "+" if is_difference else ""
+    return f"{100 * rate.value:{sign}.1f} % ({100 * rate.low:.1f} to {100 * rate.high:.1f})"
+
+
+def format_p(p_value: float) -> str:
+    """``p = 0.012``, or how small it is at least."""
+    return f"p = {p_value:.3f}" if p_value >= 0.001 else "p < 0.001"
+
+
+# Data
+
+
+def hold_out_val(records: Sequence[WordRecord]) -> list[WordRecord]:
+    """The records with a split ``val``: their own, or else a tenth of each writer's ``train``, by the hash of the names."""
+    if any(record.split == "val" for record in records):
+        return list(records)
+    train = [record for record in records if record.split == "train"]
+    val = {record.file_name for record in _share_of_each(train, VAL_SHARE, at_least=0)}
+    return [replace(record, split="val") if record.file_name in val else record for record in records]
+
+
+def choose_fraction(records: Sequence[WordRecord], fraction: float) -> list[WordRecord]:
+    """A part of the splits ``train`` and ``val``, of each writer alike, at least one word; none of ``test``.
+
+    The words come in the order of their names' hashes: a smaller fraction lies within a larger one.
+    """
+    return _share_of_each([record for record in records if record.split != "test"], fraction, at_least=1)
+
+
+def _share_of_each(records: Sequence[WordRecord], share: float, *, at_least: int) -> list[WordRecord]:
+    groups = defaultdict(list)
+    for record in records:
+        groups[record.split, record.writer].append(record)
+    chosen = set()
+    for group in groups.values():
+        ranked = sorted(group, key=lambda record: hashlib.sha256(record.file_name.encode()).digest())
+        chosen |= {record.file_name for record in ranked[: max(at_least, round(share * len(group)))]}
+    return [record for record in records if record.file_name in chosen]
+
+
+def copy_words(source: Path, records: Sequence[WordRecord], target: Path) -> None:
+    """A word folder of some words of another; images are linked where the disk allows it, else copied."""
+    for record in records:
+        image, copy = source / record.file_name, target / record.file_name
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        copy.unlink(missing_ok=True)
+        try:
+            os.link(image, copy)
+        except OSError:
+            shutil.copyfile(image, copy)
+    write_metadata(target, records)
+
+
+# Numbers
+
+
+def summarise(runs: Sequence[RunErrors]) -> Study:
+    """Rates of each arm at each fraction, and each arm against real data alone.
+
+    Intervals: percentile bootstrap, in which test words (the same for all arms) and seeds are drawn anew (Efron and
+    Tibshirani 1993, chapter 8). Tests: the words' mean errors over seeds are swapped between two arms at random (paired
+    randomisation test, two-sided; Noreen 1989, Computer-Intensive Methods for Testing Hypotheses).
+    """
+    groups: dict[tuple[float, str], list[RunErrors]] = defaultdict(list)
+    for one in runs:
+        groups[one.fraction, one.arm.name].append(one)
+    rows, differences = [], []
+    for (fraction, _), group in sorted(groups.items(), key=lambda item: (item[0][0], ARMS.index(item[1][0].arm))):
+        errors, lengths = np.array([one.errors for one in group], float), np.array(group[0].lengths, float)
+        cer, wer = _rate(errors, lengths), _rate((errors > 0).astype(float), np.ones_like(lengths))
+        by_seed = tuple(float(e.sum() / lengths.sum()) for e in errors)
+        rows.append(Row(group[0].arm, fraction, group[0].words, cer, wer, by_seed, sum(one.seconds for one in group)))
+        base = groups.get((fraction, BASE.name))
+        if base is None or group[0].arm == BASE:
+            continue
+        other = np.array([one.errors for one in base], float)
+        differences.append(Difference(
+            group[0].arm, fraction, *_compare(errors, other, lengths),
+            *_compare((errors > 0).astype(float), (other > 0).astype(float), np.ones_like(lengths)),
+        ))  # fmt: skip
+    return Study(tuple(rows), tuple(differences), len(runs[0].lengths), max(len(group) for group in groups.values()))
+
+
+def _draws(seeds: int, words: int, stream: int) -> tuple[np.ndarray, np.ndarray]:
+    """How often each seed (resamples, S) and each word (resamples, N) is drawn; the words are the same for any ``stream``."""
+    of_words, of_seeds = np.random.default_rng([0, words]), np.random.default_rng([1, seeds, stream])
+    return (of_seeds.multinomial(seeds, np.full(seeds, 1 / seeds), RESAMPLES),
+            of_words.multinomial(words, np.full(words, 1 / words), RESAMPLES))  # fmt: skip
+
+
+def _resample(errors: np.ndarray, lengths: np.ndarray, stream: int) -> np.ndarray:
+    """(resamples,) rates of (S, N) errors."""
+    of_seeds, of_words = _draws(*errors.shape, stream)
+    return ((of_seeds @ errors) * of_words).sum(axis=1) / len(errors) / (of_words @ lengths)
+
+
+def _rate(errors: np.ndarray, lengths: np.ndarray) -> Rate:
+    return _interval(errors.mean(axis=0).sum() / lengths.sum(), _resample(errors, lengths, 0))
+
+
+def _interval(value: float, resampled: np.ndarray) -> Rate:
+    low, high = np.quantile(resampled, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+    return Rate(float(value), float(low), float(high))
+
+
+def _compare(errors: np.ndarray, base: np.ndarray, lengths: np.ndarray) -> tuple[Rate, float]:
+    """The difference of two arms' rates, and its p-value."""
+    gaps = errors.mean(axis=0) - base.mean(axis=0)  # (N,)
+    rate = _interval(gaps.sum() / lengths.sum(), _resample(errors, lengths, 0) - _resample(base, lengths, 1))
+    signs = np.random.default_rng(2).integers(0, 2, (PERMUTATIONS, len(gaps)), np.int8) * 2 - 1
+    extreme = (np.abs(signs @ gaps) >= abs(gaps.sum()) - 1e-9).sum()
+    return rate, float((extreme + 1) / (PERMUTATIONS + 1))

@@ -1,0 +1,91 @@
+"""The augmentation study as a table and as a page with plots."""
+
+import csv
+import html
+import io
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from utils.charts import draw_lines
+from utils.report import STYLE
+from utils.study import ARMS, BASE, Row, Study, format_p, format_rate
+from utils.word_folder import write_atomically
+
+COLUMNS = ("fraction_percent", "trained_on", "upper_bound", "words", "cer", "cer_low", "cer_high", "wer", "wer_low", "wer_high",
+           "cer_by_seed", "seconds")  # fmt: skip
+
+
+def write_table(study: Study, path: Path) -> None:
+    """The rows as CSV; rates are shares."""
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    for row in study.rows:
+        rates = [f"{value:.5f}" for rate in (row.cer, row.wer) for value in (rate.value, rate.low, rate.high)]
+        writer.writerow([f"{row.fraction:g}", row.arm.name, row.arm.is_upper_bound, row.words, *rates,
+                         " ".join(f"{value:.5f}" for value in row.by_seed), f"{row.seconds:.0f}"])  # fmt: skip
+    write_atomically(path, buffer.getvalue())
+
+
+def draw_study(study: Study, rate: Callable[[Row], object], label: str) -> str:
+    """A line for each arm over the fractions, as SVG."""
+    fractions = sorted({row.fraction for row in study.rows})
+    series = {}
+    for arm in ARMS:
+        of_arm = {row.fraction: rate(row) for row in study.rows if row.arm == arm}
+        if of_arm:
+            series[arm.name] = [(r.value, r.low, r.high) if (r := of_arm.get(f)) else None for f in fractions]
+    return draw_lines([f"{fraction:g} %" for fraction in fractions], series, x_label="real data", y_label=label)
+
+
+def verdict(study: Study) -> str:
+    """The answer in one sentence, from real+synthetic against real."""
+    mixed = [d for d in study.differences if d.arm.slug == "mixed"]
+    helps = [d for d in mixed if d.cer.value < 0 and d.cer_p_value < 0.05]
+    harms = [d for d in mixed if d.cer.value > 0 and d.cer_p_value < 0.05]
+    names = lambda found: ", ".join(f"{d.fraction:g} % ({format_rate(d.cer, is_difference=True)})" for d in found)  # noqa: E731
+    parts = []
+    if helps:
+        parts.append(f"lowered the character error rate at {names(helps)}")
+    if harms:
+        parts.append(f"raised it at {names(harms)}" if helps else f"raised the character error rate at {names(harms)}")
+    if undecided := [d for d in mixed if d not in helps and d not in harms]:
+        parts.append(f"made no difference that this study can tell from chance at {names(undecided)}")
+    return f"Generated words beside the real ones {'; '.join(parts)}." if parts else ""
+
+
+def render_study(study: Study, settings: Mapping[str, object]) -> str:
+    """One HTML page that opens offline; all texts are escaped here."""
+    rows = "".join(
+        f"<tr><td>{row.fraction:g} %</td><td>{html.escape(row.arm.name)}</td><td class='value'>{row.words:,}</td>"
+        f"<td class='value'><b>{format_rate(row.cer)}</b><span class='small'>seeds: "
+        f"{', '.join(f'{100 * value:.1f}' for value in row.by_seed)}</span></td>"
+        f"<td class='value'>{format_rate(row.wer)}</td></tr>" for row in study.rows)  # fmt: skip
+    gaps = "".join(
+        f"<tr><td>{d.fraction:g} %</td><td>{html.escape(d.arm.name)}</td>"
+        f"<td class='value'><b>{format_rate(d.cer, is_difference=True)}</b><span class='small'>{format_p(d.cer_p_value)}</span>"
+        f"</td><td class='value'>{format_rate(d.wer, is_difference=True)}<span class='small'>{format_p(d.wer_p_value)}</span>"
+        "</td></tr>" for d in study.differences)  # fmt: skip
+    facts = "".join(f"<dt>{html.escape(key)}</dt><dd>{html.escape(str(value))}</dd>" for key, value in settings.items()
+                    if value is not None)  # fmt: skip
+    upper = any(row.arm.is_upper_bound for row in study.rows)
+    protocol = (
+        f"{study.test_words} test words, {study.seeds} recognisers of each kind. CER: edit operations over characters, exact, "
+        "case and all; WER: share of words that are not read exactly. Rates are means over seeds; intervals are 95 % "
+        "percentile bootstrap intervals over test words and seeds; p is of a two-sided paired randomisation test over test "
+        "words. At each fraction the generator has seen that fraction of the real data and nothing more; all arms of a "
+        "fraction choose their best weights on the same real words, the same fraction of the split val; the test words are "
+        "seen by nobody."
+        + (" The upper bound's generator has seen all real training words at every fraction: it is no fair comparison below "
+           "100 %." if upper else ""))  # fmt: skip
+    title = "Does generated handwriting help?"
+    return (
+        "<!DOCTYPE html><html lang='en'><head><meta charset='utf-8'><meta name='viewport' content='width=device-width'>"
+        f"<title>{title}</title><style>{STYLE}</style></head><body><h1>{title}</h1><p>{html.escape(verdict(study))}</p>"
+        "<h2>Error rates</h2><table><thead><tr><th>real data</th><th>trained on</th><th>words</th><th>CER</th><th>WER</th></tr>"
+        f"</thead><tbody>{rows}</tbody></table>"
+        f"<figure>{draw_study(study, lambda row: row.cer, 'CER')}<figcaption>Figure 1. Character error rate on the test words."
+        f"</figcaption></figure><figure>{draw_study(study, lambda row: row.wer, 'WER')}<figcaption>Figure 2. Word error rate."
+        f"</figcaption></figure><h2>Against {BASE.name} words alone</h2><table><thead><tr><th>real data</th><th>trained on</th>"
+        f"<th>CER</th><th>WER</th></tr></thead><tbody>{gaps}</tbody></table><h2>Protocol</h2><p>{html.escape(protocol)}</p>"
+        f"<dl>{facts}</dl></body></html>\n")  # fmt: skip
