@@ -16,7 +16,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from autoencoder import DOWNSCALE
-from latent_reader import LatentReader, LatentReaderConfig, add_some_noise, train_latent_reader
+from latent_reader import READER_FOLDER, LatentReader, LatentReaderConfig, add_some_noise, train_latent_reader
 from model_card import ModelCard
 from pipeline import DEFAULT_STEPS, HandwritingPipeline
 from unet import UNet, grow_unet, make_config
@@ -31,6 +31,7 @@ from utils.sources import TrainingWords
 from utils.training import EpochSampler, ExponentialMovingAverage, learning_rate_factor, make_generator
 
 VALIDATION_WORDS = 256
+GPU_SHARE = 0.3  # of a GPU's free memory that latents may take
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,8 @@ class TrainingSettings:
         text_dropout, writer_dropout: chances that a sample's text or writer is replaced by null.
         legibility_weight: of the loss for what a reader of latents can't read in the clean latents that a prediction implies,
             in nats a character, beside the squared error; 0 does without.
-        reader_steps: steps that the reader learns for, before the generator does.
+        reader_steps: steps that the reader learns for, before the generator does; a fifth of them if one comes with the
+            model that the run starts from.
     """
 
     max_train_steps: int
@@ -151,7 +153,8 @@ class DiffusionTrainer:
         self.has_null = unet.config.has_null_condition
         self.ema = ExponentialMovingAverage(unet, settings.ema_decay)
         self.ema.module.to(self.device)
-        optimizer = torch.optim.AdamW(unet.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
+        optimizer = torch.optim.AdamW(unet.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay,
+                                      fused=self.device.type in ("cpu", "cuda"))  # fmt: skip
         self.unet, self.optimizer = accelerator.prepare(unet, optimizer)
         self.bare_unet: UNet = accelerator.unwrap_model(self.unet)
         self.conditions = TrainingConditions(
@@ -162,8 +165,11 @@ class DiffusionTrainer:
             ink=cache.ink, device=self.device,
         )  # fmt: skip
         self.reader: LatentReader | None = None  # see prepare_reader
-        # On a GPU all latents live there (44,000 words are 180 MB); on a CPU they stay memory-mapped.
-        self.moments = torch.from_numpy(cache.moments if self.device.type == "cpu" else cache.moments[:]).to(self.device)
+        # On a GPU all latents live there (44,000 words are 180 MB) as far as they fit; else they stay memory-mapped on disk.
+        if self.device.type == "cuda" and cache.moments.nbytes < GPU_SHARE * torch.cuda.mem_get_info(self.device)[0]:
+            self.moments = torch.from_numpy(cache.moments[:]).to(self.device)
+        else:
+            self.moments = torch.from_numpy(cache.moments)
 
     @property
     def epoch(self) -> float:
@@ -177,8 +183,9 @@ class DiffusionTrainer:
                                                       schedule=s.lr_schedule)  # fmt: skip
 
     def draw_latents(self, indices: Tensor, columns: int, generator: torch.Generator) -> Tensor:
-        """(B, 4, h, columns) fresh samples of the records' posteriors."""
-        means, deviations = self.moments[indices, ..., :columns].float().unbind(dim=1)
+        """(B, 4, h, columns) fresh samples of the records' posteriors; ``indices`` (B,) on the CPU."""
+        moments = self.moments[indices.to(self.moments.device), ..., :columns].to(self.device)
+        means, deviations = moments.float().unbind(dim=1)
         return means + deviations * torch.randn(means.shape, device=self.device, generator=generator)
 
     def loss(self, model: nn.Module, indices: Tensor, timesteps: Tensor, generator: torch.Generator,
@@ -186,8 +193,8 @@ class DiffusionTrainer:
         """Mean squared error of the prediction on records at given timesteps, and what can't be read in it; scalar."""
         # On the CPU, where the indices come from: a GPU would have to be waited for.
         columns = int(self.canvases[indices].max()) // DOWNSCALE
-        indices = indices.to(self.device)
         latents = self.draw_latents(indices, columns, generator)
+        indices = indices.to(self.device)
         noise = torch.randn(latents.shape, device=self.device, generator=generator)
         noisy_latents, target = self.schedule.add_noise(self.noise_scheduler, latents, noise, timesteps)
         with self.accelerator.autocast():
@@ -203,24 +210,32 @@ class DiffusionTrainer:
             loss = loss + legibility_weight * (share * illegibility).mean()
         return loss
 
-    def prepare_reader(self, folder: Path) -> None:
-        """Teach a reader this run's words, on the main process, and save it in ``folder``; a run that goes on loads its own."""
+    def prepare_reader(self, folder: Path, start: Path | None = None) -> None:
+        """Teach a reader this run's words, on the main process, and save it in ``folder``; a run that goes on loads its own.
+
+        Args:
+            start: folder of a reader that knows the letters already: it learns for a fifth of the steps.
+        """
         accelerator, s = self.accelerator, self.settings
         if accelerator.is_main_process and not (self.step and (folder / CONFIG_NAME).is_file()):
 
             def draw(step: int) -> tuple[Tensor, Tensor]:
                 indices = self.sampler.batch(step)
                 columns = int(self.canvases[indices].max()) // DOWNSCALE
-                indices = indices.to(self.device)
                 generator = make_generator(self.device, s.seed, step, 0xDA7A)
-                return self.draw_latents(indices, columns, generator), self.conditions.reading_ids[indices]
+                latents = self.draw_latents(indices, columns, generator)
+                return latents, self.conditions.reading_ids[indices.to(self.device)]
 
             torch.manual_seed(s.seed)
-            channels, height = self.moments.shape[2:4]
-            reader = LatentReader(LatentReaderConfig(self.card.charset.vocabulary_size, channels, height)).to(self.device)
-            loss = train_latent_reader(reader, draw, s.reader_steps, seed=s.seed, autocast=accelerator.autocast)
-            reader.save_pretrained(folder, {"steps": s.reader_steps, "loss": loss})
-            print(f"reader      {s.reader_steps} steps, loss {loss:.3f} nats a character")
+            steps, vocabulary_size = s.reader_steps, self.card.charset.vocabulary_size
+            if start is None:
+                channels, height = self.moments.shape[2:4]
+                reader = LatentReader(LatentReaderConfig(vocabulary_size, channels, height))
+            else:
+                steps, reader = -(-steps // 5), LatentReader.from_pretrained(start).grow(vocabulary_size)
+            loss = train_latent_reader(reader.to(self.device), draw, steps, seed=s.seed, autocast=accelerator.autocast)
+            reader.save_pretrained(folder)
+            print(f"reader      {steps} steps, loss {loss:.3f} nats a character")
         accelerator.wait_for_everyone()
         self.reader = LatentReader.from_pretrained(folder).to(self.device)
 
@@ -268,6 +283,8 @@ class DiffusionTrainer:
         card = replace(self.card, extra={**self.card.extra, "step": self.step, "epoch": round(self.epoch, 2),
                                          "condition_dropout": dropout, "training": asdict(s)})  # fmt: skip
         HandwritingPipeline(self.ema.module, self.vae, card).save_pretrained(folder)
+        if self.reader is not None:
+            self.reader.save_pretrained(folder / READER_FOLDER)
         state = {"step": self.step, "settings": asdict(self.settings)}
         if self.accelerator.scaler is not None:
             state["grad_scaler"] = self.accelerator.scaler.state_dict()

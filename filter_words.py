@@ -25,6 +25,8 @@ from utils.cli import run
 from utils.metrics import NORMALISERS, character_error_rates, pixel_difference
 from utils.sources import read_image
 from utils.word_folder import (
+    FILTER_SETTINGS,
+    INFERENCE_SETTINGS,
     SPLITS,
     WordRecord,
     prepare_output,
@@ -34,7 +36,6 @@ from utils.word_folder import (
     write_metadata,
 )
 
-SETTINGS_NAME = "filter.json"
 SUMMARY_NAME = "filter_summary.json"
 SCORES_NAME = "scores.jsonl"
 DROPPED_NAME = "dropped.jsonl"
@@ -180,10 +181,10 @@ def main(args: argparse.Namespace) -> None:
         "normalise": args.normalise, "reference": str(args.reference.resolve()) if args.reference else None, "top": args.top,
         "threshold": args.threshold, "balance": args.balance, "split": args.split,
     }  # fmt: skip
-    source = args.dataset_path / "inference.json"
+    source = args.dataset_path / INFERENCE_SETTINGS
     if args.by != "nmae" and not args.recogniser and source.is_file():
         settings["recogniser"] = json.loads(source.read_text(encoding="utf-8")).get("recogniser")
-    if prepare_output(args.save_dir, settings, args.overwrite, marker=SETTINGS_NAME, flag="--save_dir"):
+    if prepare_output(args.save_dir, settings, args.overwrite, marker=FILTER_SETTINGS, flag="--save_dir"):
         print(f"finished    {args.save_dir} holds these words already; --overwrite makes it anew")
         return
 

@@ -1,8 +1,11 @@
 """Writing many words into a word folder: what can be written, batches, going on after an interruption, and the choice among
 variants by a recogniser."""
 
+import io
 import json
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,9 +18,10 @@ from recogniser import Recogniser
 from utils.images import make_sheet
 from utils.jobs import Job, slug
 from utils.metrics import character_error_rates
-from utils.word_folder import WordRecord, read_notes, save_image
+from utils.word_folder import WordRecord, read_notes, save_image, write_atomically
 
 REJECTED_NAME = "rejected.jsonl"
+INDEX_NAME = "index.json"  # of tar files
 SHEET_WORDS = 64
 VARIANT_STRIDE = 1_000_003  # added to the seed for each further variant of a word
 
@@ -30,6 +34,7 @@ class SamplingSettings:
     scheduler: str
     guidance_scale: float | None
     writer_guidance_scale: float | None
+    guidance_interval: tuple[float, float]
     seed: int
     batch_size: int
 
@@ -123,25 +128,115 @@ def write_images(pipeline: HandwritingPipeline, jobs: Sequence[Job], folder: Pat
     missing = find_missing(jobs, folder, outcomes if selection else None)
     for parent in {(folder / job.record.file_name).parent for job in missing}:
         parent.mkdir(parents=True, exist_ok=True)
-    # Words on canvases of one width side by side; which words share a batch changes none of them.
-    widths = pipeline.canvas_widths([job.record.text for job in missing], [job.writer for job in missing])
-    missing = [missing[i] for i in np.argsort(widths, kind="stable")]
-    with tqdm(total=len(jobs), initial=len(jobs) - len(missing), unit="word", desc="write") as bar:
-        for first in range(0, len(missing), settings.batch_size):
-            batch = missing[first : first + settings.batch_size]
-            if selection:
-                images, found = choose_variants(pipeline, batch, settings, selection)
-            else:
-                images, found = write_variant(pipeline, batch, settings), []
-            for job, image in zip(batch, images):
-                if image is not None:
-                    save_image(image, folder / job.record.file_name)
+    with tqdm(total=len(jobs), initial=len(jobs) - len(missing), unit="word", desc="write") as bar, \
+            ThreadPoolExecutor() as pool:  # fmt: skip
+        saving: list[Future] = []
+        for batch, images, found in write_batches(pipeline, missing, settings, selection):
+            for future in saving:  # the last batch's images were saved while this one was written
+                future.result()
+            saving = [pool.submit(save_image, image, folder / job.record.file_name)
+                      for job, image in zip(batch, images) if image is not None]  # fmt: skip
             if selection:
                 with outcomes_path.open("a", encoding="utf-8") as file:
                     file.writelines(json.dumps(vars(outcome), ensure_ascii=False) + "\n" for outcome in found)
                 outcomes |= {outcome.file_name: outcome for outcome in found}
             bar.update(len(batch))
+        for future in saving:
+            future.result()
     return len(missing), outcomes
+
+
+def write_batches(pipeline: HandwritingPipeline, jobs: Sequence[Job], settings: SamplingSettings,
+                  selection: Selection | None) -> Iterator[tuple[Sequence[Job], Sequence[np.ndarray | None],
+                                                                 list[Outcome]]]:  # fmt: skip
+    """Words in batches: the jobs, an image each (None where a word is left out), and outcomes if there is a selection.
+
+    Words on canvases of one width come side by side; which words share a batch changes none of them.
+    """
+    widths = pipeline.canvas_widths([job.record.text for job in jobs], [job.writer for job in jobs])
+    jobs = [jobs[i] for i in np.argsort(widths, kind="stable")]
+    for first in range(0, len(jobs), settings.batch_size):
+        batch = jobs[first : first + settings.batch_size]
+        if selection:
+            yield batch, *choose_variants(pipeline, batch, settings, selection)
+        else:
+            yield batch, list(write_variant(pipeline, batch, settings)), []
+
+
+def write_tars(pipeline: HandwritingPipeline, jobs: Sequence[Job], folder: Path, settings: SamplingSettings,
+               selection: Selection | None, *, words_per_tar: int, shard: int = 0, shards: int = 1) -> int:  # fmt: skip
+    """Write words as WebDataset tar files, each whole or not at all: ``words-000012.tar``, with its counts and what was left
+    out of it in ``words-000012.json``. A word is ``NUMBER.png`` and ``NUMBER.json`` (its line of a ``metadata.jsonl``).
+
+    Args:
+        jobs: of all shards; every ``shards``-th tar is this one's.
+    Returns:
+        The number of words in the tars that were written; those that were there already stay.
+    Raises:
+        ValueError: if the package ``webdataset`` is not installed.
+    """
+    try:
+        from webdataset import TarWriter
+    except ImportError as error:
+        raise ValueError(f"--output_format webdataset: {error}. Run `pip install webdataset`.") from error
+    written = 0
+    parts = range(shard, -(-len(jobs) // words_per_tar), shards)
+    with tqdm(total=sum(len(_tar_jobs(jobs, part, words_per_tar)) for part in parts), unit="word", desc="write") as bar:
+        for part in parts:
+            own, tar = _tar_jobs(jobs, part, words_per_tar), folder / f"words-{part:06d}.tar"
+            if tar.is_file():
+                bar.update(len(own))
+                continue
+            temporary = tar.with_name(f".{tar.name}-{os.getpid()}.tmp")
+            rejected, kept = [], 0
+            try:
+                with TarWriter(str(temporary)) as writer:
+                    for batch, images, found in write_batches(pipeline, own, settings, selection):
+                        for job, image, outcome in zip(batch, images, found or [None] * len(batch)):
+                            if image is None:
+                                rejected.append(vars(outcome))
+                                continue
+                            kept += 1
+                            line = replace(job.record, extra=outcome.scores if outcome else {}).as_json()
+                            writer.write({"__key__": f"{job.index:09d}", "png": _encode_png(image), "json": line.encode()})
+                        bar.update(len(batch))
+                counts = {"words": kept, "jobs": len(own), "rejected": rejected}
+                write_atomically(tar.with_suffix(".json"), json.dumps(counts, ensure_ascii=False))
+                os.replace(temporary, tar)
+            finally:
+                temporary.unlink(missing_ok=True)
+            written += kept
+    return written
+
+
+def _encode_png(image: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+def _tar_jobs(jobs: Sequence[Job], part: int, words_per_tar: int) -> Sequence[Job]:
+    return jobs[part * words_per_tar : (part + 1) * words_per_tar]
+
+
+def finish_tars(folder: Path, num_jobs: int, words_per_tar: int) -> dict | None:
+    """Check the tars of all shards and write ``index.json`` (tars with their words, words in all); None if some are missing.
+
+    Raises:
+        ValueError: if they don't hold each word once.
+    """
+    names = [f"words-{part:06d}" for part in range(-(-num_jobs // words_per_tar))]
+    if not all((folder / f"{name}.tar").is_file() for name in names):
+        return None
+    counts = {name: json.loads((folder / f"{name}.json").read_text(encoding="utf-8")) for name in names}
+    done = sum(of["jobs"] for of in counts.values())
+    if done != num_jobs or any(of["words"] + len(of["rejected"]) != of["jobs"] for of in counts.values()):
+        raise ValueError(f"{folder}: its tars hold {done} of {num_jobs} words. Remove them, or give --overwrite.")
+    index = {"tars": {f"{name}.tar": of["words"] for name, of in counts.items()},
+             "words": sum(of["words"] for of in counts.values()),
+             "rejected": sum(len(of["rejected"]) for of in counts.values())}  # fmt: skip
+    write_atomically(folder / INDEX_NAME, json.dumps(index, indent=2))
+    return index
 
 
 def write_variant(pipeline: HandwritingPipeline, jobs: Sequence[Job], settings: SamplingSettings,
@@ -149,8 +244,9 @@ def write_variant(pipeline: HandwritingPipeline, jobs: Sequence[Job], settings: 
     """(N, H, W) uint8 images of words; another ``variant`` has other noise."""
     return pipeline([job.record.text for job in jobs], [job.writer for job in jobs],
                     num_inference_steps=settings.num_steps, guidance_scale=settings.guidance_scale,
-                    writer_guidance_scale=settings.writer_guidance_scale, scheduler=settings.scheduler,
-                    seed=settings.seed + VARIANT_STRIDE * variant, indices=[job.index for job in jobs])  # fmt: skip
+                    writer_guidance_scale=settings.writer_guidance_scale, guidance_interval=settings.guidance_interval,
+                    scheduler=settings.scheduler, seed=settings.seed + VARIANT_STRIDE * variant,
+                    indices=[job.index for job in jobs])  # fmt: skip
 
 
 def choose_variants(pipeline: HandwritingPipeline, jobs: Sequence[Job], settings: SamplingSettings,

@@ -32,7 +32,7 @@ from utils.checkpoint import CONFIG_NAME, choose_resume, list_checkpoints
 from utils.cli import positive_int, run
 from utils.metrics import count_errors
 from utils.sources import parse_sources, read_sources
-from utils.study import ARMS, Arm, RunErrors, choose_fraction, copy_words, hold_out_val, summarise
+from utils.study import ARMS, UNITS, Arm, RunErrors, choose_fraction, copy_words, hold_out_val, summarise
 from utils.study_report import render_study, write_table
 from utils.word_folder import METADATA_NAME, read_word_folder, write_atomically
 from utils.word_lists import load_crops, read_split
@@ -207,10 +207,11 @@ def train_task(args: argparse.Namespace, task: Task, part: Path, device: torch.d
     records, paths = read_split(args.dataset_path, "test", flag="--dataset_path")
     readings = CRNNRecogniser(model).read(load_crops(paths, img_height=model.config.img_height))
     texts = [record.text for record in records]
-    errors, lengths = count_errors(texts, [reading.text for reading in readings], unit="characters")
+    read = [reading.text for reading in readings]
+    counts = {unit: [column.tolist() for column in count_errors(texts, read, unit=unit)] for unit in UNITS}
     write_atomically(task.folder / READINGS_NAME, json.dumps({
-        "readings": [reading.text for reading in readings], "errors": errors.tolist(), "lengths": lengths.tolist(),
-        "words": results["words"], "best_step": results["best_step"], "seconds": results["seconds"],
+        "readings": read, **counts, "trained_on": results["words"], "best_step": results["best_step"],
+        "seconds": results["seconds"],
     }, ensure_ascii=False))  # fmt: skip
 
 
@@ -266,7 +267,7 @@ def collect(tasks: Sequence[Task]) -> list[RunErrors]:
     found = []
     for task in tasks:
         values = json.loads((task.folder / READINGS_NAME).read_text(encoding="utf-8"))
-        found.append(RunErrors(task.arm, task.fraction, task.seed, values["errors"], values["lengths"], values["words"],
+        found.append(RunErrors(task.arm, task.fraction, task.seed, values["characters"], values["words"], values["trained_on"],
                                values["seconds"]))  # fmt: skip
     return found
 

@@ -5,6 +5,7 @@
   python3 inference.py --models_path runs/iam --words archive --mix 000:0.7 011:0.3
   python3 inference.py --models_path runs/iam --dataset_path data/iam --save_path data/iam_synthetic
   accelerate launch --num_processes 4 inference.py --models_path runs/iam --words_file words.txt --save_path out
+  python3 inference.py --models_path runs/iam --words_file million.txt --writer all --output_format webdataset --save_path tars
 
 The output is a word folder (images/, metadata.jsonl) with a picture of the first words, sheet.png. The same command
 started again writes only what is missing.
@@ -27,12 +28,14 @@ from generation import (
     SamplingSettings,
     Selection,
     check_jobs,
+    finish_tars,
     kept_records,
     read_outcomes,
     write_images,
     write_sheets,
+    write_tars,
 )
-from pipeline import DEFAULT_GUIDANCE, DEFAULT_STEPS, HandwritingPipeline
+from pipeline import DEFAULT_GUIDANCE, DEFAULT_STEPS, FULL_INTERVAL, HandwritingPipeline
 from recogniser import CHOICES, load_recogniser
 from utils.charset import normalise_text, normalise_texts, read_texts
 from utils.cli import parse_bool, positive_int, run
@@ -41,6 +44,7 @@ from utils.jobs import Job, choose_writers, jobs_of_records, jobs_of_texts, jobs
 from utils.metrics import NORMALISERS
 from utils.oov import SCOPES
 from utils.word_folder import (
+    INFERENCE_SETTINGS,
     METADATA_NAME,
     SPLITS,
     merge_shards,
@@ -55,7 +59,6 @@ from utils.word_folder import (
 
 DEFAULT_WORDS = ("the", "quick", "brown", "fox", "jumps", "over", "lazy", "dog", "letter", "archive", "writing", "hand",
                  "paper", "ink", "style", "word")  # fmt: skip
-SETTINGS_NAME = "inference.json"
 SHIPPED_MODEL = Path(__file__).resolve().parent / "models" / "demo"
 DTYPES = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -70,6 +73,10 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     group.add_argument("--save_path", type=Path, help="the word folder to write (default: <models_path>/samples; with the "
                        "shipped model ./samples)")  # fmt: skip
     group.add_argument("--overwrite", action="store_true", help="write a finished or different output anew")
+    group.add_argument("--output_format", choices=("folder", "webdataset"), default="folder", help="a word folder, or "
+                       "WebDataset tar files, for millions of words (default: %(default)s)")  # fmt: skip
+    group.add_argument("--words_per_tar", type=positive_int, default=1000, help="of webdataset; an interrupted one is begun "
+                       "anew (default: %(default)s)")  # fmt: skip
     group.add_argument("--vae", help="another VAE than the checkpoint's; needed with published weights")
     group.add_argument("--writer_dict", type=Path, help="JSON file of writer names to rows, for published weights")
     group.add_argument("--max_length", type=positive_int, help="positions of published weights (default: 10)")
@@ -97,6 +104,9 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     group.add_argument("--guidance_scale", type=float, help="weight of the text; 1 is no guidance (default: "
                        f"{DEFAULT_GUIDANCE:g}, or 1 for a model trained without null conditions)")  # fmt: skip
     group.add_argument("--writer_guidance_scale", type=float, help="weight of the hand (default: --guidance_scale)")
+    group.add_argument("--guidance_interval", type=float, nargs=2, default=FULL_INTERVAL, metavar=("LOW", "HIGH"),
+                       help="guidance only at these noise levels, from 0 (clean) to 1 (noise); the others cost half (default: "
+                       "all)")  # fmt: skip
     group.add_argument("--seed", type=int, default=0, help="another seed, other variants (default: %(default)s)")
     group.add_argument("--batch_size", type=positive_int, default=32, help="words at once; does not change them (default: "
                        "%(default)s)")  # fmt: skip
@@ -121,6 +131,11 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     for name in ("best_of", "max_cer"):
         if getattr(args, name) is not None and not args.recogniser:
             parser.error(f"--{name} {getattr(args, name)}: goes with --recogniser")
+    low, high = args.guidance_interval = tuple(args.guidance_interval)
+    if not 0 <= low < high <= 1:
+        parser.error(f"--guidance_interval {low:g} {high:g}: two shares, 0 <= LOW < HIGH <= 1")
+    if args.output_format == "webdataset" and not args.single_image:
+        parser.error("--single_image False: sheets are written of word folders; leave --output_format out")
     if args.max_cer is not None and not 0 <= args.max_cer < float("inf"):
         parser.error(f"--max_cer {args.max_cer}: a share of at least 0")
     if args.mix and args.writer:
@@ -207,9 +222,12 @@ def main(args: argparse.Namespace) -> None:
     jobs = check_jobs(pipeline, *choose_jobs(args, pipeline))
 
     # The output.
-    settings = SamplingSettings(args.num_steps, args.scheduler, args.guidance_scale, args.writer_guidance_scale, args.seed,
-                                args.batch_size)  # fmt: skip
+    settings = SamplingSettings(args.num_steps, args.scheduler, args.guidance_scale, args.writer_guidance_scale,
+                                args.guidance_interval, args.seed, args.batch_size)  # fmt: skip
     fixed = {key: value for key, value in asdict(settings).items() if key != "batch_size"}
+    fixed["guidance_interval"] = list(args.guidance_interval)  # as it is read again
+    if args.output_format == "webdataset":
+        fixed["words_per_tar"] = args.words_per_tar
     chosen_by = {"recogniser": args.recogniser, "best_of": args.best_of or 1, "max_cer": args.max_cer,
                  "normalise": args.normalise}  # fmt: skip
     is_finished = prepare_output(args.save_path, {
@@ -217,11 +235,23 @@ def main(args: argparse.Namespace) -> None:
         "records": hashlib.sha256("".join(job.record.as_json() for job in jobs).encode()).hexdigest()[:16],
         "mix": args.mix, **fixed, "single_image": args.single_image, "mixed_precision": args.mixed_precision,
         "shards": shards, **(chosen_by if args.recogniser else {}),
-    }, args.overwrite, marker=SETTINGS_NAME, flag="--save_path")  # fmt: skip
+    }, args.overwrite, marker=INFERENCE_SETTINGS, flag="--save_path")  # fmt: skip
     selection = None
     if args.recogniser:
         recogniser = load_recogniser(args.recogniser, device=device)
         selection = Selection(recogniser, args.best_of or 1, args.max_cer, args.normalise)
+    if args.output_format == "webdataset":
+        if args.overwrite:
+            for path in args.save_path.glob("words-*.*"):
+                path.unlink()
+        written = write_tars(pipeline, jobs, args.save_path, settings, selection, words_per_tar=args.words_per_tar, shard=shard,
+                             shards=shards)  # fmt: skip
+        index = finish_tars(args.save_path, len(jobs), args.words_per_tar)
+        whole = f"; {args.save_path} holds all {index['words']} in {len(index['tars'])} tars" if index else ""
+        print(f"wrote       {written} words of part {shard} of {shards} to {args.save_path}{whole}")
+        if index and index["rejected"]:
+            print(f"left out    {index['rejected']} words (the tars' .json files name them)")
+        return
     own = jobs[shard::shards]
     if is_finished:  # words that were left out are not in its metadata, and images may have been removed since
         kept = {record.file_name for record in read_metadata(args.save_path / METADATA_NAME)}

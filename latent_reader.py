@@ -6,7 +6,7 @@ AnyText (Tuo et al. 2024, https://arxiv.org/abs/2311.03054, section 3.4), here w
 """
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
@@ -14,10 +14,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from utils.checkpoint import load_described, save_described
+from utils.checkpoint import CONFIG_NAME, list_checkpoints, load_described, save_described
 from utils.training import learning_rate_factor, make_generator
 
-READER_FOLDER = "reader"  # of a run
+READER_FOLDER = "reader"  # of a run, and of its checkpoints
 READER_WEIGHTS_NAME = "latent_reader.safetensors"
 KIND = "latent_reader"
 FRAMES = 2  # a column of latents
@@ -95,9 +95,20 @@ class LatentReader(nn.Module):
         losses = F.ctc_loss(log_probs, input_ids, frames, lengths, reduction="none", zero_infinity=True)
         return losses / lengths.clamp_min(1)
 
-    def save_pretrained(self, folder: Path, extra: dict) -> None:
-        """Write ``config.json`` and the weights; ``extra`` are further entries of the former."""
-        save_described(self, folder, READER_WEIGHTS_NAME, KIND, asdict(self.config), extra)
+    def grow(self, vocabulary_size: int) -> "LatentReader":
+        """A copy that can learn to read more characters, whose ids follow those that it knows; to be trained."""
+        old, grown = self.config.vocabulary_size, LatentReader(replace(self.config, vocabulary_size=vocabulary_size))
+        state = grown.state_dict()
+        for name, value in self.state_dict().items():
+            if name.startswith("head."):
+                state[name].unflatten(0, (FRAMES, -1))[:, :old] = value.unflatten(0, (FRAMES, -1))
+            else:
+                state[name].copy_(value)
+        return grown
+
+    def save_pretrained(self, folder: Path, *, dtype: torch.dtype | None = None) -> None:
+        """Write ``config.json`` and the weights, optionally cast to ``dtype``."""
+        save_described(self, folder, READER_WEIGHTS_NAME, KIND, asdict(self.config), {}, dtype=dtype)
 
     @classmethod
     def from_pretrained(cls, path: Path) -> "LatentReader":
@@ -108,6 +119,12 @@ class LatentReader(nn.Module):
         """
         return load_described(lambda config: cls(LatentReaderConfig(**config)), path, READER_WEIGHTS_NAME, KIND,
                               flag="--save_path", script="train_diffusion.py --legibility_weight")  # fmt: skip
+
+
+def find_reader(models_path: Path) -> Path | None:
+    """The folder of the reader that a checkpoint or a run (its newest checkpoint) brings, if it does."""
+    folders = (path / READER_FOLDER for path in (models_path, *reversed(list_checkpoints(models_path))))
+    return next((folder for folder in folders if (folder / CONFIG_NAME).is_file()), None)
 
 
 def add_some_noise(latents: Tensor, generator: torch.Generator) -> Tensor:

@@ -28,6 +28,7 @@ from utils.published import PUBLISHED_CHARACTERS, PUBLISHED_PAD_ID, find_publish
 from utils.training import make_generator
 
 Writer = str | Mapping[str, float] | None
+FULL_INTERVAL = (0.0, 1.0)
 DEFAULT_STEPS = 20
 DEFAULT_GUIDANCE = 4.0
 
@@ -209,18 +210,22 @@ class HandwritingPipeline:
         return rows.to(self.device), shares.to(self.device)
 
     def make_denoiser(self, texts: Sequence[str], writers: Sequence[Writer], guidance_scale: float,
-                      writer_guidance_scale: float,
-                      width: int | None = None) -> Callable[[Tensor, Tensor], Tensor]:  # fmt: skip
+                      writer_guidance_scale: float, width: int | None = None,
+                      guidance_interval: tuple[float, float] = FULL_INTERVAL
+                      ) -> Callable[[Tensor, Tensor], Tensor]:  # fmt: skip
         """A denoiser with guidance on text and on writer, all branches in one batched call.
 
         ``e00 + s_text (e_t0 - e00) + s_writer (e_tw - e_t0)``, where e00 has neither, e_t0 only the text, e_tw both
         conditions. Equal scales need no e_t0; scales of 1 need one branch.
 
         Source: classifier-free guidance, Ho and Salimans 2022, https://arxiv.org/abs/2207.12598, equation 6; two
-        conditions: Brooks et al. 2023, https://arxiv.org/abs/2211.09800, equation 3.
+        conditions: Brooks et al. 2023, https://arxiv.org/abs/2211.09800, equation 3; on a part of the trajectory:
+        Kynkäänniemi et al. 2024, https://arxiv.org/abs/2404.07724, section 3.
 
         Args:
             width: of the canvas, pixels; the images' by default.
+            guidance_interval: of timesteps, as shares from 0 (clean) to 1 (noise), in which there is guidance; in the others
+                one branch does.
         Raises:
             ValueError: if guidance is asked of a model without null conditions.
         """
@@ -243,7 +248,11 @@ class HandwritingPipeline:
         branches.append((input_ids, rows, shares, layout))
         joined = [torch.cat(parts) if parts[0] is not None else None for parts in zip(*branches)]
 
+        least, most = (end * self.card.schedule.num_train_timesteps for end in guidance_interval)
+
         def denoise(latents: Tensor, timestep: Tensor) -> Tensor:
+            if not least <= float(timestep) <= most:
+                return self._predict(latents, timestep, input_ids, rows, shares, layout)
             parts = self._predict(latents.repeat(len(branches), 1, 1, 1), timestep, *joined).chunk(len(branches))
             if len(parts) == 2:
                 return parts[0] + guidance_scale * (parts[1] - parts[0])
@@ -262,7 +271,7 @@ class HandwritingPipeline:
     @torch.inference_mode()
     def __call__(self, texts: Sequence[str], writers: Sequence[Writer], *, num_inference_steps: int = DEFAULT_STEPS,
                  guidance_scale: float | None = None, writer_guidance_scale: float | None = None,
-                 scheduler: str = "dpmsolver++", seed: int = 0,
+                 guidance_interval: tuple[float, float] = FULL_INTERVAL, scheduler: str = "dpmsolver++", seed: int = 0,
                  indices: Sequence[int] | None = None) -> np.ndarray:  # fmt: skip
         """Write one image per text; those on canvases of one width as one batch.
 
@@ -270,6 +279,7 @@ class HandwritingPipeline:
             writers: a name, shares of several names (a mixed hand), or None (the mean hand) for each text.
             guidance_scale: weight of the text; None is 4, or 1 for a model without null conditions.
             writer_guidance_scale: weight of the writer; None is the same as ``guidance_scale``.
+            guidance_interval: see ``make_denoiser``.
             scheduler: ``dpmsolver++``, ``unipc``, ``ddim``, ``ddpm`` or ``euler``.
             indices: the images' record numbers, which with ``seed`` fix the noise; 0, 1, ... by default.
         Returns:
@@ -290,7 +300,7 @@ class HandwritingPipeline:
             rows = np.flatnonzero(widths == width)
             generators = [make_generator("cpu", seed, indices[row]) for row in rows]
             denoise = self.make_denoiser([texts[row] for row in rows], [writers[row] for row in rows], guidance_scale,
-                                         writer_guidance_scale, width)  # fmt: skip
+                                         writer_guidance_scale, width, guidance_interval)  # fmt: skip
             images[rows, :, :width] = self._sample(denoise, width, generators, scheduler, num_inference_steps)
         return images
 

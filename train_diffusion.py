@@ -26,7 +26,7 @@ from tqdm import tqdm
 
 from autoencoder import VAE_FOLDER, hash_vae, load_vae, vae_in_channels
 from diffusion_trainer import DiffusionTrainer, FreshModel, TrainingLog, TrainingSettings, read_settings
-from latent_reader import READER_FOLDER
+from latent_reader import READER_FOLDER, find_reader
 from model_card import ModelCard
 from pipeline import HandwritingPipeline
 from unet import PRESETS, UNet
@@ -47,8 +47,8 @@ from utils.training import StopFlag, has_fast_bf16
 DEFAULT_EPOCHS = 1000
 MODEL_FLAGS = ("preset", "model_channels", "num_heads", "text_layout", "max_length", "prediction_type")
 DEFAULT_VAE = "stable-diffusion-v1-5/stable-diffusion-v1-5"
-# Peak learning rate and words a step of each size, where no flag says otherwise.
-RECIPES = {"wordstylist": (1e-4, 224), "base": (2e-4, 128), "small": (6e-4, 64), "tiny": (2e-3, 32)}
+# Peak learning rate, words a step and weight of legibility of each size, where no flag says otherwise.
+RECIPES = {"wordstylist": (1e-4, 224, 0.0), "base": (2e-4, 128, 0.5), "small": (6e-4, 64, 0.5), "tiny": (2e-3, 32, 0.0)}
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -95,9 +95,9 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
                        f"{TrainingSettings.writer_dropout})")  # fmt: skip
     group.add_argument("--legibility_weight", type=float, help="of a second loss: what a small recogniser of latents, which "
                        "learns the training words first, can't read in the model's predictions; 0 does without (default: "
-                       f"{TrainingSettings.legibility_weight})")  # fmt: skip
-    group.add_argument("--reader_steps", type=positive_int, help="steps that this recogniser learns for (default: "
-                       f"{TrainingSettings.reader_steps})")  # fmt: skip
+                       "0.5 for base and small)")  # fmt: skip
+    group.add_argument("--reader_steps", type=positive_int, help="steps that this recogniser learns for; a fifth of them if "
+                       f"one comes with --init_from (default: {TrainingSettings.reader_steps})")  # fmt: skip
     group.add_argument("--mixed_precision", choices=("no", "bf16", "fp16"), help="default: bf16 where it is native")
     group.add_argument("--seed", type=int, help=f"of weights, order, noise (default: {TrainingSettings.seed})")
     group = parser.add_argument_group("on the way")
@@ -172,11 +172,11 @@ def make_settings(given: dict, epochs: int | None, card: ModelCard, words_an_epo
     Args:
         given: flags by the names of ``TrainingSettings``, None where not given; ``batch_size`` is that of one process.
     """
-    rate, batch = RECIPES.get(str(card.extra.get("preset")), RECIPES["base"])
+    rate, batch, legibility = RECIPES.get(str(card.extra.get("preset")), RECIPES["base"])
     batch = given["batch_size"] or (resumed.batch_size // ranks if resumed else batch)
     steps = given["max_train_steps"] or (resumed.max_train_steps if resumed and not epochs else
                                          math.ceil((epochs or DEFAULT_EPOCHS) * words_an_epoch / (batch * ranks)))  # fmt: skip
-    start = resumed or TrainingSettings(steps, steps, batch * ranks, rate)
+    start = resumed or TrainingSettings(steps, steps, batch * ranks, rate, legibility_weight=legibility)
     changes = {name: value for name, value in given.items() if value is not None}
     return replace(start, **{**changes, "max_train_steps": steps, "batch_size": batch * ranks})
 
@@ -291,7 +291,7 @@ def main(args: argparse.Namespace) -> None:
         if settings.max_train_steps > settings.schedule_steps and settings.lr_schedule == "cosine":
             say(f"note        the learning rate comes down at step {settings.schedule_steps}; --schedule_steps moves that")
     if settings.legibility_weight:
-        trainer.prepare_reader(args.save_path / READER_FOLDER)
+        trainer.prepare_reader(args.save_path / READER_FOLDER, find_reader(args.init_from) if args.init_from else None)
     say(f"words       {len(set(chosen))} to train on ({len(chosen)} an epoch), {len(trainer.val_indices)} to validate on; "
         f"{len(card.writers)} writers, {card.charset.describe()}")  # fmt: skip
     say(f"model       {sum(p.numel() for p in unet.parameters()) / 1e6:.2f} M parameters, {card.schedule.prediction_type}, "

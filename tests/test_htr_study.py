@@ -87,7 +87,7 @@ def test_bad_input_is_named(real, checkpoint, tmp_path):
         parse_args(["--dataset_path", "a", "--generator", "b", "--save_path", "c", "--fractions", "0"])
     with pytest.raises(SystemExit):
         parse_args(["--dataset_path", "a", "--generator", "b", "--save_path", "c", "--max_cer", "0.1"])
-    with pytest.raises(FileNotFoundError, match="--generator .*nothing: no config.json"):
+    with pytest.raises(FileNotFoundError, match=r"--generator .*nothing: no config\.json"):
         study(real, tmp_path / "nothing", tmp_path / "study")
     make_word_folder(tmp_path / "no_test", WORDS, img_size=IMG_SIZE)
     with pytest.raises(ValueError, match="no word of split test"):

@@ -12,7 +12,7 @@ from tests.helpers import ROOT, hash_tree
 
 SCRIPTS = {"train_autoencoder", "train_diffusion", "inference", "train_style_encoder", "evaluation", "filter_words",
            "train_htr", "htr_study"}  # fmt: skip
-MODELS = {"unet", "autoencoder", "feature_extractor", "recogniser"}
+MODELS = {"unet", "autoencoder", "feature_extractor", "recogniser", "latent_reader"}
 FILES = sorted(path for pattern in ("*.py", "utils/*.py", "preprocessing/*.py") for path in ROOT.glob(pattern))
 MODULES = [".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__") for path in FILES]
 OURS = {name.split(".")[0] for name in MODULES}

@@ -516,3 +516,97 @@ def test_oov_needs_the_training_words(capsys):
     with pytest.raises(SystemExit):
         parse_args(["--oov", "3"])
     assert "--oov 3: goes with --dataset_path" in capsys.readouterr().err
+
+
+# WebDataset
+
+
+def read_tars(folder):
+    """Texts, writers and images by number, in the tars' order."""
+    import io
+    import tarfile
+
+    found = {}
+    for path in sorted(folder.glob("words-*.tar")):
+        with tarfile.open(path) as tar:
+            for member in tar.getmembers():
+                number, kind = member.name.split(".")
+                data = tar.extractfile(member).read()
+                value = json.loads(data) if kind == "json" else np.asarray(Image.open(io.BytesIO(data)))
+                found.setdefault(int(number), {})[kind] = value
+    return found
+
+
+TARS = ("--output_format", "webdataset", "--words_per_tar", 2, "--words", "cab", "face", "bead", "--writer", "all",
+        "--num_steps", 1)  # fmt: skip
+
+
+def test_tars_hold_the_same_words_as_a_folder(checkpoint, tmp_path):
+    run_script("inference", "--models_path", checkpoint, "--save_path", tmp_path / "tars", *TARS)
+    run_script("inference", "--models_path", checkpoint, "--save_path", tmp_path / "folder", *TARS[4:])
+    records = read_word_folder(tmp_path / "folder")
+    found = read_tars(tmp_path / "tars")
+    assert sorted(found) == list(range(9)) and len(list((tmp_path / "tars").glob("*.tar"))) == 5
+    for number, record in enumerate(records):
+        assert found[number]["json"] == json.loads(record.as_json())
+        image = np.asarray(Image.open(tmp_path / "folder" / record.file_name)).astype(int)
+        assert np.abs(found[number]["png"] - image).max() <= 2
+    index = json.loads((tmp_path / "tars" / "index.json").read_text())
+    assert index["words"] == 9 and list(index["tars"].values()) == [2, 2, 2, 2, 1]
+
+
+def test_tars_are_readable_as_webdataset(checkpoint, tmp_path):
+    wds = pytest.importorskip("webdataset")
+    run_script("inference", "--models_path", checkpoint, "--save_path", tmp_path / "tars", *TARS)
+    tars = [str(path) for path in sorted((tmp_path / "tars").glob("*.tar"))]
+    samples = list(wds.WebDataset(tars, shardshuffle=False).decode("pil"))
+    assert len(samples) == 9 and {sample["json"]["text"] for sample in samples} == {"cab", "face", "bead"}
+    assert samples[0]["png"].size[::-1] == IMG_SIZE
+
+
+def test_shards_of_tars_add_up_also_after_a_kill(checkpoint, tmp_path, capsys):
+    flags = ("--models_path", checkpoint, "--save_path", tmp_path / "tars", *TARS)
+    run_script("inference", *flags, "--shard", "1/2")
+    assert not (tmp_path / "tars" / "index.json").exists()
+    run_script("inference", *flags, "--shard", "0/2")
+    assert json.loads((tmp_path / "tars" / "index.json").read_text())["words"] == 9
+    # Killed in the middle of a tar: it is not there, its half-written file doesn't count.
+    (tmp_path / "tars" / "words-000002.tar").rename(tmp_path / "tars" / ".words-000002.tar-1.tmp")
+    others = hash_tree(tmp_path / "tars")
+    run_script("inference", *flags, "--shard", "0/2")
+    assert "wrote       2 words of part 0 of 2" in capsys.readouterr().out
+    assert sorted(read_tars(tmp_path / "tars")) == list(range(9))
+    assert {name: digest for name, digest in hash_tree(tmp_path / "tars").items() if name in others} == others
+
+
+def test_tars_and_sheets_exclude_each_other(checkpoint, tmp_path):
+    with pytest.raises(SystemExit):
+        run_script("inference", "--models_path", checkpoint, "--save_path", tmp_path, *TARS, "--single_image", "False")
+
+
+# Guidance
+
+
+def test_guidance_can_be_kept_to_a_part_of_the_way(pipeline):
+    def write(**settings):
+        return pipeline(["cab"], ["01"], num_inference_steps=4, guidance_scale=5.0, **settings).astype(int)
+
+    whole, none = write(), pipeline(["cab"], ["01"], num_inference_steps=4, guidance_scale=1.0).astype(int)
+    assert np.array_equal(write(guidance_interval=(0.0, 1.0)), whole)
+    part = write(guidance_interval=(0.3, 0.8))
+    assert not np.array_equal(part, whole) and not np.array_equal(part, none)
+    calls = []
+    original = pipeline._predict
+    pipeline._predict = lambda latents, *rest: calls.append(len(latents)) or original(latents, *rest)
+    try:
+        write(guidance_interval=(0.3, 0.8))
+    finally:
+        del pipeline._predict
+    assert sorted(set(calls)) == [1, 2] and calls[0] == 1
+
+
+def test_a_wrong_interval_is_named(checkpoint, tmp_path, capsys):
+    for interval in (("0.5", "0.2"), ("-1", "0.5"), ("0.5", "1.5")):
+        with pytest.raises(SystemExit):
+            run_script("inference", "--models_path", checkpoint, "--save_path", tmp_path, "--guidance_interval", *interval)
+        assert "--guidance_interval" in capsys.readouterr().err

@@ -5,7 +5,7 @@ import contextlib
 import pytest
 import torch
 
-from latent_reader import LatentReader, LatentReaderConfig, add_some_noise, train_latent_reader
+from latent_reader import LatentReader, LatentReaderConfig, add_some_noise, find_reader, train_latent_reader
 from utils.diffusion import PREDICTION_TYPES, NoiseSchedule
 from utils.training import make_generator
 
@@ -69,12 +69,34 @@ def test_noise_is_reproducible_and_bounded():
 
 def test_it_is_saved_and_loaded(tmp_path):
     reader = make_reader()
-    reader.save_pretrained(tmp_path, {"steps": 3})
+    reader.save_pretrained(tmp_path)
     loaded = LatentReader.from_pretrained(tmp_path)
     latents = torch.randn(2, 4, 8, 6)
     torch.testing.assert_close(loaded(latents), reader(latents))
-    with pytest.raises(FileNotFoundError, match="no latent_reader.safetensors"):
+    with pytest.raises(FileNotFoundError, match=r"no latent_reader\.safetensors"):
         LatentReader.from_pretrained(tmp_path / "none")
+
+
+def test_it_grows_by_characters_and_reads_the_old_ones_as_before():
+    reader = make_reader()
+    latents, _ = draw(0)
+    train_latent_reader(reader, draw, 20, seed=0, autocast=contextlib.nullcontext)
+    grown = reader.grow(8)
+    assert grown.config.vocabulary_size == 8 and all(p.requires_grad for p in grown.parameters())
+    old, new = reader(latents), grown(latents)
+    gaps = new[..., :5] - old  # one constant a frame: the new classes take their share of the probability
+    torch.testing.assert_close(gaps, gaps[..., :1].expand_as(gaps), atol=1e-4, rtol=1e-4)
+
+
+def test_it_is_found_in_a_checkpoint_and_in_a_run(tmp_path):
+    assert find_reader(tmp_path) is None
+    make_reader().save_pretrained(tmp_path / "checkpoint" / "reader")
+    assert find_reader(tmp_path / "checkpoint") == tmp_path / "checkpoint" / "reader"
+    (tmp_path / "run" / "step_00000002" / "reader").mkdir(parents=True)
+    (tmp_path / "run" / "step_00000002" / "config.json").write_text("{}")
+    assert find_reader(tmp_path / "run") is None
+    make_reader().save_pretrained(tmp_path / "run" / "step_00000002" / "reader")
+    assert find_reader(tmp_path / "run") == tmp_path / "run" / "step_00000002" / "reader"
 
 
 @pytest.mark.parametrize("prediction_type", PREDICTION_TYPES)

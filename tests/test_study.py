@@ -22,8 +22,14 @@ def make_runs(rates, *, words=200, fraction=10.0, seeds=3):
     for arm, rate in rates.items():
         for seed in range(seeds):
             errors = np.random.default_rng([seed, ARMS.index(arm)]).binomial(5, rate, words)
-            runs.append(RunErrors(arm, fraction, seed, errors.tolist(), [5] * words, 30, 60.0))
+            runs.append(make_run(arm, fraction, seed, errors, [5] * words))
     return runs
+
+
+def make_run(arm, fraction, seed, errors, lengths):
+    errors = np.asarray(errors)
+    words = ((errors > 0).astype(int).tolist(), [1] * len(errors))
+    return RunErrors(arm, fraction, seed, (errors.tolist(), lengths), words, 30, 60.0)
 
 
 def test_fractions_lie_in_each_other_and_take_of_each_writer_alike():
@@ -67,7 +73,7 @@ def test_a_clear_difference_is_found_and_chance_is_not():
     p_values = []
     for number in range(40):
         rng = np.random.default_rng(number)
-        runs = [RunErrors(arm, 10, seed, rng.binomial(5, 0.3, 100).tolist(), [5] * 100, 30, 1.0)
+        runs = [make_run(arm, 10, seed, rng.binomial(5, 0.3, 100), [5] * 100)
                 for arm in (REAL, MIXED) for seed in range(3)]  # fmt: skip
         p_values.append(summarise(runs).differences[0].cer_p_value)
     assert 0 <= np.mean(np.array(p_values) < 0.05) <= 0.15 and 0.3 < np.mean(p_values) < 0.7
@@ -75,7 +81,7 @@ def test_a_clear_difference_is_found_and_chance_is_not():
 
 def test_the_test_is_paired_by_word():
     hard = np.random.default_rng(0).integers(0, 5, 300)  # words differ far more than arms
-    runs = [RunErrors(arm, 50, seed, (hard + extra).tolist(), [9] * 300, 10, 1.0)
+    runs = [make_run(arm, 50, seed, hard + extra, [9] * 300)
             for arm, extra in ((REAL, 1), (MIXED, 0)) for seed in range(3)]  # fmt: skip
     (difference,) = summarise(runs).differences
     assert difference.cer_p_value < 0.001 and difference.cer.low == pytest.approx(difference.cer.high)
@@ -99,5 +105,5 @@ def test_table_and_page(tmp_path):
 
 def test_the_verdict_does_not_hide_harm_or_chance():
     assert "raised the character error rate at 10 %" in verdict(summarise(make_runs({REAL: 0.2, MIXED: 0.3})))
-    same = [RunErrors(arm, 10, seed, [1, 2] * 50, [5] * 100, 3, 1.0) for arm in (REAL, MIXED) for seed in range(2)]
+    same = [make_run(arm, 10, seed, [1, 2] * 50, [5] * 100) for arm in (REAL, MIXED) for seed in range(2)]
     assert "no difference that this study can tell from chance at 10 %" in verdict(summarise(same))

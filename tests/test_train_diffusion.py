@@ -476,3 +476,57 @@ def test_rates_and_norms_are_positive(flag, capsys):
     with pytest.raises(SystemExit):
         parse_args(["--dataset_path", "x", *flag])
     assert f"{flag[0]} {float(flag[1])}: must be above 0" in capsys.readouterr().err
+
+
+# Legibility
+
+
+@pytest.fixture(scope="module")
+def legible_run(words_folder, vae_folder, tmp_path_factory):
+    """Four steps with the reader's loss, checkpoints at 2 and 4."""
+    run = tmp_path_factory.mktemp("legible") / "run"
+    run_script("train_diffusion", "--dataset_path", words_folder, "--vae", vae_folder, "--save_path", run, *TINY_TRAINING,
+               "--max_train_steps", 4, "--legibility_weight", 1, "--reader_steps", 3)  # fmt: skip
+    return run
+
+
+def test_a_reader_is_taught_and_travels_with_the_checkpoints(legible_run, tiny_run):
+    for checkpoint in list_checkpoints(legible_run):
+        assert (checkpoint / "reader" / "latent_reader.safetensors").is_file()
+    one, other = (load_file(list_checkpoints(run)[-1] / "unet.safetensors") for run in (legible_run, tiny_run))
+    assert not torch.equal(one["conv_in.weight"], other["conv_in.weight"])
+    assert not (tiny_run / "reader").exists()
+
+
+def test_legible_training_resumes_exactly(legible_run, words_folder, vae_folder, tmp_path, train):
+    first, last = list_checkpoints(legible_run)
+    run = clone_checkpoint(first, tmp_path / "run")
+    shutil.copytree(legible_run / "reader", run / "reader")
+    train("--resume", "--max_train_steps", 4)
+    assert_equal_states(list_checkpoints(run)[-1], last)
+
+
+def test_a_run_that_lost_its_reader_teaches_another(legible_run, tmp_path, train, capsys):
+    clone_checkpoint(list_checkpoints(legible_run)[0], tmp_path / "run")
+    train("--resume", "--max_train_steps", 3)
+    assert "reader      3 steps" in capsys.readouterr().out
+
+
+def test_further_training_takes_the_reader_along(legible_run, tmp_path, train, capsys):
+    make_word_folder(tmp_path / "new", ("zoo", "cab", "abz"), ("07",), img_size=IMG_SIZE)
+    train("--init_from", legible_run, "--max_train_steps", 1, "--legibility_weight", 0.5, "--reader_steps", 10,
+          data=tmp_path / "new", vae=None)  # fmt: skip
+    assert "reader      2 steps" in capsys.readouterr().out  # a fifth
+    config = json.loads((tmp_path / "run" / "reader" / "config.json").read_text())
+    assert config["latent_reader"]["vocabulary_size"] > 7
+
+
+def test_the_presets_say_whether_legibility_counts(tmp_path):
+    card = type("Card", (), {"extra": {"preset": "small"}})()
+    given = {field: None for field in ("batch_size", "max_train_steps", "legibility_weight")}
+    settings = train_diffusion.make_settings(given, 1, card, 640, 1, None)
+    assert settings.legibility_weight == 0.5
+    card.extra["preset"] = "wordstylist"
+    assert train_diffusion.make_settings(given, 1, card, 640, 1, None).legibility_weight == 0
+    with pytest.raises(SystemExit):
+        parse_args(["--dataset_path", "a", "--legibility_weight", "-1"])

@@ -102,11 +102,12 @@ def save_weights(module: nn.Module | dict[str, Tensor], path: Path, *, dtype: to
     save_file({key: value.detach().to("cpu", dtype or value.dtype).contiguous() for key, value in state.items()}, path)
 
 
-def save_described(module: nn.Module, folder: Path, weights_name: str, kind: str, config: dict, extra: dict) -> None:
-    """Write a model's folder: its weights, and ``config.json`` with its ``config`` under the name of its ``kind``; ``extra``
-    are further entries."""
+def save_described(module: nn.Module, folder: Path, weights_name: str, kind: str, config: dict, extra: dict, *,
+                   dtype: torch.dtype | None = None) -> None:  # fmt: skip
+    """Write a model's folder: its weights, optionally cast to ``dtype``, and ``config.json`` with its ``config`` under the name
+    of its ``kind``; ``extra`` are further entries."""
     folder.mkdir(parents=True, exist_ok=True)
-    save_weights(module, folder / weights_name)
+    save_weights(module, folder / weights_name, dtype=dtype)
     values = {"format_version": FORMAT_VERSION, "kind": kind, kind: config, **extra}
     (folder / CONFIG_NAME).write_text(json.dumps(values, indent=2, ensure_ascii=False), encoding="utf-8")
     share_files(folder)

@@ -129,14 +129,14 @@ def sample_latents(denoise: Callable[[Tensor, Tensor], Tensor], scheduler, noise
     """Run a scheduler from noise to latents.
 
     Args:
-        denoise: (noisy latents (B, 4, H, W), timestep ()) to the prediction (B, 4, H, W).
+        denoise: (noisy latents (B, 4, H, W), timestep () on the CPU) to the prediction (B, 4, H, W).
         scheduler: a fresh one.
         generators: one per image, for schedulers that add noise on the way.
     """
     scheduler.set_timesteps(num_inference_steps, device=noise.device)
     latents = noise * getattr(scheduler, "init_noise_sigma", 1.0)
     takes_generator = isinstance(scheduler, (DDPMScheduler, DDIMScheduler))
-    for timestep in scheduler.timesteps:
+    for timestep, on_cpu in zip(scheduler.timesteps, scheduler.timesteps.cpu()):  # one wait for the GPU, not one a step
         extra = {"generator": list(generators)} if takes_generator else {}
-        latents = scheduler.step(denoise(latents, timestep), timestep, latents, **extra).prev_sample
+        latents = scheduler.step(denoise(latents, on_cpu), timestep, latents, **extra).prev_sample
     return latents

@@ -13,7 +13,7 @@ class ErrorRates:
     Attributes:
         words: how many were read.
         cer: edit operations over all characters that were written; above 1 if far too much is read.
-        wer: share of words that are not read exactly, case and all; a text with spaces is one word.
+        wer: edit operations over all words between spaces, case and all: of single words the share that is not read exactly.
     """
 
     words: int
@@ -33,9 +33,9 @@ class ErrorRates:
 
 def measure_errors(texts: Sequence[str], readings: Sequence[str], *, seed: int = 0) -> ErrorRates:
     """Error rates of ``readings`` against the ``texts`` that were written, none of them empty; ``seed`` resamples."""
-    errors, lengths = count_errors(texts, readings, unit="characters")
     bootstrap = Bootstrap(seed=seed)
-    cer, wer = bootstrap.ratio("cer", errors, lengths), bootstrap.ratio("wer", errors > 0)
+    cer, wer = (bootstrap.ratio(name, *count_errors(texts, readings, unit=unit))
+                for name, unit in (("cer", "characters"), ("wer", "words")))  # fmt: skip
     return ErrorRates(len(texts), cer.value, _interval(cer), wer.value, _interval(wer))
 
 

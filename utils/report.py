@@ -105,7 +105,7 @@ def render_report(report: Report) -> str:
     """The whole page. All texts are escaped here."""
     parts = [f"<h1>{_escape(report.title)}</h1>", _facts(report.facts), "<h2>Measures</h2>", _measures(report.measures)]
     if report.notes:
-        parts.append("<h2>Left out</h2><ul>" + "".join(f"<li>{_escape(note)}</li>" for note in report.notes) + "</ul>")
+        parts.append("<h2>Notes</h2><ul>" + "".join(f"<li>{_escape(note)}</li>" for note in report.notes) + "</ul>")
     if report.charts:
         parts.append("<h2>Figures</h2>")
     for number, (chart, caption) in enumerate(report.charts, start=1):

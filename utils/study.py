@@ -14,6 +14,7 @@ from utils.metrics import CONFIDENCE
 from utils.word_folder import WordRecord, write_metadata
 
 VAL_SHARE = 0.1  # of the split train, where a data set has no val
+UNITS = ("characters", "words")
 RESAMPLES = 2000
 PERMUTATIONS = 10_000
 
@@ -37,16 +38,16 @@ class RunErrors:
     """What one recogniser read wrong in the test words.
 
     Attributes:
-        errors, lengths: (N,) character edit operations and characters of each word.
-        words: that it was trained on.
+        characters, words: (N,) edit operations and (N,) lengths of each test word, in characters and in words.
+        trained_on: words that it was trained on.
     """
 
     arm: Arm
     fraction: float
     seed: int
-    errors: Sequence[int]
-    lengths: Sequence[int]
-    words: int
+    characters: tuple[Sequence[int], Sequence[int]]
+    words: tuple[Sequence[int], Sequence[int]]
+    trained_on: int
     seconds: float
 
 
@@ -180,19 +181,22 @@ def summarise(runs: Sequence[RunErrors]) -> Study:
         groups[one.fraction, one.arm.name].append(one)
     rows, differences = [], []
     for (fraction, _), group in sorted(groups.items(), key=lambda item: (item[0][0], ARMS.index(item[1][0].arm))):
-        errors, lengths = np.array([one.errors for one in group], float), np.array(group[0].lengths, float)
-        cer, wer = _rate(errors, lengths), _rate((errors > 0).astype(float), np.ones_like(lengths))
-        by_seed = tuple(float(e.sum() / lengths.sum()) for e in errors)
-        rows.append(Row(group[0].arm, fraction, group[0].words, cer, wer, by_seed, sum(one.seconds for one in group)))
-        base = groups.get((fraction, BASE.name))
-        if base is None or group[0].arm == BASE:
-            continue
-        other = np.array([one.errors for one in base], float)
-        differences.append(Difference(
-            group[0].arm, fraction, *_compare(errors, other, lengths),
-            *_compare((errors > 0).astype(float), (other > 0).astype(float), np.ones_like(lengths)),
-        ))  # fmt: skip
-    return Study(tuple(rows), tuple(differences), len(runs[0].lengths), max(len(group) for group in groups.values()))
+        own, base = _tables(group), groups.get((fraction, BASE.name))
+        cer, wer = (_rate(*own[unit]) for unit in UNITS)
+        errors, lengths = own["characters"]
+        by_seed = tuple(float(of_seed.sum() / lengths.sum()) for of_seed in errors)
+        rows.append(Row(group[0].arm, fraction, group[0].trained_on, cer, wer, by_seed, sum(one.seconds for one in group)))
+        if base is not None and group[0].arm != BASE:
+            other = _tables(base)
+            (cer, cer_p), (wer, wer_p) = (_compare(own[unit][0], other[unit][0], own[unit][1]) for unit in UNITS)
+            differences.append(Difference(group[0].arm, fraction, cer, cer_p, wer, wer_p))
+    return Study(tuple(rows), tuple(differences), len(runs[0].characters[0]), max(len(group) for group in groups.values()))
+
+
+def _tables(group: Sequence[RunErrors]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """By unit, the (S, N) edit operations of an arm's recognisers and the (N,) lengths."""
+    return {unit: (np.array([getattr(one, unit)[0] for one in group], float), np.array(getattr(group[0], unit)[1], float))
+            for unit in UNITS}  # fmt: skip
 
 
 def _draws(seeds: int, words: int, stream: int) -> tuple[np.ndarray, np.ndarray]:
