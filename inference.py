@@ -39,6 +39,7 @@ from pipeline import DEFAULT_GUIDANCE, DEFAULT_STEPS, FULL_INTERVAL, Handwriting
 from recogniser import CHOICES, load_recogniser
 from utils.charset import normalise_text, normalise_texts, read_texts
 from utils.cli import parse_bool, positive_int, run
+from utils.compiling import compile_in_place
 from utils.diffusion import SCHEDULERS
 from utils.jobs import Job, choose_writers, jobs_of_records, jobs_of_texts, jobs_out_of_vocabulary, parse_mix
 from utils.metrics import NORMALISERS
@@ -111,6 +112,8 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     group.add_argument("--batch_size", type=positive_int, default=32, help="words at once; does not change them (default: "
                        "%(default)s)")  # fmt: skip
     group.add_argument("--mixed_precision", choices=tuple(DTYPES), default="no", help="default: %(default)s")
+    group.add_argument("--compile", action="store_true", help="torch.compile the UNet: pays on a GPU, for thousands "
+                       "of words")  # fmt: skip
     group.add_argument("--device", help="default: a GPU if there is one")
     group.add_argument("--shard", type=parse_shard, metavar="I/N", help="write part I (from 0) of N; the last part to finish "
                        "puts them together (under accelerate launch each process is a part)")  # fmt: skip
@@ -217,6 +220,8 @@ def main(args: argparse.Namespace) -> None:
     local_rank = int(os.environ.get("LOCAL_RANK", "0"))
     device = args.device or (f"cuda:{local_rank % torch.cuda.device_count()}" if torch.cuda.is_available() else "cpu")
     pipeline.to(device, DTYPES[args.mixed_precision])
+    if args.compile:
+        compile_in_place(pipeline.unet, pipeline.device)
 
     # The words.
     jobs = check_jobs(pipeline, *choose_jobs(args, pipeline))
