@@ -5,7 +5,7 @@
   python3 train_htr.py --train data/iam --test data/iam --save_path runs/htr --resume
 
 A run folder holds step_* checkpoints (each with the best weights so far), log.csv and, at the end, results.json with character
-and word error rates and their 95 % intervals. A word counts as read only if its whole text is right, case and all. SIGTERM and
+and word error rates (exact, case and all) and their 95 % intervals. SIGTERM and
 Ctrl-C save and stop; --resume goes on as if nothing had happened. The run is a recogniser for the other scripts.
 """
 

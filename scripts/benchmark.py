@@ -120,10 +120,11 @@ def make_card(vae: nn.Module, preset: str) -> ModelCard:
                      {"name": "random", "hash": hash_vae(vae)}, CANVAS_STEP, {"preset": preset})  # fmt: skip
 
 
-def make_unet(preset: str) -> UNet:
-    """A UNet for IAM with random weights."""
+def make_unet(preset: str, **changes) -> UNet:
+    """A UNet for IAM with random weights; ``changes`` override fields of its configuration."""
     torch.manual_seed(0)
-    config = make_config(preset, num_writers=WRITERS, vocabulary_size=len(CHARACTERS) + 1, max_length=max(WORD_LENGTHS))
+    config = make_config(preset, num_writers=WRITERS, vocabulary_size=len(CHARACTERS) + 1, max_length=max(WORD_LENGTHS),
+                         **changes)  # fmt: skip
     return UNet(config)
 
 
@@ -254,16 +255,18 @@ def benchmark_sampling(args: argparse.Namespace, device: torch.device) -> list[R
     pipelines = {}
     for name, own in (("Stable Diffusion's VAE", vae.to(memory_format=torch.channels_last)),
                       ("compact VAE", CompactAutoencoder().eval().requires_grad_(False))):  # fmt: skip
-        pipelines[name] = HandwritingPipeline(make_unet(args.preset).eval(), own, make_card(own, args.preset))
-        pipelines[name].to(device, torch.bfloat16 if args.mixed_precision == "bf16" else torch.float32)
+        unet, card = make_unet(args.preset).eval(), make_card(own, args.preset)
         if args.compile:
-            pipelines[name].unet.compile()
+            unet.compile()
+        for is_full in (True, False):
+            pipelines[name, is_full] = HandwritingPipeline(unet, own, replace(card, canvas_step=None) if is_full else card)
+            pipelines[name, is_full].to(device, torch.bfloat16 if args.mixed_precision == "bf16" else torch.float32)
     batches = args.batch_sizes or ([1, 32, 128, 512] if device.type == "cuda" else [1, 8, 32])
     middle = args.num_steps[len(args.num_steps) // 2]
 
     def write(name: str, count: int, steps: int, is_full: bool) -> Callable[[], None]:
-        texts = ["wwwwwwwww"] * count if is_full else draw_texts(max(10, count))[:count]
-        return lambda: pipelines[name](texts, ["000"] * count, num_inference_steps=steps, guidance_scale=4.0)
+        texts = draw_texts(count)
+        return lambda: pipelines[name, is_full](texts, ["000"] * count, num_inference_steps=steps, guidance_scale=4.0)
 
     calls = {"step": _repeat(step, args.published_calls), "decode": decode}
     counts = {}

@@ -28,7 +28,7 @@ def small(benchmark, monkeypatch):
         in_channels=3, out_channels=3, latent_channels=4, block_out_channels=(8,) * 4, norm_num_groups=4,
         down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4).eval())  # fmt: skip
     make_unet = benchmark.make_unet
-    monkeypatch.setattr(benchmark, "make_unet", lambda preset: make_unet("tiny"))
+    monkeypatch.setattr(benchmark, "make_unet", lambda preset: make_unet(preset, model_channels=32, num_heads=2))
     monkeypatch.setattr("utils.timing.MATRIX", {"cpu": 64})
     monkeypatch.setattr("utils.timing.COPY_BYTES", 1 << 16)
     return benchmark

@@ -78,7 +78,7 @@ def test_the_upper_bound_is_marked(real, checkpoint, tmp_path):
     rows = json.loads((tmp_path / "bound" / "study.json").read_text())["rows"]
     assert [row["arm"]["is_upper_bound"] for row in rows] == [False, False, False, True]
     assert "it is no fair comparison below 100 %" in (tmp_path / "bound" / "report.html").read_text()
-    with pytest.raises(ValueError, match="was trained on writers of --dataset_path .* would leak"):
+    with pytest.raises(ValueError, match=r"was trained on writers of --dataset_path .* would leak"):
         study(real, full, tmp_path / "leak")
 
 

@@ -512,10 +512,11 @@ def test_a_run_that_lost_its_reader_teaches_another(legible_run, tmp_path, train
     assert "reader      3 steps" in capsys.readouterr().out
 
 
-def test_further_training_takes_the_reader_along(legible_run, tmp_path, train, capsys):
+def test_further_training_takes_the_reader_along(legible_run, tmp_path, capsys):
     make_word_folder(tmp_path / "new", ("zoo", "cab", "abz"), ("07",), img_size=IMG_SIZE)
-    train("--init_from", legible_run, "--max_train_steps", 1, "--legibility_weight", 0.5, "--reader_steps", 10,
-          data=tmp_path / "new", vae=None)  # fmt: skip
+    run_script("train_diffusion", "--dataset_path", tmp_path / "new", "--init_from", legible_run, "--save_path",
+               tmp_path / "run", "--max_train_steps", 1, "--legibility_weight", 0.5, "--reader_steps", 10,
+               *TINY_TRAINING[2:])  # fmt: skip
     assert "reader      2 steps" in capsys.readouterr().out  # a fifth
     config = json.loads((tmp_path / "run" / "reader" / "config.json").read_text())
     assert config["latent_reader"]["vocabulary_size"] > 7

@@ -5,6 +5,7 @@ import platform
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -98,7 +99,7 @@ def describe_machine(device: torch.device) -> dict[str, object]:
         name = torch.cuda.get_device_name(device)
     else:
         try:
-            with open("/proc/cpuinfo", encoding="utf-8") as file:
+            with Path("/proc/cpuinfo").open(encoding="utf-8") as file:
                 name = next(line.split(":", 1)[1].strip() for line in file if line.startswith("model name"))
         except (OSError, StopIteration):
             name = platform.processor() or platform.machine()
