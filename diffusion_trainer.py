@@ -4,8 +4,10 @@ Everything random is a function of (seed, step, rank), so that a resumed run goe
 """
 
 import json
+import shutil
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -194,7 +196,7 @@ class DiffusionTrainer:
         # On the CPU, where the indices come from: a GPU would have to be waited for.
         columns = int(self.canvases[indices].max()) // DOWNSCALE
         latents = self.draw_latents(indices, columns, generator)
-        indices = indices.to(self.device)
+        lengths, indices = self.conditions.lengths[indices], indices.to(self.device)
         noise = torch.randn(latents.shape, device=self.device, generator=generator)
         noisy_latents, target = self.schedule.add_noise(self.noise_scheduler, latents, noise, timesteps)
         with self.accelerator.autocast():
@@ -203,7 +205,7 @@ class DiffusionTrainer:
         if legibility_weight:
             clean, share = self.schedule.predict_clean(self.noise_scheduler, noisy_latents, prediction, timesteps)
             with self.accelerator.autocast():
-                illegibility = self.reader.loss(add_some_noise(clean, generator), self.conditions.reading_ids[indices])
+                illegibility = self.reader.loss(add_some_noise(clean, generator), self.conditions.reading_ids[indices], lengths)
             if dropped is not None:
                 share = share.masked_fill(dropped[0], 0.0)  # null text has nothing to read
             # Where there is more noise than signal, the clean latents are a guess that nobody could read.
@@ -211,20 +213,29 @@ class DiffusionTrainer:
         return loss
 
     def prepare_reader(self, folder: Path, start: Path | None = None) -> None:
-        """Teach a reader this run's words, on the main process, and save it in ``folder``; a run that goes on loads its own.
+        """Teach a reader this run's words, on the main process, and save it in ``folder``; a run that goes on keeps its own.
 
         Args:
-            start: folder of a reader that knows the letters already: it learns for a fifth of the steps.
+            start: folder of a reader that knows the letters already: it learns for a fifth of the steps. Of a run that goes
+                on, that of its checkpoint: it is taken as it is.
+        Raises:
+            ValueError: for published weights, whose padding is a letter too.
         """
         accelerator, s = self.accelerator, self.settings
-        if accelerator.is_main_process and not (self.step and (folder / CONFIG_NAME).is_file()):
+        if self.card.charset.pad_id:
+            raise ValueError("--legibility_weight: published weights have one symbol for padding and z, which no recogniser "
+                             "can tell apart. Give --legibility_weight 0.")  # fmt: skip
+        is_own = bool(self.step and (folder / CONFIG_NAME).is_file())
+        if accelerator.is_main_process and self.step and start and not is_own:
+            shutil.copytree(start, folder)
+        elif accelerator.is_main_process and not is_own:
 
-            def draw(step: int) -> tuple[Tensor, Tensor]:
+            def draw(step: int) -> tuple[Tensor, Tensor, Tensor]:
                 indices = self.sampler.batch(step)
                 columns = int(self.canvases[indices].max()) // DOWNSCALE
                 generator = make_generator(self.device, s.seed, step, 0xDA7A)
                 latents = self.draw_latents(indices, columns, generator)
-                return latents, self.conditions.reading_ids[indices.to(self.device)]
+                return latents, self.conditions.reading_ids[indices.to(self.device)], self.conditions.lengths[indices]
 
             torch.manual_seed(s.seed)
             steps, vocabulary_size = s.reader_steps, self.card.charset.vocabulary_size
@@ -233,7 +244,9 @@ class DiffusionTrainer:
                 reader = LatentReader(LatentReaderConfig(vocabulary_size, channels, height))
             else:
                 steps, reader = -(-steps // 5), LatentReader.from_pretrained(start).grow(vocabulary_size)
-            loss = train_latent_reader(reader.to(self.device), draw, steps, seed=s.seed, autocast=accelerator.autocast)
+            # fp16 would need its loss scaled.
+            autocast = nullcontext if accelerator.mixed_precision == "fp16" else accelerator.autocast
+            loss = train_latent_reader(reader.to(self.device), draw, steps, seed=s.seed, autocast=autocast)
             reader.save_pretrained(folder)
             print(f"reader      {steps} steps, loss {loss:.3f} nats a character")
         accelerator.wait_for_everyone()

@@ -227,7 +227,7 @@ def main(args: argparse.Namespace) -> None:
 
     for name, deed in name_choosers(args.generated).items():
         facts.append((f"{name}", deed))
-        if name in recognisers:
+        if any(one == name or (Path(one).exists() and Path(one).resolve() == Path(name).resolve()) for one in recognisers):
             results.notes.append(f"{name} {deed} and scores them too: its rates flatter. Trust another recogniser's.")
 
     # The measures.

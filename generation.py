@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -34,7 +35,7 @@ class SamplingSettings:
     scheduler: str
     guidance_scale: float | None
     writer_guidance_scale: float | None
-    guidance_interval: tuple[float, float]
+    guidance_interval: tuple[float, float] | None
     seed: int
     batch_size: int
 
@@ -190,15 +191,17 @@ def write_tars(pipeline: HandwritingPipeline, jobs: Sequence[Job], folder: Path,
             temporary = tar.with_name(f".{tar.name}-{os.getpid()}.tmp")
             rejected, kept = [], 0
             try:
-                with TarWriter(str(temporary)) as writer:
-                    for batch, images, found in write_batches(pipeline, own, settings, selection):
-                        for job, image, outcome in zip(batch, images, found or [None] * len(batch)):
-                            if image is None:
-                                rejected.append(vars(outcome))
-                                continue
-                            kept += 1
+                with TarWriter(str(temporary)) as writer, ThreadPoolExecutor() as pool:
+                    encoding: list[tuple[Job, Outcome | None, Future]] = []
+                    for batch, images, found in chain(write_batches(pipeline, own, settings, selection), [([], [], [])]):
+                        for job, outcome, future in encoding:  # the last batch's were encoded while this one was written
                             line = replace(job.record, extra=outcome.scores if outcome else {}).as_json()
-                            writer.write({"__key__": f"{job.index:09d}", "png": _encode_png(image), "json": line.encode()})
+                            writer.write({"__key__": f"{job.index:09d}", "png": future.result(), "json": line.encode()})
+                        outcomes = found or [None] * len(batch)
+                        encoding = [(job, outcome, pool.submit(_encode_png, image))
+                                    for job, image, outcome in zip(batch, images, outcomes) if image is not None]  # fmt: skip
+                        rejected += [vars(outcome) for image, outcome in zip(images, outcomes) if image is None]
+                        kept += len(encoding)
                         bar.update(len(batch))
                 counts = {"words": kept, "jobs": len(own), "rejected": rejected}
                 write_atomically(tar.with_suffix(".json"), json.dumps(counts, ensure_ascii=False))

@@ -6,7 +6,7 @@
   accelerate launch --num_processes 4 htr_study.py --dataset_path data/iam --generator runs/fonts --save_path runs/study
 
 At each fraction, --generator (which must not have seen the data set: trained on fonts, say) is fine-tuned on that part of the
-split train and on nothing else, and writes words that the data set does not hold; recognisers are trained on the real part, on
+split train and on nothing else, and writes words that this part does not hold; recognisers are trained on the real part, on
 the generated words, and on both, and read the split test, which nobody else sees. --full_generator adds one that saw more than
 its fraction as an upper bound, named so. Writes study.json (every number), study.csv and report.html (table and plot). The same
 command started again goes on where it was; with several processes the recognisers are shared among them.
@@ -16,19 +16,21 @@ import argparse
 import json
 import math
 import os
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, InitProcessGroupKwargs
 
 from htr_trainer import HTRSettings, train_recogniser
 from recogniser import CRNN, CRNNRecogniser
-from utils.checkpoint import CONFIG_NAME, choose_resume, list_checkpoints
+from utils.checkpoint import CONFIG_NAME, checkpoint_step, choose_resume, list_checkpoints
 from utils.cli import positive_int, run
 from utils.metrics import count_errors
 from utils.sources import parse_sources, read_sources
@@ -42,7 +44,7 @@ SETTINGS_NAME, STUDY_NAME, TABLE_NAME, REPORT_NAME = "settings.json", "study.jso
 READINGS_NAME = "test_readings.json"
 FRACTIONS = (5.0, 10.0, 25.0, 50.0, 100.0)
 # Settings that another start of the same study may change: they say where and how fast, not what.
-FREE_SETTINGS = ("save_path", "device", "mixed_precision", "inference_batch_size")
+FREE_SETTINGS = ("save_path", "mixed_precision", "inference_batch_size")
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -70,7 +72,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     group.add_argument("--synthetic", type=float, default=2.0, metavar="TIMES", help="generated words for each word of the "
                        "whole split train, at every fraction (default: %(default)s)")  # fmt: skip
     group.add_argument("--words_file", type=Path, help="their texts are drawn from it (default: a dictionary; none is a text "
-                       "of the data set's split train)")  # fmt: skip
+                       "of the real words at hand)")  # fmt: skip
     group.add_argument("--recogniser", help="keep only words that it reads, see inference.py")
     group.add_argument("--best_of", type=positive_int, help="see inference.py")
     group.add_argument("--max_cer", type=float, help="see inference.py")
@@ -119,7 +121,7 @@ def fraction_name(fraction: float) -> str:
     return f"fraction_{fraction:06.2f}"
 
 
-def call_script(name: str, arguments: Sequence[object], log: Path, device: int | None) -> None:
+def call_script(name: str, arguments: Sequence[object], log: Path, device: str | None) -> None:
     """Run another script of this program, its output in ``log``.
 
     Raises:
@@ -129,15 +131,29 @@ def call_script(name: str, arguments: Sequence[object], log: Path, device: int |
     env = {key: value for key, value in os.environ.items() if key not in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR",
            "MASTER_PORT", "LOCAL_WORLD_SIZE", "GROUP_RANK", "ROLE_RANK")}  # fmt: skip
     if device is not None:
-        env["CUDA_VISIBLE_DEVICES"] = str(device)
+        env["CUDA_VISIBLE_DEVICES"] = device
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("a", encoding="utf-8") as file:
-        code = subprocess.run([sys.executable, str(HERE / name), *map(str, arguments)], stdout=file, stderr=file, env=env,
-                              check=False).returncode  # fmt: skip
+        start = file.tell()
+        process = subprocess.Popen([sys.executable, str(HERE / name), *map(str, arguments)], stdout=file, stderr=file, env=env)
+        try:
+            code = process.wait()
+        except BaseException:
+            process.terminate()  # it saves and stops
+            process.wait()
+            raise
     if code:
-        lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+        lines = log.read_bytes()[start:].decode("utf-8", errors="replace").strip().splitlines()
         last = next((line for line in reversed(lines) if line.startswith("error: ")), lines[-1] if lines else "")
         raise ValueError(f"{name} ended with {code}: {last.rsplit(chr(13), 1)[-1]} (all of it in {log})")
+
+
+def name_gpu(device: torch.device) -> str | None:
+    """A GPU as ``CUDA_VISIBLE_DEVICES`` names it; the device counts among those that this process sees."""
+    if device.type != "cuda":
+        return None
+    seen = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return seen.split(",")[device.index or 0] if seen else str(device.index or 0)
 
 
 def flags(**values: object) -> list[str]:
@@ -145,7 +161,7 @@ def flags(**values: object) -> list[str]:
     return [part for name, value in values.items() if value is not None for part in (f"--{name}", str(value))]
 
 
-def fine_tune(args: argparse.Namespace, part: Path, folder: Path, device: int | None) -> None:
+def fine_tune(args: argparse.Namespace, part: Path, folder: Path, device: str | None) -> None:
     """The generator of one fraction: --generator, and then nothing but the words of ``part``."""
     finished = folder / "finished.json"
     if finished.is_file():
@@ -157,16 +173,18 @@ def fine_tune(args: argparse.Namespace, part: Path, folder: Path, device: int | 
         *flags(max_train_steps=args.generator_steps, learning_rate=args.generator_learning_rate,
                batch_size=args.generator_batch_size, save_every=max(1, min(500, args.generator_steps)), keep_checkpoints=1),
     ], folder.with_suffix(".log"), device)  # fmt: skip
+    if checkpoint_step(list_checkpoints(folder)[-1]) < args.generator_steps:  # it was stopped, and saved
+        raise ValueError(f"{folder}: the generator's training was stopped. Start the same command again to go on.")
     write_atomically(finished, json.dumps({"seconds": round(time.monotonic() - start, 1)}))
 
 
 def write_words(args: argparse.Namespace, model: Path, part: Path, folder: Path, per_writer: int, writers: Sequence[str],
-                device: int | None) -> None:  # fmt: skip
-    """Generated words in the hands of ``part``: none whose text the real words of split train hold."""
+                device: str | None) -> None:  # fmt: skip
+    """Generated words in hands of ``part``, none whose text its split train holds."""
     if (folder / METADATA_NAME).is_file():
         return
     call_script("inference.py", [
-        "--models_path", model, "--dataset_path", args.dataset_path, "--oov", per_writer, "--oov_scope", "dataset",
+        "--models_path", model, "--dataset_path", part, "--oov", per_writer, "--oov_scope", "dataset",
         "--save_path", folder, "--seed", 1, "--writer", *writers,
         *flags(words_file=args.words_file, recogniser=args.recogniser, best_of=args.best_of, max_cer=args.max_cer,
                num_steps=args.num_steps, batch_size=args.inference_batch_size),
@@ -174,7 +192,7 @@ def write_words(args: argparse.Namespace, model: Path, part: Path, folder: Path,
 
 
 def make_tasks(args: argparse.Namespace, parts: dict[float, Path]) -> list[Task]:
-    """All recognisers, the cheapest first."""
+    """All recognisers, fraction by fraction."""
     tasks = []
     for fraction, part in parts.items():
         root = args.save_path / fraction_name(fraction)
@@ -232,11 +250,34 @@ def check_settings(args: argparse.Namespace) -> None:
     write_atomically(path, json.dumps(own, indent=2, ensure_ascii=False))
 
 
+def check_generators(args: argparse.Namespace) -> None:
+    """Look at the generators before anything is done.
+
+    Raises:
+        FileNotFoundError: if one is none; ValueError: if --generator has seen the data set.
+    """
+    writers = {record.writer for record in read_word_folder(args.dataset_path)}
+    for flag, model in (("--generator", args.generator), ("--full_generator", args.full_generator)):
+        if model is None:
+            continue
+        checkpoints = list_checkpoints(model)
+        config = (checkpoints[-1] if checkpoints else model) / CONFIG_NAME
+        if not config.is_file():
+            raise FileNotFoundError(f"{flag} {model}: no {CONFIG_NAME} there. Give a run of train_diffusion.py.")
+        known = json.loads(config.read_text(encoding="utf-8")).get("writers", ())
+        # Of several word folders' writers the names may begin with the folder's.
+        seen = sorted({*known, *(name.partition("/")[2] for name in known)} & writers)
+        if seen and model is args.generator:
+            raise ValueError(f"--generator {model}: was trained on writers of --dataset_path ({', '.join(seen[:3])}), so the "
+                             "study would leak. Give a model that has not seen them, e.g. one trained on fonts; this one can "
+                             "be --full_generator.")  # fmt: skip
+
+
 def prepare(args: argparse.Namespace) -> tuple[dict[float, Path], int, list[str]]:
     """The word folders of the fractions, generated words a writer, and the writers.
 
     Raises:
-        ValueError: if a split is missing, or the generator knows the writers already.
+        ValueError: if a split is missing.
     """
     records = hold_out_val(read_word_folder(args.dataset_path))
     for split in ("train", "val", "test"):
@@ -244,15 +285,6 @@ def prepare(args: argparse.Namespace) -> tuple[dict[float, Path], int, list[str]
             raise ValueError(f"--dataset_path {args.dataset_path}: no word of split {split}. A study trains on train and "
                              "measures on test; process_dataset.py makes both.")  # fmt: skip
     writers = sorted({record.writer for record in records if record.split == "train"})
-    checkpoints = list_checkpoints(args.generator)
-    config = (checkpoints[-1] if checkpoints else args.generator) / CONFIG_NAME
-    if not config.is_file():
-        raise FileNotFoundError(f"--generator {args.generator}: no {CONFIG_NAME} there. Give a run of train_diffusion.py.")
-    known = set(json.loads(config.read_text(encoding="utf-8")).get("writers", ()))
-    if seen := sorted(known & set(writers)):
-        raise ValueError(f"--generator {args.generator}: was trained on writers of --dataset_path ({', '.join(seen[:3])}), so "
-                         "the study would leak. Give a model that has not seen them, e.g. one trained on fonts; this one can "
-                         "be --full_generator.")  # fmt: skip
     parts = {}
     for fraction in args.fractions:
         parts[fraction] = args.save_path / fraction_name(fraction) / "real"
@@ -274,11 +306,15 @@ def collect(tasks: Sequence[Task]) -> list[RunErrors]:
 
 def main(args: argparse.Namespace) -> None:
     """Fractions, generators, words, recognisers, report; each step is left out where it was done before."""
-    accelerator = Accelerator(cpu=not torch.cuda.is_available())
+    # Processes wait for the one that fine-tunes a generator: hours.
+    patience = InitProcessGroupKwargs(timeout=timedelta(days=7))
+    accelerator = Accelerator(cpu=not torch.cuda.is_available(), kwargs_handlers=[patience])
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that the scripts that this one calls are ended too
     rank, ranks, say = accelerator.process_index, accelerator.num_processes, accelerator.print
     device = accelerator.device
-    gpu = device.index if device.type == "cuda" else None
+    gpu = name_gpu(device)
     if accelerator.is_main_process:
+        check_generators(args)
         check_settings(args)
     with accelerator.main_process_first():
         parts, per_writer, writers = prepare(args)
@@ -291,7 +327,7 @@ def main(args: argparse.Namespace) -> None:
         fine_tune(args, parts[fraction], generator, gpu)
         own = sorted({record.writer for record in read_word_folder(parts[fraction], splits=["train"])})
         write_words(args, generator, parts[fraction], words, per_writer, own, gpu)
-    if args.full_generator and accelerator.is_local_main_process:
+    if args.full_generator and accelerator.is_main_process:
         write_words(args, args.full_generator, args.dataset_path, args.save_path / "synthetic_full", per_writer, writers, gpu)
     accelerator.wait_for_everyone()
 

@@ -24,6 +24,7 @@ from pathlib import Path
 import torch
 
 from generation import (
+    INDEX_NAME,
     REJECTED_NAME,
     SamplingSettings,
     Selection,
@@ -105,9 +106,9 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     group.add_argument("--guidance_scale", type=float, help="weight of the text; 1 is no guidance (default: "
                        f"{DEFAULT_GUIDANCE:g}, or 1 for a model trained without null conditions)")  # fmt: skip
     group.add_argument("--writer_guidance_scale", type=float, help="weight of the hand (default: --guidance_scale)")
-    group.add_argument("--guidance_interval", type=float, nargs=2, default=FULL_INTERVAL, metavar=("LOW", "HIGH"),
-                       help="guidance only at these noise levels, from 0 (clean) to 1 (noise); the others cost half (default: "
-                       "all)")  # fmt: skip
+    group.add_argument("--guidance_interval", type=float, nargs=2, metavar=("LOW", "HIGH"), help="guidance only at these noise "
+                       "levels, from 0 (clean) to 1 (noise); the others cost half (default: 0.25 0.9 for a model of flow "
+                       "prediction, else all)")  # fmt: skip
     group.add_argument("--seed", type=int, default=0, help="another seed, other variants (default: %(default)s)")
     group.add_argument("--batch_size", type=positive_int, default=32, help="words at once; does not change them (default: "
                        "%(default)s)")  # fmt: skip
@@ -134,7 +135,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     for name in ("best_of", "max_cer"):
         if getattr(args, name) is not None and not args.recogniser:
             parser.error(f"--{name} {getattr(args, name)}: goes with --recogniser")
-    low, high = args.guidance_interval = tuple(args.guidance_interval)
+    low, high = args.guidance_interval or FULL_INTERVAL
     if not 0 <= low < high <= 1:
         parser.error(f"--guidance_interval {low:g} {high:g}: two shares, 0 <= LOW < HIGH <= 1")
     if args.output_format == "webdataset" and not args.single_image:
@@ -230,11 +231,13 @@ def main(args: argparse.Namespace) -> None:
     settings = SamplingSettings(args.num_steps, args.scheduler, args.guidance_scale, args.writer_guidance_scale,
                                 args.guidance_interval, args.seed, args.batch_size)  # fmt: skip
     fixed = {key: value for key, value in asdict(settings).items() if key != "batch_size"}
-    fixed["guidance_interval"] = list(args.guidance_interval)  # as it is read again
     if args.output_format == "webdataset":
         fixed["words_per_tar"] = args.words_per_tar
     chosen_by = {"recogniser": args.recogniser, "best_of": args.best_of or 1, "max_cer": args.max_cer,
                  "normalise": args.normalise}  # fmt: skip
+    if args.overwrite and (args.save_path / INFERENCE_SETTINGS).is_file():  # the index first: it says that all tars are there
+        for path in [args.save_path / INDEX_NAME, *args.save_path.glob("words-*.tar"), *args.save_path.glob("words-*.json")]:
+            path.unlink(missing_ok=True)
     is_finished = prepare_output(args.save_path, {
         "models_path": str(args.models_path.resolve()), "step": pipeline.card.extra.get("step"), "words": len(jobs),
         "records": hashlib.sha256("".join(job.record.as_json() for job in jobs).encode()).hexdigest()[:16],
@@ -246,9 +249,6 @@ def main(args: argparse.Namespace) -> None:
         recogniser = load_recogniser(args.recogniser, device=device)
         selection = Selection(recogniser, args.best_of or 1, args.max_cer, args.normalise)
     if args.output_format == "webdataset":
-        if args.overwrite:
-            for path in args.save_path.glob("words-*.*"):
-                path.unlink()
         written = write_tars(pipeline, jobs, args.save_path, settings, selection, words_per_tar=args.words_per_tar, shard=shard,
                              shards=shards)  # fmt: skip
         index = finish_tars(args.save_path, len(jobs), args.words_per_tar)

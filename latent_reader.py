@@ -30,7 +30,7 @@ class LatentReaderConfig:
 
     Attributes:
         vocabulary_size: classes, padding among them: id 0 is CTC's blank.
-        latent_channels, latent_height: of the latents; the height a multiple of 4.
+        latent_channels, latent_height: of the latents.
         channels: of the three levels of convolutions and of those along the line.
     """
 
@@ -68,7 +68,7 @@ class LatentReader(nn.Module):
             nn.Conv2d(first, second, 3, stride=(2, 1), padding=1), nn.GroupNorm(8, second), nn.SiLU(),
             nn.Conv2d(second, third, 3, stride=(2, 1), padding=1), nn.GroupNorm(8, third), nn.SiLU(),
         )  # fmt: skip
-        self.project = nn.Conv1d(third * (config.latent_height // 4), line, 1)
+        self.project = nn.Conv1d(third * -(-config.latent_height // 4), line, 1)
         self.line = nn.Sequential(*(LineBlock(line) for _ in range(3)))
         self.norm = nn.GroupNorm(1, line)
         self.head = nn.Conv1d(line, FRAMES * config.vocabulary_size, 1)
@@ -87,13 +87,19 @@ class LatentReader(nn.Module):
         logits = logits.unflatten(1, (FRAMES, -1)).permute(0, 3, 1, 2).flatten(1, 2)  # (B, 2 W, classes)
         return logits.float().log_softmax(dim=-1)
 
-    def loss(self, latents: Tensor, input_ids: Tensor) -> Tensor:
-        """(B,) CTC losses, nats a character, of (B, L) ids whose padding is 0; 0 for empty texts and such as are too long."""
-        lengths = (input_ids != 0).sum(dim=1)
+    def loss(self, latents: Tensor, input_ids: Tensor, lengths: Tensor) -> Tensor:
+        """CTC losses of words.
+
+        Args:
+            input_ids: (B, L), padding is 0.
+            lengths: (B,) characters of each text, on the CPU: a GPU's would have to be waited for.
+        Returns:
+            (B,) nats a character; 0 for texts that are too long for their columns.
+        """
         log_probs = self(latents).transpose(0, 1)  # (T, B, classes)
         frames = torch.full_like(lengths, log_probs.shape[0])
         losses = F.ctc_loss(log_probs, input_ids, frames, lengths, reduction="none", zero_infinity=True)
-        return losses / lengths.clamp_min(1)
+        return losses / lengths.clamp_min(1).to(losses.device)
 
     def grow(self, vocabulary_size: int) -> "LatentReader":
         """A copy that can learn to read more characters, whose ids follow those that it knows; to be trained."""
@@ -136,12 +142,12 @@ def add_some_noise(latents: Tensor, generator: torch.Generator) -> Tensor:
     return (1 - share) * latents + share * torch.randn(latents.shape, device=latents.device, generator=generator)
 
 
-def train_latent_reader(reader: LatentReader, draw: Callable[[int], tuple[Tensor, Tensor]], steps: int, *, seed: int,
+def train_latent_reader(reader: LatentReader, draw: Callable[[int], tuple[Tensor, Tensor, Tensor]], steps: int, *, seed: int,
                         autocast: Callable, learning_rate: float = 1e-3) -> float:  # fmt: skip
     """Teach a reader real words.
 
     Args:
-        draw: the (B, 4, h, W) latents and (B, L) ids of a step.
+        draw: the (B, 4, h, W) latents, (B, L) ids and (B,) lengths of a step.
         autocast: makes the context of a forward pass.
     Returns:
         Mean loss of the last steps, nats a character.
@@ -153,10 +159,10 @@ def train_latent_reader(reader: LatentReader, draw: Callable[[int], tuple[Tensor
         rate = learning_rate * learning_rate_factor(step, warmup_steps=50, horizon=steps, schedule="cosine")
         for group in optimizer.param_groups:
             group["lr"] = rate
-        latents, input_ids = draw(step)
+        latents, *labels = draw(step)
         noisy = add_some_noise(latents, make_generator(device, seed, step, 0xEAD))
         with autocast():
-            loss = reader.loss(noisy, input_ids).mean()
+            loss = reader.loss(noisy, *labels).mean()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(reader.parameters(), 1.0)
         optimizer.step()

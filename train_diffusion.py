@@ -296,7 +296,8 @@ def main(args: argparse.Namespace) -> None:
     if args.compile:
         compile_in_place(trainer.bare_unet, device, say)
     if settings.legibility_weight:
-        trainer.prepare_reader(args.save_path / READER_FOLDER, find_reader(args.init_from) if args.init_from else None)
+        origin = checkpoint or args.init_from
+        trainer.prepare_reader(args.save_path / READER_FOLDER, find_reader(origin) if origin else None)
     say(f"words       {len(set(chosen))} to train on ({len(chosen)} an epoch), {len(trainer.val_indices)} to validate on; "
         f"{len(card.writers)} writers, {card.charset.describe()}")  # fmt: skip
     say(f"model       {sum(p.numel() for p in unet.parameters()) / 1e6:.2f} M parameters, {card.schedule.prediction_type}, "

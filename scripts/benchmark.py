@@ -35,11 +35,13 @@ from torch import nn  # noqa: E402
 
 from autoencoder import CompactAutoencoder, hash_vae  # noqa: E402
 from diffusion_trainer import DiffusionTrainer, TrainingSettings  # noqa: E402
+from latent_reader import LatentReader, LatentReaderConfig  # noqa: E402
 from model_card import ModelCard  # noqa: E402
-from pipeline import HandwritingPipeline  # noqa: E402
+from pipeline import FULL_INTERVAL, HandwritingPipeline  # noqa: E402
 from unet import UNet, make_config  # noqa: E402
 from utils.charset import Charset  # noqa: E402
 from utils.cli import positive_int, run  # noqa: E402
+from utils.compiling import compile_in_place  # noqa: E402
 from utils.diffusion import NoiseSchedule  # noqa: E402
 from utils.layout import CANVAS_STEP, WidthModel  # noqa: E402
 from utils.sources import TrainingWords  # noqa: E402
@@ -95,7 +97,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
                         f"timed, of {PUBLISHED_STEPS} (default: %(default)s)")  # fmt: skip
     parser.add_argument("--num_words", type=positive_int, default=20_000, help="of the made-up IAM that is preprocessed "
                         "(default: %(default)s)")  # fmt: skip
-    parser.add_argument("--compile", action="store_true", help="also time our models behind torch.compile")
+    parser.add_argument("--compile", action="store_true", help="time our models behind torch.compile (training both ways)")
     parser.add_argument("--mixed_precision", choices=("no", "bf16"), help="of ours (default: bf16 where it is native)")
     parser.add_argument("--device", help="default: a GPU if there is one")
     return parser.parse_args(argv)
@@ -181,14 +183,15 @@ def our_train_step(args: argparse.Namespace, batch_size: int, *, is_full: bool,
     texts = draw_texts(64 * batch_size)
     records = tuple(WordRecord(f"images/{i}.png", text, f"{i % WRITERS:03d}") for i, text in enumerate(texts))
     words = TrainingWords(records, tuple(Path("benchmark") / r.file_name for r in records), (1.0,) * len(records))
-    accelerator = Accelerator(mixed_precision=args.mixed_precision, cpu=args.device == "cpu")
+    accelerator = Accelerator(mixed_precision=args.mixed_precision, cpu=not torch.cuda.is_available() or args.device == "cpu")
     vae = CompactAutoencoder()
     unet = make_unet(args.preset)
-    if is_compiled:
-        unet.compile()
-    settings = TrainingSettings(10**6, 10**6, batch_size, 1e-4)
+    settings = TrainingSettings(10**6, 10**6, batch_size, 1e-4, legibility_weight=0.5)
     trainer = DiffusionTrainer(accelerator, unet, make_card(vae, args.preset), vae, words, MadeUpCache(texts, is_full),
                                settings)  # fmt: skip
+    trainer.reader = LatentReader(LatentReaderConfig(len(CHARACTERS) + 1)).requires_grad_(False).to(trainer.device)
+    if is_compiled:
+        compile_in_place(trainer.bare_unet, trainer.device)
     trainer.unet.train()
 
     def step() -> None:
@@ -200,7 +203,7 @@ def our_train_step(args: argparse.Namespace, batch_size: int, *, is_full: bool,
 def benchmark_training(args: argparse.Namespace, device: torch.device) -> list[Row]:
     """Images a second of a training step, both ways."""
     batch = args.train_batch_size or (224 if device.type == "cuda" else 16)
-    name = f"ours ({args.preset}, {args.mixed_precision}, latents cached)"
+    name = f"ours ({args.preset}, {args.mixed_precision}, latents cached, with the reader's loss)"
     calls = {"published (fp32, VAE in the step)": published_train_step(make_sd_vae().to(device), batch, device),
              f"{name}, whole canvas": our_train_step(args, batch, is_full=True),
              f"{name}, canvas of the word": our_train_step(args, batch, is_full=False)}  # fmt: skip
@@ -257,7 +260,7 @@ def benchmark_sampling(args: argparse.Namespace, device: torch.device) -> list[R
                       ("compact VAE", CompactAutoencoder().eval().requires_grad_(False))):  # fmt: skip
         unet, card = make_unet(args.preset).eval(), make_card(own, args.preset)
         if args.compile:
-            unet.compile()
+            compile_in_place(unet, device)
         for is_full in (True, False):
             pipelines[name, is_full] = HandwritingPipeline(unet, own, replace(card, canvas_step=None) if is_full else card)
             pipelines[name, is_full].to(device, torch.bfloat16 if args.mixed_precision == "bf16" else torch.float32)
@@ -266,7 +269,8 @@ def benchmark_sampling(args: argparse.Namespace, device: torch.device) -> list[R
 
     def write(name: str, count: int, steps: int, is_full: bool) -> Callable[[], None]:
         texts = draw_texts(count)
-        return lambda: pipelines[name, is_full](texts, ["000"] * count, num_inference_steps=steps, guidance_scale=4.0)
+        return lambda: pipelines[name, is_full](texts, ["000"] * count, num_inference_steps=steps,
+                                                 guidance_interval=FULL_INTERVAL)
 
     calls = {"step": _repeat(step, args.published_calls), "decode": decode}
     counts = {}
@@ -276,7 +280,8 @@ def benchmark_sampling(args: argparse.Namespace, device: torch.device) -> list[R
               ("compact VAE", batches[-1], middle, True), ("compact VAE", batches[-1], middle, False)]  # fmt: skip
     for name, count, steps, is_full in plans:
         canvas = "whole canvas" if is_full else "canvas of the word"
-        label = f"ours ({args.preset}, {args.mixed_precision}), {name}, {steps} steps, batch {count}, {canvas}"
+        how = f"{args.preset}, {args.mixed_precision}{', compiled' if args.compile else ''}"
+        label = f"ours ({how}), {name}, {steps} steps, batch {count}, {canvas}"
         calls[label], counts[label] = write(name, count, steps, is_full), count
     timings = time_interleaved(calls, device, rounds=args.rounds)
     one, last = timings.pop("step"), timings.pop("decode")
@@ -378,7 +383,7 @@ def benchmark_first_word(args: argparse.Namespace, device: torch.device) -> list
                 continue
             writer = json.loads((model / "config.json").read_text(encoding="utf-8"))["writers"][0]
             found = [run_measured(["inference.py", "--models_path", model, "--words", "word", "--writer", writer, "--device",
-                                   device.type, "--save_path", root / f"{model.name}{i}"])
+                                   device, "--save_path", root / f"{model.name}{i}"])
                      for i in range(args.rounds)]  # fmt: skip
             for what, values, unit in (("first word, process start included", [s for s, _ in found], "s"),
                                        ("memory", [m / 2**20 for _, m in found], "MiB")):  # fmt: skip
@@ -445,7 +450,6 @@ def compare(rows: Sequence[Row]) -> list[str]:
 def main(args: argparse.Namespace) -> None:
     """Measure the parts, print the table, write the file."""
     device = torch.device(args.device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    args.device = device.type
     args.mixed_precision = args.mixed_precision or ("bf16" if has_fast_bf16(device) else "no")
     machine = describe_machine(device)
     print(f"machine     {machine['name']}, {machine['cores']} cores, torch {machine['torch']}")

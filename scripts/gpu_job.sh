@@ -5,7 +5,8 @@
 #   bash scripts/gpu_job.sh STEP BUNDLE                 # on the GPU, in this order: setup vae base small benchmark dataset
 #   bash scripts/gpu_job.sh bring BUNDLE                # results as files of at most 15 MiB
 #
-# WORDS.pack holds real handwriting (scripts/pack_words.py). A step that was cut off goes on when it is called again, and one
+# WORDS.pack holds real handwriting: a word folder of 64x512 pixels with texts of at most 40 characters, packed by
+# scripts/pack_words.py. A step that was cut off goes on when it is called again, and one
 # that is done is left out. JOB is the folder of all work (default: /tmp/gpu_job), OUT that of results (default: JOB/out).
 # For a rehearsal on a CPU: PRESET=tiny SMALL=tiny FONT_WORDS=200 VAE_STEPS=4 MINUTES=0.2 COUNT=8 BATCH=8 PILOT=4.
 set -euo pipefail
@@ -26,8 +27,11 @@ mkdir -p "$job" "$out"
 export PYTHONPATH="$job/site${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBUFFERED=1
 
 wheels=(diffusers importlib_metadata zipp pyspellchecker jiwer rapidfuzz torch-fidelity webdataset braceexpand
-        fontpkg-caveat fontpkg-dancing-script fontpkg-delius fontpkg-great-vibes fontpkg-indie-flower fontpkg-kalam
+        fontpkg fontpkg-caveat fontpkg-dancing-script fontpkg-delius fontpkg-great-vibes fontpkg-indie-flower fontpkg-kalam
         fontpkg-satisfy fontpkg-shadows-into-light fontpkg-yellowtail fontpkg-zeyada)
+
+# is_at RUN STEP: whether the run has a checkpoint of this step (a training that was stopped saves, and ends without error).
+is_at() { [ -e "$1/step_$(printf %08d "$2")" ]; }
 
 say() { echo; echo "== $* ($(date +%H:%M:%S))"; }
 
@@ -41,24 +45,28 @@ train() {
         [ -e "$run" ] && rm -rf "$run"
         "$python" train_diffusion.py "${flags[@]}" --vae "$job/vae" --preset "$kind" --batch_size "$batch" --learning_rate "$rate" \
             --ema_decay 0.999 --max_train_steps "$pilot" --schedule_steps 1000000 ${COMPILE:+--compile} --log_every "$((pilot / 4))"
-        "$python" - "$run/log.csv" "$batch" "$budget" "$pilot" > "$job/$name.steps" <<'PY'
+        is_at "$run" "$pilot" || { echo "the pilot was stopped"; exit 1; }
+        "$python" - "$run/log.csv" "$batch" "$budget" "$pilot" > "$job/$name.steps.part" <<'PY'
 import csv, sys
 rows = list(csv.DictReader(open(sys.argv[1])))
 batch, minutes, pilot = int(sys.argv[2]), float(sys.argv[3]), int(sys.argv[4])
-first, last = rows[len(rows) // 2 - 1], rows[-1]  # the first half compiles and warms up
+first, last = rows[1], rows[-2]  # the first compiles and warms up, the last validates
 speed = (int(last["step"]) - int(first["step"])) / max(1e-6, float(last["seconds"]) - float(first["seconds"]))
 print(max(pilot + 1, int(minutes * 60 * speed)))
 PY
+        mv "$job/$name.steps.part" "$job/$name.steps"
     fi
     local steps; steps="$(cat "$job/$name.steps")"
     echo "$name: $steps steps in $budget minutes"
     "$python" train_diffusion.py "${flags[@]}" --resume --max_train_steps "$steps" --schedule_steps "$steps" ${COMPILE:+--compile}
+    is_at "$run" "$steps" || { echo "$name was stopped; call the step again to go on"; exit 1; }
     touch "$job/$name.done"
 }
 
 case "$step" in
 bundle)
     words="${2:?name the packed words}" bundle="${3:?name the bundle}"
+    rm -rf "$bundle/wheels"  # two versions of one wheel would stop the installation
     mkdir -p "$bundle/wheels"
     cp "$words" "$bundle/words.pack"
     platforms=(); for number in 28 27 24 17; do platforms+=(--platform "manylinux_2_${number}_x86_64"); done
@@ -76,13 +84,14 @@ setup)
     "$python" -c 'import torch, diffusers; print(torch.__version__, diffusers.__version__, torch.cuda.is_available())'
     say "words"
     [ -e "$job/real" ] || { rm -rf "$job/real.part"; "$python" scripts/pack_words.py --unpack "$bundle/words.pack" --save_path "$job/real.part"; mv "$job/real.part" "$job/real"; }
-    "$python" preprocessing/process_dataset.py --dataset fonts --num_words "$font_words" --img_size 64 512 --seed 1 --save_dir "$job/fonts"
+    [ -e "$job/fonts/metadata.jsonl" ] || "$python" preprocessing/process_dataset.py --dataset fonts --num_words "$font_words" --img_size 64 512 --seed 1 --save_dir "$job/fonts"
     ;;
 vae)
     say "VAE"
     resume=(); compgen -G "$job/vae/step_*" > /dev/null && resume=(--resume)
     "$python" train_autoencoder.py --dataset_path "$job/fonts:0.5" "$job/real" --save_path "$job/vae" --max_train_steps "$vae_steps" \
         --batch_size 128 --save_every 2000 "${resume[@]}"
+    is_at "$job/vae" "$vae_steps" || { echo "the VAE was stopped; call the step again to go on"; exit 1; }
     ;;
 base) say "large model"; train large "$preset" "${minutes:-8.5}" 3e-4 ;;
 small) say "small model"; train little "$small" "${minutes:-5}" 8e-4 ;;
@@ -92,11 +101,14 @@ benchmark)
     ;;
 dataset)
     say "$count words"
+    [ -e "$job/written/index.json" ] && { echo "they are written"; exit 0; }
+    rm -rf "$job/written"  # timed from its begin
     "$python" - "$job" "$count" <<'PY'
 import json, random, sys
 from pathlib import Path
 job, count = Path(sys.argv[1]), int(sys.argv[2])
-texts = [json.loads(line)["text"] for line in (job / "fonts" / "metadata.jsonl").open()]
+words = map(json.loads, (job / "fonts" / "metadata.jsonl").open())
+texts = [word["text"] for word in words if word["split"] == "train"]
 draw = random.Random(0)
 (job / "texts.txt").write_text("".join(f"{draw.choice(texts)}\n" for _ in range(count)))
 PY

@@ -21,15 +21,15 @@ def draw(step):
     patterns = torch.randn(5, 4, 8, 3, generator=make_generator("cpu", 99))
     input_ids = torch.randint(1, 5, (16, 4), generator=generator)
     latents = torch.cat([patterns[input_ids[:, i]] for i in range(4)], dim=-1)
-    return latents, input_ids
+    return latents, input_ids, torch.full((16,), 4)
 
 
 def test_it_learns_to_read():
     reader = make_reader()
-    latents, input_ids = draw(1000)
-    before = reader.loss(latents, input_ids).mean()
+    latents, *labels = draw(1000)
+    before = reader.loss(latents, *labels).mean()
     loss = train_latent_reader(reader, draw, 80, seed=0, autocast=contextlib.nullcontext, learning_rate=5e-3)
-    assert loss < 0.5 * before and reader.loss(latents, input_ids).mean() < 0.5 * before
+    assert loss < 0.5 * before and reader.loss(latents, *labels).mean() < 0.5 * before
     assert not reader.training and not any(p.requires_grad for p in reader.parameters())
 
 
@@ -37,25 +37,27 @@ def test_frames_and_classes():
     log_probs = make_reader()(torch.randn(2, 4, 8, 6))
     assert log_probs.shape == (2, 12, 5)
     torch.testing.assert_close(log_probs.exp().sum(dim=-1), torch.ones(2, 12))
-    assert make_reader(latent_height=4)(torch.randn(2, 4, 4, 6)).shape == (2, 12, 5)
+    for height in (4, 6, 7):
+        assert make_reader(latent_height=height)(torch.randn(2, 4, height, 6)).shape == (2, 12, 5)
 
 
 def test_the_loss_is_of_each_word_and_ignores_padding():
     reader = make_reader()
-    latents, input_ids = draw(0)
-    losses = reader.loss(latents, input_ids)
+    latents, *labels = draw(0)
+    losses = reader.loss(latents, *labels)
     assert losses.shape == (16,) and (losses > 0).all()
+    input_ids, lengths = labels
     padded = torch.nn.functional.pad(input_ids, (0, 3))
-    torch.testing.assert_close(reader.loss(latents, padded), losses)
+    torch.testing.assert_close(reader.loss(latents, padded, lengths), losses)
     too_long = input_ids.repeat(1, 9)
-    assert (reader.loss(latents, too_long) == 0).all()  # 36 letters in 24 frames: no path, and no infinite loss
+    assert (reader.loss(latents, too_long, 9 * lengths) == 0).all()  # 36 letters in 24 frames: no path, no infinite loss
 
 
 def test_its_gradient_reaches_the_latents():
     reader = make_reader()
-    latents, input_ids = draw(0)
+    latents, *labels = draw(0)
     latents.requires_grad_(True)
-    reader.loss(latents, input_ids).mean().backward()
+    reader.loss(latents, *labels).mean().backward()
     assert latents.grad.abs().sum(dim=(1, 2, 3)).min() > 0
 
 
@@ -79,7 +81,7 @@ def test_it_is_saved_and_loaded(tmp_path):
 
 def test_it_grows_by_characters_and_reads_the_old_ones_as_before():
     reader = make_reader()
-    latents, _ = draw(0)
+    latents, *_ = draw(0)
     train_latent_reader(reader, draw, 20, seed=0, autocast=contextlib.nullcontext)
     grown = reader.grow(8)
     assert grown.config.vocabulary_size == 8 and all(p.requires_grad for p in grown.parameters())

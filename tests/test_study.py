@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from tests.helpers import make_word_folder
-from utils.study import ARMS, RunErrors, choose_fraction, copy_words, hold_out_val, summarise
+from utils.study import ARMS, RunErrors, choose_fraction, copy_words, correct_for_several, hold_out_val, summarise
 from utils.study_report import render_study, verdict, write_table
 from utils.word_folder import WordRecord, read_word_folder
 
@@ -77,6 +77,22 @@ def test_a_clear_difference_is_found_and_chance_is_not():
                 for arm in (REAL, MIXED) for seed in range(3)]  # fmt: skip
         p_values.append(summarise(runs).differences[0].cer_p_value)
     assert 0 <= np.mean(np.array(p_values) < 0.05) <= 0.15 and 0.3 < np.mean(p_values) < 0.7
+
+
+def test_seeds_that_differ_more_than_arms_prove_nothing():
+    found = []
+    for number in range(40):
+        rng = np.random.default_rng(number)
+        shifts = rng.choice([0, 1, 2], (2, 3))  # a recogniser's luck moves all of its words
+        runs = [make_run(arm, 10, seed, rng.binomial(5, 0.2, 2000) + shifts[a, seed], [9] * 2000)
+                for a, arm in enumerate((REAL, MIXED)) for seed in range(3)]  # fmt: skip
+        found.append(summarise(runs).differences[0].cer_p_value < 0.05)
+    assert np.mean(found) < 0.35  # three seeds tell little; words alone would call nearly all of these differences sure
+
+
+def test_several_fractions_are_read_together():
+    assert correct_for_several([0.04, 0.01, 0.03]) == pytest.approx([0.06, 0.03, 0.06])
+    assert correct_for_several([]) == [] and correct_for_several([0.9, 0.8]) == [1.0, 1.0]
 
 
 def test_the_test_is_paired_by_word():

@@ -56,7 +56,7 @@ def draw_lines(groups: Sequence[str], series: Mapping[str, Sequence[tuple[float,
         series: by name, at most four, for each group (value, low, high) of shares, or None.
     """
     top = _nice_top(min(1.0, 1.1 * max((point[2] for row in series.values() for point in row if point), default=1.0)))
-    body = [_axes(top, x_label, y_label), _legend(list(series), LINE_COLOURS, width=150)]
+    body = [_axes(top, x_label, y_label), _legend(list(series), LINE_COLOURS, width=140)]
     slot = (WIDTH - LEFT - RIGHT) / max(1, len(groups))
     for number, group in enumerate(groups):
         body.append(_text(LEFT + slot * (number + 0.5), HEIGHT - BOTTOM + 13, group, size=10))

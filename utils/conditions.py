@@ -33,6 +33,7 @@ class TrainingConditions:
         self.input_ids = charset.encode(texts, max_length).to(device)
         # In the order in which they stand along the line.
         self.reading_ids = charset.encode([t[::-1] if is_right_to_left(t) else t for t in texts], max_length).to(device)
+        self.lengths = torch.tensor([len(text) for text in texts])  # on the CPU
         self.writer_ids = torch.tensor([writers.get(record.writer, null_writer or 0) for record in records], device=device)
         self.pad_id, self.null_writer = charset.pad_id, null_writer
         self._edges = None

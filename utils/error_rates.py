@@ -13,7 +13,7 @@ class ErrorRates:
     Attributes:
         words: how many were read.
         cer: edit operations over all characters that were written; above 1 if far too much is read.
-        wer: edit operations over all words between spaces, case and all: of single words the share that is not read exactly.
+        wer: edit operations over all words between spaces, case and all.
     """
 
     words: int

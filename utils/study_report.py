@@ -8,7 +8,7 @@ from pathlib import Path
 
 from utils.charts import draw_lines
 from utils.report import STYLE
-from utils.study import ARMS, BASE, Row, Study, format_p, format_rate
+from utils.study import ARMS, BASE, Row, Study, correct_for_several, format_p, format_rate
 from utils.word_folder import write_atomically
 
 COLUMNS = ("fraction_percent", "trained_on", "upper_bound", "words", "cer", "cer_low", "cer_high", "wer", "wer_low", "wer_high",
@@ -41,8 +41,8 @@ def draw_study(study: Study, rate: Callable[[Row], object], label: str) -> str:
 def verdict(study: Study) -> str:
     """The answer in one sentence, from real+synthetic against real."""
     mixed = [d for d in study.differences if d.arm.slug == "mixed"]
-    helps = [d for d in mixed if d.cer.value < 0 and d.cer_p_value < 0.05]
-    harms = [d for d in mixed if d.cer.value > 0 and d.cer_p_value < 0.05]
+    sure = [d for d, p in zip(mixed, correct_for_several([d.cer_p_value for d in mixed])) if p < 0.05]
+    helps, harms = [d for d in sure if d.cer.value < 0], [d for d in sure if d.cer.value > 0]
     names = lambda found: ", ".join(f"{d.fraction:g} % ({format_rate(d.cer, is_difference=True)})" for d in found)  # noqa: E731
     parts = []
     if helps:
@@ -71,11 +71,14 @@ def render_study(study: Study, settings: Mapping[str, object]) -> str:
     upper = any(row.arm.is_upper_bound for row in study.rows)
     protocol = (
         f"{study.test_words} test words, {study.seeds} recognisers of each kind. CER: edit operations over characters, exact, "
-        "case and all; WER: share of words that are not read exactly. Rates are means over seeds; intervals are 95 % "
-        "percentile bootstrap intervals over test words and seeds; p is of a two-sided paired randomisation test over test "
-        "words. At each fraction the generator has seen that fraction of the real data and nothing more; all arms of a "
+        "case and all; WER: the same over words. Rates are means over seeds; intervals are 95 % percentile bootstrap "
+        f"intervals over test words{' and seeds' if study.seeds > 1 else ', not over seeds, of which there is one'}; p is "
+        "two-sided, from the same draws, paired by test word; the sentence above corrects it for the number of fractions "
+        "(Holm). Each fraction has one generator and one set of generated words: what others would have given is not in the "
+        "intervals. At each fraction the generator has seen that fraction of the real data and nothing more; all arms of a "
         "fraction choose their best weights on the same real words, the same fraction of the split val; the test words are "
-        "seen by nobody."
+        "seen by nobody. That holds for a recogniser that chose words (--recogniser) and for one that all arms start from "
+        "(--init_from) only if they have not seen the data set."
         + (" The upper bound's generator has seen all real training words at every fraction: it is no fair comparison below "
            "100 %." if upper else ""))  # fmt: skip
     title = "Does generated handwriting help?"
