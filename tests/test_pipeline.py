@@ -10,7 +10,7 @@ import torch
 
 from autoencoder import CompactAutoencoder, hash_vae
 from model_card import ModelCard, find_checkpoint
-from pipeline import HandwritingPipeline
+from pipeline import FULL_INTERVAL, HandwritingPipeline
 from tests.helpers import IMG_SIZE, WRITERS
 from utils.diffusion import SCHEDULERS
 from utils.jobs import choose_writers, jobs_of_texts
@@ -110,18 +110,20 @@ def test_without_guidance_one_branch_is_computed(pipeline):
 
 
 def test_equal_scales_need_two_branches(pipeline):
-    assert set(count_rows(pipeline, guidance_scale=3.0)) == {4}
+    assert set(count_rows(pipeline, guidance_scale=3.0, guidance_interval=FULL_INTERVAL)) == {4}
 
 
 def test_unequal_scales_need_three_branches(pipeline):
-    assert set(count_rows(pipeline, guidance_scale=3.0, writer_guidance_scale=1.0)) == {6}
+    rows = count_rows(pipeline, guidance_scale=3.0, writer_guidance_scale=1.0, guidance_interval=FULL_INTERVAL)
+    assert set(rows) == {6}
 
 
 def test_the_branches_have_neither_condition_then_the_text_then_both(pipeline):
     calls = []
     hook = pipeline.unet.register_forward_pre_hook(lambda module, args, kwargs: calls.append(args), with_kwargs=True)
     try:
-        pipeline(["cab"], ["02"], guidance_scale=3.0, writer_guidance_scale=2.0, num_inference_steps=1)
+        pipeline(["cab"], ["02"], guidance_scale=3.0, writer_guidance_scale=2.0, num_inference_steps=1,
+                 guidance_interval=FULL_INTERVAL)  # fmt: skip
     finally:
         hook.remove()
     _, _, input_ids, rows, layout = calls[0]

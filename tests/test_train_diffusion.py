@@ -506,9 +506,15 @@ def test_legible_training_resumes_exactly(legible_run, words_folder, vae_folder,
     assert_equal_states(list_checkpoints(run)[-1], last)
 
 
-def test_a_run_that_lost_its_reader_teaches_another(legible_run, tmp_path, train, capsys):
-    clone_checkpoint(list_checkpoints(legible_run)[0], tmp_path / "run")
-    train("--resume", "--max_train_steps", 3)
+def test_a_run_takes_its_reader_from_the_checkpoint_or_teaches_another(legible_run, tmp_path, train, capsys):
+    first, last = list_checkpoints(legible_run)
+    run = clone_checkpoint(first, tmp_path / "run")  # moved without the folder reader beside it
+    train("--resume", "--max_train_steps", 4)
+    assert_equal_states(list_checkpoints(run)[-1], last)
+    assert "reader      " not in capsys.readouterr().out
+    for folder in run.rglob("reader"):
+        shutil.rmtree(folder)
+    train("--resume", "--max_train_steps", 5)
     assert "reader      3 steps" in capsys.readouterr().out
 
 
