@@ -184,8 +184,13 @@ class DiffusionTrainer:
         return s.learning_rate * learning_rate_factor(self.step, warmup_steps=s.lr_warmup_steps, horizon=s.schedule_steps,
                                                       schedule=s.lr_schedule)  # fmt: skip
 
-    def draw_latents(self, indices: Tensor, columns: int, generator: torch.Generator) -> Tensor:
-        """(B, 4, h, columns) fresh samples of the records' posteriors; ``indices`` (B,) on the CPU."""
+    def draw_latents(self, indices: Tensor, generator: torch.Generator) -> Tensor:
+        """(B, 4, h, w) fresh samples of the records' posteriors, on the canvas that holds the widest of them.
+
+        Args:
+            indices: (B,) on the CPU, where they come from and the canvases are: a GPU would have to be waited for.
+        """
+        columns = int(self.canvases[indices].max()) // DOWNSCALE
         moments = self.moments[indices.to(self.moments.device), ..., :columns].to(self.device)
         means, deviations = moments.float().unbind(dim=1)
         return means + deviations * torch.randn(means.shape, device=self.device, generator=generator)
@@ -193,14 +198,12 @@ class DiffusionTrainer:
     def loss(self, model: nn.Module, indices: Tensor, timesteps: Tensor, generator: torch.Generator,
              dropped: tuple[Tensor, Tensor] | None = None, *, legibility_weight: float = 0.0) -> Tensor:  # fmt: skip
         """Mean squared error of the prediction on records at given timesteps, and what can't be read in it; scalar."""
-        # On the CPU, where the indices come from: a GPU would have to be waited for.
-        columns = int(self.canvases[indices].max()) // DOWNSCALE
-        latents = self.draw_latents(indices, columns, generator)
+        latents = self.draw_latents(indices, generator)
         lengths, indices = self.conditions.lengths[indices], indices.to(self.device)
         noise = torch.randn(latents.shape, device=self.device, generator=generator)
         noisy_latents, target = self.schedule.add_noise(self.noise_scheduler, latents, noise, timesteps)
         with self.accelerator.autocast():
-            prediction = model(noisy_latents, timesteps, *self.conditions.batch(indices, columns, dropped)).float()
+            prediction = model(noisy_latents, timesteps, *self.conditions.batch(indices, latents.shape[-1], dropped)).float()
         loss = F.mse_loss(prediction, target)
         if legibility_weight:
             clean, share = self.schedule.predict_clean(self.noise_scheduler, noisy_latents, prediction, timesteps)
@@ -232,9 +235,7 @@ class DiffusionTrainer:
 
             def draw(step: int) -> tuple[Tensor, Tensor, Tensor]:
                 indices = self.sampler.batch(step)
-                columns = int(self.canvases[indices].max()) // DOWNSCALE
-                generator = make_generator(self.device, s.seed, step, 0xDA7A)
-                latents = self.draw_latents(indices, columns, generator)
+                latents = self.draw_latents(indices, make_generator(self.device, s.seed, step, 0xDA7A))
                 return latents, self.conditions.reading_ids[indices.to(self.device)], self.conditions.lengths[indices]
 
             torch.manual_seed(s.seed)

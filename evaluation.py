@@ -226,7 +226,7 @@ def main(args: argparse.Namespace) -> None:
                              f"does not have ({', '.join(pair.unshared[:3])}): no distance counts them")  # fmt: skip
 
     for name, deed in name_choosers(args.generated).items():
-        facts.append((f"{name}", deed))
+        facts.append((name, deed))
         if any(one == name or (Path(one).exists() and Path(one).resolve() == Path(name).resolve()) for one in recognisers):
             results.notes.append(f"{name} {deed} and scores them too: its rates flatter. Trust another recogniser's.")
 

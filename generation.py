@@ -1,13 +1,10 @@
 """Writing many words into a word folder: what can be written, batches, going on after an interruption, and the choice among
 variants by a recogniser."""
 
-import io
 import json
-import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -19,10 +16,9 @@ from recogniser import Recogniser
 from utils.images import make_sheet
 from utils.jobs import Job, slug
 from utils.metrics import character_error_rates
-from utils.word_folder import WordRecord, read_notes, save_image, write_atomically
+from utils.word_folder import WordRecord, read_notes, save_image
 
 REJECTED_NAME = "rejected.jsonl"
-INDEX_NAME = "index.json"  # of tar files
 SHEET_WORDS = 64
 VARIANT_STRIDE = 1_000_003  # added to the seed for each further variant of a word
 
@@ -162,84 +158,6 @@ def write_batches(pipeline: HandwritingPipeline, jobs: Sequence[Job], settings: 
             yield batch, *choose_variants(pipeline, batch, settings, selection)
         else:
             yield batch, list(write_variant(pipeline, batch, settings)), []
-
-
-def write_tars(pipeline: HandwritingPipeline, jobs: Sequence[Job], folder: Path, settings: SamplingSettings,
-               selection: Selection | None, *, words_per_tar: int, shard: int = 0, shards: int = 1) -> int:  # fmt: skip
-    """Write words as WebDataset tar files, each whole or not at all: ``words-000012.tar``, with its counts and what was left
-    out of it in ``words-000012.json``. A word is ``NUMBER.png`` and ``NUMBER.json`` (its line of a ``metadata.jsonl``).
-
-    Args:
-        jobs: of all shards; every ``shards``-th tar is this one's.
-    Returns:
-        The number of words in the tars that were written; those that were there already stay.
-    Raises:
-        ValueError: if the package ``webdataset`` is not installed.
-    """
-    try:
-        from webdataset import TarWriter
-    except ImportError as error:
-        raise ValueError(f"--output_format webdataset: {error}. Run `pip install webdataset`.") from error
-    written = 0
-    parts = range(shard, -(-len(jobs) // words_per_tar), shards)
-    with tqdm(total=sum(len(_tar_jobs(jobs, part, words_per_tar)) for part in parts), unit="word", desc="write") as bar:
-        for part in parts:
-            own, tar = _tar_jobs(jobs, part, words_per_tar), folder / f"words-{part:06d}.tar"
-            if tar.is_file():
-                bar.update(len(own))
-                continue
-            temporary = tar.with_name(f".{tar.name}-{os.getpid()}.tmp")
-            rejected, kept = [], 0
-            try:
-                with TarWriter(str(temporary)) as writer, ThreadPoolExecutor() as pool:
-                    encoding: list[tuple[Job, Outcome | None, Future]] = []
-                    for batch, images, found in chain(write_batches(pipeline, own, settings, selection), [([], [], [])]):
-                        for job, outcome, future in encoding:  # the last batch's were encoded while this one was written
-                            line = replace(job.record, extra=outcome.scores if outcome else {}).as_json()
-                            writer.write({"__key__": f"{job.index:09d}", "png": future.result(), "json": line.encode()})
-                        outcomes = found or [None] * len(batch)
-                        encoding = [(job, outcome, pool.submit(_encode_png, image))
-                                    for job, image, outcome in zip(batch, images, outcomes) if image is not None]  # fmt: skip
-                        rejected += [vars(outcome) for image, outcome in zip(images, outcomes) if image is None]
-                        kept += len(encoding)
-                        bar.update(len(batch))
-                counts = {"words": kept, "jobs": len(own), "rejected": rejected}
-                write_atomically(tar.with_suffix(".json"), json.dumps(counts, ensure_ascii=False))
-                os.replace(temporary, tar)
-            finally:
-                temporary.unlink(missing_ok=True)
-            written += kept
-    return written
-
-
-def _encode_png(image: np.ndarray) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, format="PNG")
-    return buffer.getvalue()
-
-
-def _tar_jobs(jobs: Sequence[Job], part: int, words_per_tar: int) -> Sequence[Job]:
-    return jobs[part * words_per_tar : (part + 1) * words_per_tar]
-
-
-def finish_tars(folder: Path, num_jobs: int, words_per_tar: int) -> dict | None:
-    """Check the tars of all shards and write ``index.json`` (tars with their words, words in all); None if some are missing.
-
-    Raises:
-        ValueError: if they don't hold each word once.
-    """
-    names = [f"words-{part:06d}" for part in range(-(-num_jobs // words_per_tar))]
-    if not all((folder / f"{name}.tar").is_file() for name in names):
-        return None
-    counts = {name: json.loads((folder / f"{name}.json").read_text(encoding="utf-8")) for name in names}
-    done = sum(of["jobs"] for of in counts.values())
-    if done != num_jobs or any(of["words"] + len(of["rejected"]) != of["jobs"] for of in counts.values()):
-        raise ValueError(f"{folder}: its tars hold {done} of {num_jobs} words. Remove them, or give --overwrite.")
-    index = {"tars": {f"{name}.tar": of["words"] for name, of in counts.items()},
-             "words": sum(of["words"] for of in counts.values()),
-             "rejected": sum(len(of["rejected"]) for of in counts.values())}  # fmt: skip
-    write_atomically(folder / INDEX_NAME, json.dumps(index, indent=2))
-    return index
 
 
 def write_variant(pipeline: HandwritingPipeline, jobs: Sequence[Job], settings: SamplingSettings,

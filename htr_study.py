@@ -320,13 +320,12 @@ def main(args: argparse.Namespace) -> None:
         parts, per_writer, writers = prepare(args)
 
     # The generators and their words, a fraction a process.
-    jobs = [(fraction, args.save_path / fraction_name(fraction) / "generator", args.save_path / fraction_name(fraction) /
-             "synthetic") for fraction in parts]  # fmt: skip
-    for fraction, generator, words in jobs[rank::ranks]:
-        say(f"generator   {fraction:g} %: {sum(r.split == 'train' for r in read_word_folder(parts[fraction]))} real words")
-        fine_tune(args, parts[fraction], generator, gpu)
-        own = sorted({record.writer for record in read_word_folder(parts[fraction], splits=["train"])})
-        write_words(args, generator, parts[fraction], words, per_writer, own, gpu)
+    for fraction, part in list(parts.items())[rank::ranks]:
+        train = read_word_folder(part, splits=["train"])
+        say(f"generator   {fraction:g} %: {len(train)} real words")
+        fine_tune(args, part, part.parent / "generator", gpu)
+        own = sorted({record.writer for record in train})
+        write_words(args, part.parent / "generator", part, part.parent / "synthetic", per_writer, own, gpu)
     if args.full_generator and accelerator.is_main_process:
         write_words(args, args.full_generator, args.dataset_path, args.save_path / "synthetic_full", per_writer, writers, gpu)
     accelerator.wait_for_everyone()

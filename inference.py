@@ -24,20 +24,18 @@ from pathlib import Path
 import torch
 
 from generation import (
-    INDEX_NAME,
     REJECTED_NAME,
     SamplingSettings,
     Selection,
     check_jobs,
-    finish_tars,
     kept_records,
     read_outcomes,
     write_images,
     write_sheets,
-    write_tars,
 )
 from pipeline import DEFAULT_GUIDANCE, DEFAULT_STEPS, FULL_INTERVAL, HandwritingPipeline
 from recogniser import CHOICES, load_recogniser
+from tar_shards import INDEX_NAME, finish_tars, write_tars
 from utils.charset import normalise_text, normalise_texts, read_texts
 from utils.cli import parse_bool, positive_int, run
 from utils.compiling import compile_in_place
