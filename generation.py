@@ -32,6 +32,7 @@ class SamplingSettings:
     guidance_scale: float | None
     writer_guidance_scale: float | None
     guidance_interval: tuple[float, float] | None
+    redraws: int | None
     seed: int
     batch_size: int
 
@@ -166,7 +167,7 @@ def write_variant(pipeline: HandwritingPipeline, jobs: Sequence[Job], settings: 
     return pipeline([job.record.text for job in jobs], [job.writer for job in jobs],
                     num_inference_steps=settings.num_steps, guidance_scale=settings.guidance_scale,
                     writer_guidance_scale=settings.writer_guidance_scale, guidance_interval=settings.guidance_interval,
-                    scheduler=settings.scheduler, seed=settings.seed + VARIANT_STRIDE * variant,
+                    scheduler=settings.scheduler, redraws=settings.redraws, seed=settings.seed + VARIANT_STRIDE * variant,
                     indices=[job.index for job in jobs])  # fmt: skip
 
 

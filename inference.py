@@ -33,7 +33,7 @@ from generation import (
     write_images,
     write_sheets,
 )
-from pipeline import DEFAULT_GUIDANCE, DEFAULT_STEPS, FULL_INTERVAL, HandwritingPipeline
+from pipeline import DEFAULT_GUIDANCE, DEFAULT_REDRAWS, DEFAULT_STEPS, FULL_INTERVAL, HandwritingPipeline
 from recogniser import CHOICES, load_recogniser
 from tar_shards import INDEX_NAME, finish_tars, write_tars
 from utils.charset import normalise_text, normalise_texts, read_texts
@@ -117,6 +117,8 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     group.add_argument("--shard", type=parse_shard, metavar="I/N", help="write part I (from 0) of N; the last part to finish "
                        "puts them together (under accelerate launch each process is a part)")  # fmt: skip
     group = parser.add_argument_group("only legible words", "a wrong label poisons a training set")
+    group.add_argument("--redraws", type=int, metavar="N", help="how often a word is drawn anew that the model's own reader "
+                       f"can't read; the best is kept (default: {DEFAULT_REDRAWS}, or 0 for a model without a reader)")  # fmt: skip
     group.add_argument("--recogniser", metavar="NAME", help=f"reads every word: {CHOICES}. Judge the words by another one "
                        "afterwards")  # fmt: skip
     group.add_argument("--best_of", type=positive_int, help="most variants of a word, until one is read within --max_cer (or "
@@ -133,6 +135,8 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     for name in ("best_of", "max_cer"):
         if getattr(args, name) is not None and not args.recogniser:
             parser.error(f"--{name} {getattr(args, name)}: goes with --recogniser")
+    if args.redraws is not None and args.redraws < 0:
+        parser.error(f"--redraws {args.redraws}: at least 0")
     low, high = args.guidance_interval or FULL_INTERVAL
     if not 0 <= low < high <= 1:
         parser.error(f"--guidance_interval {low:g} {high:g}: two shares, 0 <= LOW < HIGH <= 1")
@@ -227,7 +231,7 @@ def main(args: argparse.Namespace) -> None:
 
     # The output.
     settings = SamplingSettings(args.num_steps, args.scheduler, args.guidance_scale, args.writer_guidance_scale,
-                                args.guidance_interval, args.seed, args.batch_size)  # fmt: skip
+                                args.guidance_interval, args.redraws, args.seed, args.batch_size)  # fmt: skip
     fixed = {key: value for key, value in asdict(settings).items() if key != "batch_size"}
     if args.output_format == "webdataset":
         fixed["words_per_tar"] = args.words_per_tar

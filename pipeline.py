@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from autoencoder import DOWNSCALE, VAE_FOLDER, CompactAutoencoder, hash_vae, load_vae
+from latent_reader import READER_FOLDER, LatentReader
 from model_card import ModelCard, find_checkpoint
 from unet import PRESETS, UNet, UNetConfig
 from utils.charset import Charset, normalise_text
@@ -32,6 +33,8 @@ FULL_INTERVAL = (0.0, 1.0)
 FLOW_INTERVAL = (0.25, 0.9)  # where guidance helps a flow model: as legible, and nearer to the hand
 DEFAULT_STEPS = 20
 DEFAULT_GUIDANCE = 3.0
+DEFAULT_REDRAWS = 2
+READABLE_LOSS = 0.1  # nats a character: a word that the reader finds less probable is drawn again
 
 
 def one_line(error: Exception) -> str:
@@ -40,11 +43,16 @@ def one_line(error: Exception) -> str:
 
 
 class HandwritingPipeline:
-    """UNet, VAE, noise schedule, charset, writers and width model: everything that writing needs."""
+    """UNet, VAE, noise schedule, charset, writers and width model: everything that writing needs.
 
-    def __init__(self, unet: UNet, vae: nn.Module, card: ModelCard) -> None:
+    Attributes:
+        reader: says which words came out illegible; None for a model that was trained without.
+    """
+
+    def __init__(self, unet: UNet, vae: nn.Module, card: ModelCard, reader: LatentReader | None = None) -> None:
         self.unet = unet.eval().requires_grad_(False)
         self.vae = vae
+        self.reader = reader
         self.card = card
         self.device = torch.device("cpu")
         self.dtype = torch.float32
@@ -88,7 +96,14 @@ class HandwritingPipeline:
                 raise ValueError(f"--models_path {folder}: its VAE {name} has changed since training. Give the right one "
                                  "with --vae.")  # fmt: skip
             warn(f"warning: --vae {vae} is not the VAE that this model was trained with ({card.vae['name']})")
-        return cls(unet, loaded, card)
+        reader = None
+        if (folder / READER_FOLDER / CONFIG_NAME).is_file():
+            reader = LatentReader.from_pretrained(folder / READER_FOLDER)
+            if reader.config.vocabulary_size != card.charset.vocabulary_size:
+                raise ValueError(f"--models_path {folder}: {READER_FOLDER}/ is another model's: it reads "
+                                 f"{reader.config.vocabulary_size - 1} characters, not {card.charset.vocabulary_size - 1}. "
+                                 "Remove it, or copy the checkpoint again.")  # fmt: skip
+        return cls(unet, loaded, card, reader)
 
     @classmethod
     def _from_published(cls, path: Path, vae: str | Path | None, writer_dict: Mapping[str, int] | None,
@@ -149,6 +164,8 @@ class HandwritingPipeline:
         self.device, self.dtype = torch.device(device), dtype
         self.unet.to(self.device)
         self.vae.to(self.device)
+        if self.reader is not None:
+            self.reader.to(self.device)
         return self
 
     # Conditions -----------------------------------------------------------------------------------------------------
@@ -272,7 +289,8 @@ class HandwritingPipeline:
     @torch.inference_mode()
     def __call__(self, texts: Sequence[str], writers: Sequence[Writer], *, num_inference_steps: int = DEFAULT_STEPS,
                  guidance_scale: float | None = None, writer_guidance_scale: float | None = None,
-                 guidance_interval: tuple[float, float] | None = None, scheduler: str = "dpmsolver++", seed: int = 0,
+                 guidance_interval: tuple[float, float] | None = None, scheduler: str = "dpmsolver++",
+                 redraws: int | None = None, seed: int = 0,
                  indices: Sequence[int] | None = None) -> np.ndarray:  # fmt: skip
         """Write one image per text; those on canvases of one width as one batch.
 
@@ -282,9 +300,14 @@ class HandwritingPipeline:
             writer_guidance_scale: weight of the writer; None is the same as ``guidance_scale``.
             guidance_interval: see ``make_denoiser``; None is 0.25 to 0.9 for a model of flow prediction, else all.
             scheduler: ``dpmsolver++``, ``unipc``, ``ddim``, ``ddpm`` or ``euler``.
+            redraws: how often a word is drawn anew that the model's reader can't read; the drawing that it reads best is kept.
+                None is 2, or 0 for a model without a reader.
             indices: the images' record numbers, which with ``seed`` fix the noise; 0, 1, ... by default.
         Returns:
             (N, H, W) uint8 grey.
+        Raises:
+            ValueError: for texts or writers that the model doesn't know, guidance of a model without null conditions, redraws
+                of one without a reader, and latents that are not finite.
         """
         if len(texts) != len(writers):
             raise ValueError(f"{len(texts)} texts for {len(writers)} writers")
@@ -296,25 +319,64 @@ class HandwritingPipeline:
             writer_guidance_scale = guidance_scale
         if guidance_interval is None:
             guidance_interval = FLOW_INTERVAL if self.card.schedule.is_flow else FULL_INTERVAL
+        if redraws is None:
+            redraws = 0 if self.reader is None else DEFAULT_REDRAWS
+        if redraws and self.reader is None:
+            raise ValueError(f"--redraws {redraws}: this model has no reader to say which words are illegible. Leave it at 0, "
+                             "or name a --recogniser and --best_of.")  # fmt: skip
         indices = list(range(len(texts)) if indices is None else indices)
         widths = self.canvas_widths(texts, writers)
         images = np.full((len(texts), *self.card.img_size), 255, np.uint8)
         for width in sorted(set(widths.tolist())):
             rows = np.flatnonzero(widths == width)
-            generators = [make_generator("cpu", seed, indices[row]) for row in rows]
-            denoise = self.make_denoiser([texts[row] for row in rows], [writers[row] for row in rows], guidance_scale,
-                                         writer_guidance_scale, width, guidance_interval)  # fmt: skip
-            images[rows, :, :width] = self._sample(denoise, width, generators, scheduler, num_inference_steps)
+
+            def draw(places: Sequence[int], attempt: int, rows: np.ndarray = rows, width: int = width) -> Tensor:
+                drawn = rows[places]
+                # The first attempt's noise is that of a model without a reader.
+                generators = [make_generator("cpu", seed, indices[row], *[attempt][:attempt]) for row in drawn]
+                denoise = self.make_denoiser([texts[row] for row in drawn], [writers[row] for row in drawn], guidance_scale,
+                                             writer_guidance_scale, width, guidance_interval)  # fmt: skip
+                return self._sample(denoise, width, generators, scheduler, num_inference_steps)
+
+            latents = self._draw_legibly(draw, [texts[row] for row in rows], redraws)
+            with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
+                images[rows, :, :width] = decode_latents(self.vae, latents)
         return images
 
+    def _draw_legibly(self, draw: Callable[[Sequence[int], int], Tensor], texts: Sequence[str], redraws: int) -> Tensor:
+        """(N, 4, h, w) latents of words; those that can't be read are drawn again, at most ``redraws`` times.
+
+        Args:
+            draw: the latents of some of the words, by their places, at an attempt (from 0).
+        """
+        latents = draw(range(len(texts)), 0)
+        if not redraws:
+            return latents
+        losses = self._reading_losses(latents, texts)
+        for attempt in range(1, redraws + 1):
+            places = np.flatnonzero(losses > READABLE_LOSS)
+            if not len(places):
+                break
+            drawn = draw(places, attempt)
+            new = self._reading_losses(drawn, [texts[place] for place in places])
+            better = new < losses[places]
+            latents[places[better]] = drawn[torch.from_numpy(better).to(drawn.device)]
+            losses[places[better]] = new[better]
+        return latents
+
+    def _reading_losses(self, latents: Tensor, texts: Sequence[str]) -> np.ndarray:
+        """(N,) nats a character that the reader lacks to read the texts; 0 where there is nothing to read."""
+        input_ids = self.card.charset.encode(texts, self.unet.config.max_length).to(self.device)
+        lengths = torch.tensor([len(text) for text in texts])
+        return (self.reader.loss(latents, input_ids, lengths) * (lengths > 0).to(self.device)).cpu().numpy()
+
     def _sample(self, denoise: Callable[[Tensor, Tensor], Tensor], width: int, generators: Sequence[torch.Generator],
-                scheduler: str, num_inference_steps: int) -> np.ndarray:  # fmt: skip
-        """(N, H, width) images from noise."""
+                scheduler: str, num_inference_steps: int) -> Tensor:  # fmt: skip
+        """(N, 4, h, width / 8) latents from noise."""
         shape = (self.unet.config.latent_channels, self.card.img_size[0] // DOWNSCALE, width // DOWNSCALE)
         noise = draw_noise(shape, generators, self.device)
         latents = sample_latents(denoise, self.card.schedule.make_scheduler(scheduler), noise, num_inference_steps, generators)
-        with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
-            if not latents.isfinite().all():
-                raise ValueError(f"the latents are not finite: too many or too few steps for --scheduler {scheduler}, too much "
-                                 "guidance, or --mixed_precision fp16 where bf16 or no is needed")  # fmt: skip
-            return decode_latents(self.vae, latents)
+        if not latents.isfinite().all():
+            raise ValueError(f"the latents are not finite: too many or too few steps for --scheduler {scheduler}, too much "
+                             "guidance, or --mixed_precision fp16 where bf16 or no is needed")  # fmt: skip
+        return latents

@@ -329,3 +329,47 @@ def test_a_newer_format_is_refused(run):
     path.write_text(json.dumps(json.loads(path.read_text()) | {"format_version": 99}))
     with pytest.raises(ValueError, match="checkpoint format 99 is newer"):
         HandwritingPipeline.from_pretrained(run)
+
+
+# Words that can't be read are drawn again
+
+
+class LossReader:
+    """Stands for a reader: gives the losses of a list, attempt by attempt."""
+
+    def __init__(self, *attempts):
+        self.attempts = list(attempts)
+
+    def loss(self, latents, input_ids, lengths):
+        losses = torch.tensor(self.attempts.pop(0))
+        assert len(losses) == len(latents)
+        return losses
+
+
+@pytest.fixture
+def with_reader(pipeline):
+    """The pipeline with a reader of given losses, on one canvas."""
+
+    def make(*attempts):
+        return HandwritingPipeline(pipeline.unet, pipeline.vae, replace(pipeline.card, canvas_step=None), LossReader(*attempts))
+
+    return make
+
+
+def test_only_words_that_cannot_be_read_are_drawn_again(with_reader):
+    plain = with_reader()(TEXTS, ["01", "02"], redraws=0, **FAST)
+    images = with_reader([0.0, 2.0], [0.05])(TEXTS, ["01", "02"], redraws=5, **FAST)
+    assert difference(images[0], plain[0]).max() <= 2 and difference(images[1], plain[1]).mean() > 1
+
+
+def test_the_drawing_that_is_read_best_is_kept(with_reader):
+    plain = with_reader()(TEXTS, ["01", "02"], redraws=0, **FAST)
+    images = with_reader([1.0, 2.0], [3.0, 1.0], [4.0, 1.5])(TEXTS, ["01", "02"], redraws=2, **FAST)
+    assert difference(images[0], plain[0]).max() <= 2
+    best = with_reader([1.0, 2.0], [3.0, 1.0])(TEXTS, ["01", "02"], redraws=1, **FAST)
+    assert difference(images[1], best[1]).max() <= 2
+
+
+def test_redraws_need_a_reader(pipeline):
+    with pytest.raises(ValueError, match="--redraws 1: this model has no reader"):
+        pipeline(TEXTS, ["01", "02"], redraws=1, **FAST)
