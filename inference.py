@@ -118,7 +118,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
                        "puts them together (under accelerate launch each process is a part)")  # fmt: skip
     group = parser.add_argument_group("only legible words", "a wrong label poisons a training set")
     group.add_argument("--redraws", type=int, metavar="N", help="how often a word is drawn anew that the model's own reader "
-                       f"can't read; the best is kept (default: {DEFAULT_REDRAWS}, or 0 for a model without a reader)")  # fmt: skip
+                       f"can't read; the best is kept (default: {DEFAULT_REDRAWS}, or 0 without a reader)")  # fmt: skip
     group.add_argument("--recogniser", metavar="NAME", help=f"reads every word: {CHOICES}. Judge the words by another one "
                        "afterwards")  # fmt: skip
     group.add_argument("--best_of", type=positive_int, help="most variants of a word, until one is read within --max_cer (or "
