@@ -30,7 +30,7 @@ def test_export_is_half_as_large_and_writes_the_same(tiny_run, tmp_path):
 
 def test_a_reader_is_exported_along(pipeline, tmp_path):
     pipeline.save_pretrained(tmp_path / "checkpoint")
-    reader = LatentReader(LatentReaderConfig(5, channels=(8, 16, 16, 32)))
+    reader = LatentReader(LatentReaderConfig(pipeline.card.charset.vocabulary_size, channels=(8, 16, 16, 32)))
     reader.save_pretrained(tmp_path / "checkpoint" / "reader")
     assert export("--models_path", tmp_path / "checkpoint", "--save_path", tmp_path / "small").returncode == 0
     files = (tmp_path / name / "reader" / "latent_reader.safetensors" for name in ("checkpoint", "small"))
