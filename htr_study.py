@@ -90,7 +90,9 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
                        "seen the data set)")  # fmt: skip
     group.add_argument("--real_share", type=float, default=1.0, metavar="TIMES", help="how often the real words count in an "
                        "epoch where they are mixed with generated ones (default: %(default)s)")  # fmt: skip
-    group.add_argument("--mixed_precision", choices=("no", "bf16"), help="default: bf16 where it is native")
+    group = parser.add_argument_group("speed")
+    group.add_argument("--mixed_precision", choices=("no", "bf16"), help="of trainings and writing (default: bf16 where it is "
+                       "native, and fp32 for writing)")  # fmt: skip
     args = parser.parse_args(argv)
     for value in args.fractions:
         if not 0 < value <= 100:
@@ -171,7 +173,8 @@ def fine_tune(args: argparse.Namespace, part: Path, folder: Path, device: str | 
     call_script("train_diffusion.py", [
         "--dataset_path", part, "--save_path", folder, *(["--resume"] if checkpoints else ["--init_from", args.generator]),
         *flags(max_train_steps=args.generator_steps, learning_rate=args.generator_learning_rate,
-               batch_size=args.generator_batch_size, save_every=max(1, min(500, args.generator_steps)), keep_checkpoints=1),
+               batch_size=args.generator_batch_size, save_every=max(1, min(500, args.generator_steps)), keep_checkpoints=1,
+               mixed_precision=args.mixed_precision),
     ], folder.with_suffix(".log"), device)  # fmt: skip
     if checkpoint_step(list_checkpoints(folder)[-1]) < args.generator_steps:  # it was stopped, and saved
         raise ValueError(f"{folder}: the generator's training was stopped. Start the same command again to go on.")
@@ -187,7 +190,7 @@ def write_words(args: argparse.Namespace, model: Path, part: Path, folder: Path,
         "--models_path", model, "--dataset_path", part, "--oov", per_writer, "--oov_scope", "dataset",
         "--save_path", folder, "--seed", 1, "--writer", *writers,
         *flags(words_file=args.words_file, recogniser=args.recogniser, best_of=args.best_of, max_cer=args.max_cer,
-               num_steps=args.num_steps, batch_size=args.inference_batch_size),
+               num_steps=args.num_steps, batch_size=args.inference_batch_size, mixed_precision=args.mixed_precision),
     ], folder.with_suffix(".log"), device)  # fmt: skip
 
 

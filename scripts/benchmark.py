@@ -20,6 +20,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import islice
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -35,15 +36,18 @@ from torch import nn  # noqa: E402
 
 from autoencoder import CompactAutoencoder, hash_vae  # noqa: E402
 from diffusion_trainer import DiffusionTrainer, TrainingSettings  # noqa: E402
+from generation import SamplingSettings, write_batches  # noqa: E402
 from latent_reader import LatentReader, LatentReaderConfig  # noqa: E402
 from model_card import ModelCard  # noqa: E402
-from pipeline import FULL_INTERVAL, HandwritingPipeline  # noqa: E402
+from pipeline import DEFAULT_STEPS, FULL_INTERVAL, HandwritingPipeline  # noqa: E402
 from unet import UNet, make_config  # noqa: E402
 from utils.charset import Charset  # noqa: E402
 from utils.cli import positive_int, run  # noqa: E402
 from utils.compiling import compile_in_place  # noqa: E402
 from utils.diffusion import NoiseSchedule  # noqa: E402
+from utils.jobs import jobs_of_texts  # noqa: E402
 from utils.layout import CANVAS_STEP, WidthModel  # noqa: E402
+from utils.oov import dictionary_words  # noqa: E402
 from utils.sources import TrainingWords  # noqa: E402
 from utils.timing import (  # noqa: E402
     Timing,
@@ -57,6 +61,7 @@ from utils.timing import (  # noqa: E402
 from utils.training import has_fast_bf16  # noqa: E402
 from utils.word_folder import WordRecord, write_atomically  # noqa: E402
 
+SHIPPED_MODEL = ROOT / "models" / "demo"
 PARTS = ("training", "sampling", "preprocessing", "first_word", "machine")
 CHARACTERS = tuple("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz")
 WRITERS = 339  # of IAM's training set
@@ -251,6 +256,15 @@ def published_sampling(vae: nn.Module, device: torch.device) -> tuple[Callable[[
     return step, decode
 
 
+def write_shipped(pipeline: HandwritingPipeline, batch_size: int) -> tuple[Callable[[], None], int]:
+    """A call that writes dictionary words at the defaults, as inference.py does, and the number of words."""
+    count = 1 if batch_size == 1 else 4 * batch_size  # several batches: words of one width share one
+    texts = list(islice(dictionary_words(pipeline.card.charset.characters, seed=0), count))
+    jobs = jobs_of_texts(texts, None, pipeline.card.writers)
+    settings = SamplingSettings(DEFAULT_STEPS, "dpmsolver++", None, None, None, None, seed=0, batch_size=batch_size)
+    return lambda: list(write_batches(pipeline, jobs, settings, None)), count
+
+
 def benchmark_sampling(args: argparse.Namespace, device: torch.device) -> list[Row]:
     """Seconds a word, both ways, two guidance branches and the decoding included."""
     vae = make_sd_vae().to(device)
@@ -283,6 +297,12 @@ def benchmark_sampling(args: argparse.Namespace, device: torch.device) -> list[R
         how = f"{args.preset}, {args.mixed_precision}{', compiled' if args.compile else ''}"
         label = f"ours ({how}), {name}, {steps} steps, batch {count}, {canvas}"
         calls[label], counts[label] = write(name, count, steps, is_full), count
+    if SHIPPED_MODEL.is_dir():  # as people get it: real words, real weights, and its reader's redraws
+        shipped = HandwritingPipeline.from_pretrained(SHIPPED_MODEL)
+        shipped.to(device)
+        for count in dict.fromkeys((1, batches[-1])):
+            label = f"models/demo as it ships (fp32, illegible words drawn again), {DEFAULT_STEPS} steps, batch {count}"
+            calls[label], counts[label] = write_shipped(shipped, count)
     timings = time_interleaved(calls, device, rounds=args.rounds)
     one, last = timings.pop("step"), timings.pop("decode")
     scale = PUBLISHED_STEPS / args.published_calls
@@ -376,7 +396,7 @@ def benchmark_first_word(args: argparse.Namespace, device: torch.device) -> list
         root = Path(folder)
         vae = CompactAutoencoder().eval()
         HandwritingPipeline(make_unet(args.preset), vae, make_card(vae, args.preset)).save_pretrained(root / "model")
-        models = {f"{args.preset}, compact VAE": root / "model", "models/demo": ROOT / "models" / "demo"}
+        models = {f"{args.preset}, compact VAE": root / "model", "models/demo": SHIPPED_MODEL}
         rows = []
         for name, model in models.items():
             if not model.is_dir():
@@ -435,13 +455,13 @@ BENCHMARKS = {"training": benchmark_training, "sampling": benchmark_sampling, "p
 
 
 def compare(rows: Sequence[Row]) -> list[str]:
-    """How many times faster than published, a line for each of our figures of training and sampling."""
+    """How many times faster than published, a line for each figure of training and sampling with a model of that size."""
     lines = []
     for part, is_rate in (("training", True), ("sampling", False)):
         own = [row for row in rows if row.part == part]
         base = next((row for row in own if row.what.startswith("published")), None)
         for row in own:
-            if base and row is not base:
+            if base and row.what.startswith("ours"):  # of the same size
                 factor = row.value / base.value if is_rate else base.value / row.value
                 lines.append(f"{factor:8.1f} x  {part}: {row.what}")
     return lines

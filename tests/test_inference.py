@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from inference import DEFAULT_WORDS, main, parse_args
+from latent_reader import READER_FOLDER, LatentReader, LatentReaderConfig
 from tests.helpers import (
     IMG_SIZE,
     PUBLISHED,
@@ -483,6 +484,44 @@ def test_bad_flags_of_the_choice_are_named(flags, capsys):
     with pytest.raises(SystemExit):
         parse_args(flags)
     assert flags[-2] in capsys.readouterr().err
+
+
+# Words that the model's own reader can't read
+
+
+@pytest.fixture
+def with_reader(checkpoint, tmp_path, pipeline):
+    """The checkpoint with a reader that has learnt nothing, and so can read no word."""
+    model = shutil.copytree(checkpoint, tmp_path / "with_reader")
+    config = LatentReaderConfig(pipeline.card.charset.vocabulary_size, latent_height=IMG_SIZE[0] // 8,
+                                channels=(8, 16, 16, 32))  # fmt: skip
+    LatentReader(config).save_pretrained(model / READER_FOLDER)
+    return model
+
+
+def test_illegible_words_are_drawn_again_unless_told_otherwise(write, with_reader, checkpoint, tmp_path):
+    words = ("--words", "cab", "face", "deaf", "bead", "--writer", "01", "--redraws")
+    plain = read_images(write(*words[:-1], save_path=tmp_path / "plain"))
+    single = read_images(write(*words, "0", models_path=with_reader, save_path=tmp_path / "single"))
+    redrawn = read_images(write(*words, "3", models_path=with_reader, save_path=tmp_path / "redrawn"))
+    default = read_images(write(*words[:-1], models_path=with_reader, save_path=tmp_path / "default"))
+    assert all(np.array_equal(plain[name], single[name]) for name in plain)
+    assert any(not np.array_equal(single[name], redrawn[name]) for name in single)
+    assert any(not np.array_equal(single[name], default[name]) for name in single)
+
+
+def test_redraws_do_not_hang_on_the_batch_size(write, with_reader, tmp_path):
+    words = ("--words", "cab", "face", "deaf", "bead", "--writer", "01")
+    whole, single = (read_images(write(*words, "--batch_size", size, models_path=with_reader, save_path=tmp_path / size))
+                     for size in ("4", "1"))  # fmt: skip
+    assert all(np.abs(whole[name].astype(int) - single[name]).max() <= 2 for name in whole)
+
+
+def test_redraws_need_a_reader_and_a_number(fail, capsys):
+    assert "--redraws 2: this model has no reader" in fail("--words", "cab", "--redraws", "2")
+    with pytest.raises(SystemExit):
+        parse_args(["--redraws", "-1"])
+    assert "--redraws -1: at least 0" in capsys.readouterr().err
 
 
 # Out-of-vocabulary words
