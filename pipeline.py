@@ -333,7 +333,8 @@ class HandwritingPipeline:
             def draw(places: Sequence[int], attempt: int, rows: np.ndarray = rows, width: int = width) -> Tensor:
                 drawn = rows[places]
                 # The first attempt's noise is that of a model without a reader.
-                generators = [make_generator("cpu", seed, indices[row], *[attempt][:attempt]) for row in drawn]
+                keys = (attempt,) if attempt else ()
+                generators = [make_generator("cpu", seed, indices[row], *keys) for row in drawn]
                 denoise = self.make_denoiser([texts[row] for row in drawn], [writers[row] for row in drawn], guidance_scale,
                                              writer_guidance_scale, width, guidance_interval)  # fmt: skip
                 return self._sample(denoise, width, generators, scheduler, num_inference_steps)
