@@ -62,7 +62,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
                        "first weights, order and augmentation (default: %(default)s)")  # fmt: skip
     group = parser.add_argument_group("generator")
     group.add_argument("--generator", type=Path, required=True, metavar="MODEL", help="checkpoint that has not seen the data "
-                       "set; it is fine-tuned on each fraction")  # fmt: skip
+                       "set (nor has its VAE); it is fine-tuned on each fraction")  # fmt: skip
     group.add_argument("--generator_steps", type=positive_int, default=2000, help="steps of that (default: %(default)s)")
     group.add_argument("--generator_learning_rate", type=float, help="default: that of train_diffusion.py")
     group.add_argument("--generator_batch_size", type=positive_int, help="default: that of train_diffusion.py")

@@ -77,8 +77,8 @@ def render_study(study: Study, settings: Mapping[str, object]) -> str:
         "(Holm). Each fraction has one generator and one set of generated words: what others would have given is not in the "
         "intervals. At each fraction the generator has seen that fraction of the real data and nothing more; all arms of a "
         "fraction choose their best weights on the same real words, the same fraction of the split val; the test words are "
-        "seen by nobody. That holds for a recogniser that chose words (--recogniser) and for one that all arms start from "
-        "(--init_from) only if they have not seen the data set."
+        "seen by nobody. That holds for the generator's VAE, for a recogniser that chose words (--recogniser) and for one that "
+        "all arms start from (--init_from) only if they have not seen the data set."
         + (" The upper bound's generator has seen all real training words at every fraction: it is no fair comparison below "
            "100 %." if upper else ""))  # fmt: skip
     title = "Does generated handwriting help?"
