@@ -18,7 +18,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from autoencoder import DOWNSCALE
-from latent_reader import READER_FOLDER, LatentReader, LatentReaderConfig, add_some_noise, train_latent_reader
+from latent_reader import LatentReader, LatentReaderConfig, add_some_noise, train_latent_reader
 from model_card import ModelCard
 from pipeline import DEFAULT_STEPS, HandwritingPipeline
 from unet import UNet, grow_unet, make_config
@@ -296,9 +296,7 @@ class DiffusionTrainer:
         dropout = {"text": s.text_dropout, "writer": s.writer_dropout} if self.has_null else {"text": 0.0, "writer": 0.0}
         card = replace(self.card, extra={**self.card.extra, "step": self.step, "epoch": round(self.epoch, 2),
                                          "condition_dropout": dropout, "training": asdict(s)})  # fmt: skip
-        HandwritingPipeline(self.ema.module, self.vae, card).save_pretrained(folder)
-        if self.reader is not None:
-            self.reader.save_pretrained(folder / READER_FOLDER)
+        HandwritingPipeline(self.ema.module, self.vae, card, self.reader).save_pretrained(folder)
         state = {"step": self.step, "settings": asdict(self.settings)}
         if self.accelerator.scaler is not None:
             state["grad_scaler"] = self.accelerator.scaler.state_dict()

@@ -141,6 +141,7 @@ def score_words(args: argparse.Namespace, records: Sequence[WordRecord]) -> dict
             found = (score_by_reading(chunk, args.dataset_path, recogniser, args.normalise) if recogniser
                      else score_by_pixels(chunk, args.dataset_path, args.reference, names))  # fmt: skip
             with noted.open("a", encoding="utf-8") as file:
+                file.write("\n")  # behind a line that a kill cut off
                 for record, score in zip(chunk, found):
                     scores[record.file_name] = score
                     file.write(json.dumps({"file_name": record.file_name, **score}, ensure_ascii=False) + "\n")
@@ -183,7 +184,9 @@ def main(args: argparse.Namespace) -> None:
     }  # fmt: skip
     source = args.dataset_path / INFERENCE_SETTINGS
     if args.by != "nmae" and not args.recogniser and source.is_file():
-        settings["recogniser"] = json.loads(source.read_text(encoding="utf-8")).get("recogniser")
+        # The scores are those that inference.py left.
+        written_with = json.loads(source.read_text(encoding="utf-8"))
+        settings |= {name: written_with.get(name) for name in ("recogniser", "normalise")}
     if prepare_output(args.save_dir, settings, args.overwrite, marker=FILTER_SETTINGS, flag="--save_dir"):
         print(f"finished    {args.save_dir} holds these words already; --overwrite makes it anew")
         return
@@ -203,8 +206,8 @@ def main(args: argparse.Namespace) -> None:
         reason = f"{args.by}_{'under' if sign > 0 else 'over'}_{args.threshold:g}"
     if not kept:
         values = sorted(scores[record.file_name][args.by] for record in scored)
-        raise ValueError(f"--threshold {args.threshold:g}: keeps none of {len(scored)} words, whose {args.by} is {values[0]:g} "
-                         f"to {values[-1]:g}")  # fmt: skip
+        flag = f"--top {args.top:g}" if args.threshold is None else f"--threshold {args.threshold:g}"
+        raise ValueError(f"{flag}: keeps none of {len(scored)} words, whose {args.by} is {values[0]:g} to {values[-1]:g}")
 
     # The words.
     for parent in {(args.save_dir / name).parent for name in kept}:

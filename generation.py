@@ -136,6 +136,7 @@ def write_images(pipeline: HandwritingPipeline, jobs: Sequence[Job], folder: Pat
                       for job, image in zip(batch, images) if image is not None]  # fmt: skip
             if selection:
                 with outcomes_path.open("a", encoding="utf-8") as file:
+                    file.write("\n")  # behind a line that a kill cut off
                     file.writelines(json.dumps(vars(outcome), ensure_ascii=False) + "\n" for outcome in found)
                 outcomes |= {outcome.file_name: outcome for outcome in found}
             bar.update(len(batch))
@@ -186,12 +187,10 @@ def choose_variants(pipeline: HandwritingPipeline, jobs: Sequence[Job], settings
         texts = [jobs[i].record.text for i in pending]
         rates = character_error_rates(texts, [reading.text for reading in readings], selection.normalise)
         for i, image, reading, cer in zip(pending, written, readings, rates.tolist()):
-            old = best[i]
-            if old is None or (cer, -reading.confidence) < (old.cer, -old.confidence):
-                is_kept = selection.max_cer is None or cer <= selection.max_cer
-                best[i] = Outcome(jobs[i].record.file_name, variant, reading.text, round(cer, 4),
-                                  round(reading.confidence, 4), is_kept)  # fmt: skip
-                images[i] = image
+            is_kept = selection.max_cer is None or cer <= selection.max_cer
+            new = Outcome(jobs[i].record.file_name, variant, reading.text, round(cer, 4), round(reading.confidence, 4), is_kept)
+            if best[i] is None or (new.cer, -new.confidence) < (best[i].cer, -best[i].confidence):
+                best[i], images[i] = new, image
     return [image if outcome.is_kept else None for image, outcome in zip(images, best)], best
 
 

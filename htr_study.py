@@ -29,14 +29,15 @@ import torch
 from accelerate import Accelerator, InitProcessGroupKwargs
 
 from htr_trainer import HTRSettings, train_recogniser
-from recogniser import CRNN, CRNNRecogniser
+from recogniser import CRNN, CRNNRecogniser, load_recogniser
+from utils.charset import read_texts
 from utils.checkpoint import CONFIG_NAME, checkpoint_step, choose_resume, list_checkpoints
 from utils.cli import positive_int, run
 from utils.metrics import count_errors
 from utils.sources import parse_sources, read_sources
 from utils.study import ARMS, UNITS, Arm, RunErrors, choose_fraction, copy_words, hold_out_val, summarise
 from utils.study_report import render_study, write_table
-from utils.word_folder import METADATA_NAME, read_word_folder, write_atomically
+from utils.word_folder import METADATA_NAME, SPLITS, read_word_folder, write_atomically
 from utils.word_lists import load_crops, read_split
 
 HERE = Path(__file__).resolve().parent
@@ -44,7 +45,7 @@ SETTINGS_NAME, STUDY_NAME, TABLE_NAME, REPORT_NAME = "settings.json", "study.jso
 READINGS_NAME = "test_readings.json"
 FRACTIONS = (5.0, 10.0, 25.0, 50.0, 100.0)
 # Settings that another start of the same study may change: they say where and how fast, not what.
-FREE_SETTINGS = ("save_path", "mixed_precision", "inference_batch_size")
+FREE_SETTINGS = ("save_path", "inference_batch_size")
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -97,12 +98,16 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     for value in args.fractions:
         if not 0 < value <= 100:
             parser.error(f"--fractions {value:g}: percent of the split train, above 0 and at most 100")
+        if value != round(value, 2):
+            parser.error(f"--fractions {value}: two decimals are the most")
     for name in ("synthetic", "real_share", "htr_learning_rate", "generator_learning_rate"):
         if getattr(args, name) is not None and not 0 < getattr(args, name) < math.inf:
             parser.error(f"--{name} {getattr(args, name)}: must be above 0")
     for name in ("best_of", "max_cer"):
         if getattr(args, name) is not None and not args.recogniser:
             parser.error(f"--{name} {getattr(args, name)}: goes with --recogniser")
+    if args.max_cer is not None and not 0 <= args.max_cer < math.inf:
+        parser.error(f"--max_cer {args.max_cer}: a share of at least 0")
     args.fractions = sorted(set(args.fractions))
     return args
 
@@ -253,13 +258,20 @@ def check_settings(args: argparse.Namespace) -> None:
     write_atomically(path, json.dumps(own, indent=2, ensure_ascii=False))
 
 
-def check_generators(args: argparse.Namespace) -> None:
-    """Look at the generators before anything is done.
+def check_inputs(args: argparse.Namespace) -> None:
+    """Look at all that is used hours later before anything is done.
 
     Raises:
-        FileNotFoundError: if one is none; ValueError: if --generator has seen the data set.
+        FileNotFoundError, ValueError: if something is missing or can't be used, or --generator has seen the data set.
     """
-    writers = {record.writer for record in read_word_folder(args.dataset_path)}
+    if args.words_file:
+        read_texts(args.words_file)
+    if args.recogniser:
+        load_recogniser(args.recogniser)
+    if args.init_from:
+        CRNN.from_pretrained(args.init_from, flag="--init_from")
+    records = read_word_folder(args.dataset_path)
+    writers, taught = ({record.writer for record in records if record.split in splits} for splits in (SPLITS, ("train",)))
     for flag, model in (("--generator", args.generator), ("--full_generator", args.full_generator)):
         if model is None:
             continue
@@ -274,6 +286,9 @@ def check_generators(args: argparse.Namespace) -> None:
             raise ValueError(f"--generator {model}: was trained on writers of --dataset_path ({', '.join(seen[:3])}), so the "
                              "study would leak. Give a model that has not seen them, e.g. one trained on fonts; this one can "
                              "be --full_generator.")  # fmt: skip
+        if model is args.full_generator and not taught <= set(known):
+            raise ValueError(f"--full_generator {model}: does not know writers of --dataset_path by their names "
+                             f"({', '.join(sorted(taught - set(known))[:3])}). Train it on this folder alone.")  # fmt: skip
 
 
 def prepare(args: argparse.Namespace) -> tuple[dict[float, Path], int, list[str]]:
@@ -288,12 +303,12 @@ def prepare(args: argparse.Namespace) -> tuple[dict[float, Path], int, list[str]
             raise ValueError(f"--dataset_path {args.dataset_path}: no word of split {split}. A study trains on train and "
                              "measures on test; process_dataset.py makes both.")  # fmt: skip
     writers = sorted({record.writer for record in records if record.split == "train"})
+    train = sum(record.split == "train" for record in records)
     parts = {}
     for fraction in args.fractions:
         parts[fraction] = args.save_path / fraction_name(fraction) / "real"
         if not (parts[fraction] / METADATA_NAME).is_file():
             copy_words(args.dataset_path, choose_fraction(records, fraction / 100), parts[fraction])
-    train = sum(record.split == "train" for record in records)
     return parts, max(1, math.ceil(args.synthetic * train / len(writers))), writers
 
 
@@ -317,7 +332,7 @@ def main(args: argparse.Namespace) -> None:
     device = accelerator.device
     gpu = name_gpu(device)
     if accelerator.is_main_process:
-        check_generators(args)
+        check_inputs(args)
         check_settings(args)
     with accelerator.main_process_first():
         parts, per_writer, writers = prepare(args)

@@ -21,6 +21,7 @@ from utils.augmentation import augment_words
 from utils.charset import Charset
 from utils.checkpoint import STATE_NAME, TRAINING_STATE, load_training_state, save_checkpoint, save_training_state, truncate_csv
 from utils.error_rates import ErrorRates, measure_errors
+from utils.layout import order_along_line
 from utils.reading import FRAME, WIDTH_STEP, frames_needed, make_batch, padded_width
 from utils.sources import TrainingWords, read_image
 from utils.training import (
@@ -69,6 +70,7 @@ class HTRTrainer:
 
     Attributes:
         skipped: texts of training words whose image is too narrow for them.
+        init_from: the recogniser that this one began as, if any.
         best: the weights with the lowest character error rate at a validation so far; None before the first.
     """
 
@@ -76,6 +78,7 @@ class HTRTrainer:
                  device: torch.device) -> None:  # fmt: skip
         self.model, self.settings, self.precision, self.device = model.to(device).train(), settings, precision, device
         self.step, self.stale, self.seconds = 0, 0, 0.0
+        self.init_from: str | None = None
         self.best: CRNN | None = None
         self.best_step, self.best_rates = None, None
         indices = train.train_indices()
@@ -121,7 +124,7 @@ class HTRTrainer:
             group["lr"] = rate
         pixel_values, widths, texts = self.draw_batch()
         lengths = torch.tensor([len(text) for text in texts])
-        labels = self.model.charset.encode(texts, int(lengths.max()))
+        labels = self.model.charset.encode([order_along_line(text) for text in texts], int(lengths.max()))
         torch.manual_seed(make_generator("cpu", s.seed, self.step, 2).initial_seed())  # dropout has no generator of its own
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
             log_probs = self.model(pixel_values.to(self.device), widths)
@@ -154,7 +157,7 @@ class HTRTrainer:
             extra = {"step": self.step, **best, "words": self.num_words, "training": asdict(self.settings)}
             (self.best or self.ema.module).save_pretrained(folder, extra)
             state = {"step": self.step, "stale": self.stale, "seconds": self.seconds, **best,
-                     "settings": asdict(self.settings)}  # fmt: skip
+                     "init_from": self.init_from, "settings": asdict(self.settings)}  # fmt: skip
             save_training_state(folder / TRAINING_STATE, self.model, self.optimizer, state, self.ema.state_dict())
 
         save_checkpoint(run_folder, self.step, write, keep=2)
@@ -164,6 +167,7 @@ class HTRTrainer:
         state, averages = load_training_state(checkpoint / TRAINING_STATE, self.model, self.optimizer)
         self.ema.load_state_dict(averages)
         self.step, self.stale, self.seconds = state["step"], state["stale"], state["seconds"]
+        self.init_from = state.get("init_from")
         if state["best_rates"] is not None:
             self.best_step, self.best_rates = state["best_step"], ErrorRates(**state["best_rates"])
             self.best = CRNN.from_pretrained(checkpoint, flag="--save_path").to(self.device)
@@ -255,6 +259,7 @@ def train_recogniser(train: TrainingWords, save_path: Path, *, valid: Words | No
     model = make_model(train, checkpoint, init_from, settings.seed)
     test_crops = load_crops(test[1], img_height=model.config.img_height) if test else []  # now, so that bad ones stop it now
     trainer = HTRTrainer(model, train, valid, settings, precision=precision, device=device)
+    trainer.init_from = str(init_from) if init_from else None
     if checkpoint:
         trainer.restore(checkpoint)
         say(f"resumed     {checkpoint} at step {trainer.step}")
@@ -268,7 +273,7 @@ def train_recogniser(train: TrainingWords, save_path: Path, *, valid: Words | No
     if trainer.best is None:  # --max_train_steps was lowered under a checkpoint that had no validation
         trainer.validate()
     results = {
-        "settings": asdict(settings), "init_from": str(init_from) if init_from else None, "mixed_precision": precision,
+        "settings": asdict(settings), "init_from": trainer.init_from, "mixed_precision": precision,
         "train": count_by_folder(train, train.train_indices()), "words": trainer.num_words, "skipped": len(trainer.skipped),
         "unknown_characters": unknown, "step": trainer.step, "best_step": trainer.best_step,
         "valid": asdict(trainer.best_rates), "test": None, "seconds": round(trainer.seconds, 1),

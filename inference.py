@@ -228,8 +228,13 @@ def main(args: argparse.Namespace) -> None:
 
     # The words.
     jobs = check_jobs(pipeline, *choose_jobs(args, pipeline))
+    pipeline.check_sampling(args.guidance_scale, args.writer_guidance_scale, args.redraws, args.scheduler)
+    selection = None
+    if args.recogniser:
+        recogniser = load_recogniser(args.recogniser, device=device)
+        selection = Selection(recogniser, args.best_of or 1, args.max_cer, args.normalise)
 
-    # The output.
+    # The output: only now, when nothing can be wrong any more, are old words removed.
     settings = SamplingSettings(args.num_steps, args.scheduler, args.guidance_scale, args.writer_guidance_scale,
                                 args.guidance_interval, args.redraws, args.seed, args.batch_size)  # fmt: skip
     fixed = {key: value for key, value in asdict(settings).items() if key != "batch_size"}
@@ -244,12 +249,8 @@ def main(args: argparse.Namespace) -> None:
         "models_path": str(args.models_path.resolve()), "step": pipeline.card.extra.get("step"), "words": len(jobs),
         "records": hashlib.sha256("".join(job.record.as_json() for job in jobs).encode()).hexdigest()[:16],
         "mix": args.mix, **fixed, "single_image": args.single_image, "mixed_precision": args.mixed_precision,
-        "shards": shards, **(chosen_by if args.recogniser else {}),
+        "shards": shards, **({"vae": str(args.vae)} if args.vae else {}), **(chosen_by if args.recogniser else {}),
     }, args.overwrite, marker=INFERENCE_SETTINGS, flag="--save_path")  # fmt: skip
-    selection = None
-    if args.recogniser:
-        recogniser = load_recogniser(args.recogniser, device=device)
-        selection = Selection(recogniser, args.best_of or 1, args.max_cer, args.normalise)
     if args.output_format == "webdataset":
         written = write_tars(pipeline, jobs, args.save_path, settings, selection, words_per_tar=args.words_per_tar, shard=shard,
                              shards=shards)  # fmt: skip
@@ -270,25 +271,27 @@ def main(args: argparse.Namespace) -> None:
         print(f"finished    {args.save_path} held these {len(kept)} words already, but for {written} missing images; "
               "--overwrite writes them anew")  # fmt: skip
         return
-    name = shard_metadata_name(shard, shards) if shards > 1 else METADATA_NAME
     all_noted = [args.save_path / outcomes_name(i, shards) for i in range(shards)]
     if shards > 1:
-        write_metadata(args.save_path, kept_records(own, outcomes), name=name)
+        write_metadata(args.save_path, kept_records(own, outcomes), name=shard_metadata_name(shard, shards))
         outcomes = {key: outcome for path in all_noted for key, outcome in read_outcomes(path).items()}
-        expected = [record.file_name for record in kept_records(jobs, outcomes)]
-        if not merge_shards(args.save_path, shards, expected):
-            print(f"wrote       part {shard} of {shards}: {len(own)} words to {args.save_path}")
-            return
     records = kept_records(jobs, outcomes)
-    kept = {record.file_name for record in records}
-    write_sheets([job for job in jobs if job.record.file_name in kept], args.save_path, args.single_image)
-    if rejected := [outcomes[job.record.file_name] for job in jobs if job.record.file_name not in kept]:
-        lines = (json.dumps(vars(outcome), ensure_ascii=False) + "\n" for outcome in rejected)
-        write_atomically(args.save_path / REJECTED_NAME, "".join(lines))
-        print(f"left out    {len(rejected)} of {len(jobs)} words that {args.recogniser} reads with more than "
-              f"{args.max_cer:g} character errors ({REJECTED_NAME})")  # fmt: skip
+
+    def write_rest() -> None:  # before the metadata, which says that all is there
+        kept = {record.file_name for record in records}
+        write_sheets([job for job in jobs if job.record.file_name in kept], args.save_path, args.single_image)
+        if rejected := [outcomes[job.record.file_name] for job in jobs if job.record.file_name not in kept]:
+            lines = (json.dumps(vars(outcome), ensure_ascii=False) + "\n" for outcome in rejected)
+            write_atomically(args.save_path / REJECTED_NAME, "".join(lines))
+            print(f"left out    {len(rejected)} of {len(jobs)} words that {args.recogniser} reads with more than "
+                  f"{args.max_cer:g} character errors ({REJECTED_NAME})")  # fmt: skip
+
     if shards == 1:
+        write_rest()
         write_metadata(args.save_path, records)
+    elif not merge_shards(args.save_path, shards, [record.file_name for record in records], write_rest):
+        print(f"wrote       part {shard} of {shards}: {len(own)} words to {args.save_path}")
+        return
     for path in all_noted:
         path.unlink(missing_ok=True)
     print(f"wrote       {len(records)} words to {args.save_path} (sheet.png shows the first)")

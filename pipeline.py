@@ -24,7 +24,7 @@ from utils.charset import Charset, normalise_text
 from utils.checkpoint import CONFIG_NAME, WEIGHTS_NAME, list_checkpoints, save_weights, share_files
 from utils.diffusion import NoiseSchedule, draw_noise, sample_latents
 from utils.latents import decode_latents
-from utils.layout import layout_columns, pad_edges
+from utils.layout import layout_columns, order_along_line, pad_edges
 from utils.published import PUBLISHED_CHARACTERS, PUBLISHED_PAD_ID, find_published, load_published
 from utils.training import make_generator
 
@@ -154,6 +154,8 @@ class HandwritingPipeline:
             # It travels with the checkpoint: where it once came from says nothing, and the hash is of what is loaded again.
             saved_hash = card.vae["hash"] if dtype is None else hash_vae(load_vae(folder / VAE_FOLDER))
             card = replace(card, vae={"name": VAE_FOLDER, "hash": saved_hash})
+        if self.reader is not None:
+            self.reader.save_pretrained(folder / READER_FOLDER, dtype=dtype)
         save_weights(self.unet, folder / WEIGHTS_NAME, dtype=dtype)
         config = json.dumps(card.to_dict(self.unet.config), indent=2, ensure_ascii=False)
         (folder / CONFIG_NAME).write_text(config, encoding="utf-8")
@@ -188,6 +190,23 @@ class HandwritingPipeline:
                 self.unet.config.null_writer_id  # noqa: B018 (raises where there is none)
             elif not isinstance(writer, str) and abs(sum(writer.values()) - 1) > 1e-3:
                 raise ValueError(f"the shares of a mixed hand must sum to 1, not {sum(writer.values()):.3f}")
+
+    def check_sampling(self, guidance_scale: float | None = None, writer_guidance_scale: float | None = None,
+                       redraws: int | None = None, scheduler: str = "dpmsolver++") -> None:  # fmt: skip
+        """Check that the model can be sampled with these settings; see ``__call__``.
+
+        Raises:
+            ValueError: for guidance of a model without null conditions, redraws of one without a reader, and a scheduler that
+                doesn't fit what the model predicts.
+        """
+        self.card.schedule.make_scheduler(scheduler)
+        if redraws and self.reader is None:
+            raise ValueError(f"--redraws {redraws}: this model has no reader to say which words are illegible. Leave it at 0, "
+                             "or name a --recogniser and --best_of.")  # fmt: skip
+        for flag, scale in (("guidance_scale", guidance_scale), ("writer_guidance_scale", writer_guidance_scale)):
+            if scale not in (None, 1) and not self.unet.config.has_null_condition:
+                raise ValueError(f"--{flag} {scale:g}: this model was trained without null conditions, so guidance can't work. "
+                                 "Leave it at 1.")  # fmt: skip
 
     def _edges(self, text: str, writer: Writer) -> np.ndarray:
         return self.card.width_model.edges(text, {writer: 1.0} if isinstance(writer, str) else writer)
@@ -253,9 +272,7 @@ class HandwritingPipeline:
         layout = self.make_layout(texts, writers, width)
         if guidance_scale == writer_guidance_scale == 1:
             return lambda latents, timestep: self._predict(latents, timestep, input_ids, rows, shares, layout)
-        if not config.has_null_condition:
-            raise ValueError(f"--guidance_scale {guidance_scale}: this model was trained without null conditions, so guidance "
-                             "can't work. Leave it at 1.")  # fmt: skip
+        self.check_sampling(guidance_scale, writer_guidance_scale)
         null_ids = torch.full_like(input_ids, config.pad_id)
         null_rows = torch.full_like(rows, config.null_writer_id)
         null_shares = torch.zeros_like(shares)
@@ -313,6 +330,7 @@ class HandwritingPipeline:
             raise ValueError(f"{len(texts)} texts for {len(writers)} writers")
         texts = [normalise_text(text) for text in texts]
         self.check(texts, writers)
+        self.check_sampling(guidance_scale, writer_guidance_scale, redraws, scheduler)
         if guidance_scale is None:
             guidance_scale = DEFAULT_GUIDANCE if self.unet.config.has_null_condition else 1.0
         if writer_guidance_scale is None:
@@ -321,9 +339,6 @@ class HandwritingPipeline:
             guidance_interval = FLOW_INTERVAL if self.card.schedule.is_flow else FULL_INTERVAL
         if redraws is None:
             redraws = 0 if self.reader is None else DEFAULT_REDRAWS
-        if redraws and self.reader is None:
-            raise ValueError(f"--redraws {redraws}: this model has no reader to say which words are illegible. Leave it at 0, "
-                             "or name a --recogniser and --best_of.")  # fmt: skip
         indices = list(range(len(texts)) if indices is None else indices)
         widths = self.canvas_widths(texts, writers)
         images = np.full((len(texts), *self.card.img_size), 255, np.uint8)
@@ -367,7 +382,8 @@ class HandwritingPipeline:
 
     def _reading_losses(self, latents: Tensor, texts: Sequence[str]) -> np.ndarray:
         """(N,) nats a character that the reader lacks to read the texts; 0 where there is nothing to read."""
-        input_ids = self.card.charset.encode(texts, self.unet.config.max_length).to(self.device)
+        in_order = [order_along_line(text) for text in texts]
+        input_ids = self.card.charset.encode(in_order, self.unet.config.max_length).to(self.device)
         lengths = torch.tensor([len(text) for text in texts])
         return (self.reader.loss(latents, input_ids, lengths) * (lengths > 0).to(self.device)).cpu().numpy()
 

@@ -39,7 +39,7 @@ def write_tars(pipeline: HandwritingPipeline, jobs: Sequence[Job], folder: Path,
     written = 0
     with tqdm(total=sum(len(of_tar) for _, of_tar in own), unit="word", desc="write") as bar:
         for tar, of_tar in own:
-            if tar.is_file():
+            if _is_whole(tar):
                 bar.update(len(of_tar))
             else:
                 written += _write_tar(pipeline, of_tar, tar, settings, selection, bar)
@@ -53,6 +53,8 @@ def _write_tar(pipeline: HandwritingPipeline, jobs: Sequence[Job], tar: Path, se
         from webdataset import TarWriter
     except ImportError as error:
         raise ValueError(f"--output_format webdataset: {error}. Run `pip install webdataset`.") from error
+    for left in tar.parent.glob(f".{tar.name}-*.tmp"):  # of a process that was killed
+        left.unlink(missing_ok=True)
     temporary = tar.with_name(f".{tar.name}-{os.getpid()}.tmp")
     rejected, kept = [], 0
     encoding: list[tuple[Job, Outcome | None, Future]] = []
@@ -68,12 +70,22 @@ def _write_tar(pipeline: HandwritingPipeline, jobs: Sequence[Job], tar: Path, se
                 rejected += [vars(outcome) for image, outcome in zip(images, outcomes) if image is None]
                 kept += len(encoding)
                 bar.update(len(batch))
-        counts = {"words": kept, "jobs": len(jobs), "rejected": rejected}
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+        counts = {"words": kept, "jobs": len(jobs), "rejected": rejected, "bytes": temporary.stat().st_size}
         write_atomically(tar.with_suffix(".json"), json.dumps(counts, ensure_ascii=False))
         os.replace(temporary, tar)
     finally:
         temporary.unlink(missing_ok=True)
     return kept
+
+
+def _is_whole(tar: Path) -> bool:
+    """Whether a tar is there with all bytes that were written: a machine that went down may leave a name with less."""
+    counts = tar.with_suffix(".json")
+    if not tar.is_file() or not counts.is_file():
+        return False
+    return tar.stat().st_size == json.loads(counts.read_text(encoding="utf-8"))["bytes"]
 
 
 def _encode_png(image: np.ndarray) -> bytes:
@@ -89,7 +101,7 @@ def finish_tars(folder: Path, num_jobs: int, words_per_tar: int) -> dict | None:
         ValueError: if they don't hold each word once.
     """
     names = [f"words-{part:06d}" for part in range(-(-num_jobs // words_per_tar))]
-    if not all((folder / f"{name}.tar").is_file() for name in names):
+    if not all(_is_whole(folder / f"{name}.tar") for name in names):
         return None
     counts = {name: json.loads((folder / f"{name}.json").read_text(encoding="utf-8")) for name in names}
     done = sum(of["jobs"] for of in counts.values())

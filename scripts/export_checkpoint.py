@@ -12,7 +12,6 @@ sys.path[:0] = [str(Path(__file__).resolve().parent.parent)]  # so that this scr
 
 import torch  # noqa: E402
 
-from latent_reader import READER_FOLDER, LatentReader, find_reader  # noqa: E402
 from pipeline import HandwritingPipeline  # noqa: E402
 from utils.cli import run  # noqa: E402
 
@@ -33,8 +32,6 @@ def main(args: argparse.Namespace) -> None:
     if args.save_path.exists() and any(args.save_path.iterdir()):
         raise ValueError(f"--save_path {args.save_path}: not empty. Name another folder.")
     HandwritingPipeline.from_pretrained(args.models_path).save_pretrained(args.save_path, dtype=DTYPES[args.dtype])
-    if reader := find_reader(args.models_path):  # further training can use it
-        LatentReader.from_pretrained(reader).save_pretrained(args.save_path / READER_FOLDER, dtype=DTYPES[args.dtype])
     size = sum(path.stat().st_size for path in args.save_path.rglob("*") if path.is_file())
     print(f"wrote       {args.save_path}, {size / 2**20:.1f} MiB")
 

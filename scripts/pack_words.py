@@ -51,7 +51,7 @@ def pack(folder: Path, target: Path) -> None:
     images = read_images([folder / record.file_name for record in records]).numpy()
     is_ink = (images < WHITE).any(axis=1)  # (N, W)
     widths = np.where(is_ink.any(axis=1), images.shape[2] - is_ink[:, ::-1].argmax(axis=1), 0)
-    levels = np.round(images / 255 * (LEVELS - 1)).astype(np.uint8)
+    levels = np.round(np.arange(256) / 255 * (LEVELS - 1)).astype(np.uint8)[images]
     columns = np.concatenate([image[:, :width].T for image, width in zip(levels, widths)])  # a letter's columns lie together
     lines = "".join(record.as_json() + "\n" for record in records)
     buffer = io.BytesIO()

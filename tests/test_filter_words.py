@@ -176,6 +176,10 @@ def test_a_threshold_that_keeps_nothing_names_the_range(fail):
     assert "--threshold 2: keeps none of 10 words, whose confidence is 0." in fail(*BY_CONFIDENCE, "--threshold", 2)
 
 
+def test_a_share_that_keeps_nothing_is_named(fail):
+    assert "--top 1: keeps none of 10 words" in fail(*BY_CONFIDENCE, "--top", 1)
+
+
 def test_missing_scores_are_named(fail):
     assert "--by cer: the words of" in fail("--by", "cer", "--threshold", 0)
 

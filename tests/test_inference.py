@@ -227,6 +227,17 @@ def test_overwrite_writes_other_settings_anew(write):
     assert [r.text for r in read_word_folder(folder)] == ["bad"] and len(list((folder / "images").iterdir())) == 1
 
 
+@pytest.mark.parametrize(("wrong", "message"), [
+    (("--recogniser", "nowhere"), "--recogniser nowhere: no such folder"), (("--redraws", "1"), "--redraws 1: this model has"),
+    (("--scheduler", "ddim"), "--scheduler ddim: a model of"),
+])  # fmt: skip
+def test_overwriting_removes_nothing_when_something_is_wrong(write, fail, wrong, message):
+    folder = write("--words", "cab", "--writer", "01")
+    before = times(folder)
+    assert message in fail("--words", "cab", "--writer", "02", "--overwrite", *wrong)
+    assert times(folder) == before
+
+
 def test_overwriting_first_takes_the_word_that_the_images_are_there(write, monkeypatch):
     folder = write("--words", "cab")
 
@@ -427,6 +438,14 @@ def test_further_variants_are_tried_until_one_is_read(write, fake):
     assert 12 < recogniser.seen < 12 * 8
 
 
+def test_of_variants_with_as_many_errors_the_surest_is_kept(write, fake):
+    recogniser = fake(())
+    sureness = iter((0.3, 0.6, 0.5))
+    recogniser.read = lambda images, **options: [Reading("cob", next(sureness)) for _ in images]
+    (record,) = read_word_folder(write("--words", "cab", "--writer", "01", "--recogniser", "fake", "--best_of", "3"))
+    assert record.extra["variant"] == 1 and record.extra["confidence"] == 0.6
+
+
 def test_the_first_variant_is_what_is_written_without_a_recogniser(write, fake, tmp_path):
     fake(range(5))
     chosen = write(*WORD, "--recogniser", "fake", "--best_of", "3")
@@ -611,11 +630,18 @@ def test_shards_of_tars_add_up_also_after_a_kill(checkpoint, tmp_path, capsys):
     assert json.loads((tmp_path / "tars" / "index.json").read_text())["words"] == 9
     # Killed in the middle of a tar: it is not there, its half-written file doesn't count.
     (tmp_path / "tars" / "words-000002.tar").rename(tmp_path / "tars" / ".words-000002.tar-1.tmp")
-    others = hash_tree(tmp_path / "tars")
+    others = {name: digest for name, digest in hash_tree(tmp_path / "tars").items() if not str(name).endswith(".tmp")}
     run_script("inference", *flags, "--shard", "0/2")
     assert "wrote       2 words of part 0 of 2" in capsys.readouterr().out
     assert sorted(read_tars(tmp_path / "tars")) == list(range(9))
     assert {name: digest for name, digest in hash_tree(tmp_path / "tars").items() if name in others} == others
+    assert not list((tmp_path / "tars").glob(".*.tmp"))
+    # Cut short by a machine that went down: its name alone doesn't count.
+    tar = tmp_path / "tars" / "words-000002.tar"
+    whole = tar.read_bytes()
+    tar.write_bytes(whole[:1000])
+    run_script("inference", *flags, "--shard", "0/2")
+    assert "wrote       2 words of part 0 of 2" in capsys.readouterr().out and len(tar.read_bytes()) == len(whole)
 
 
 def test_tars_and_sheets_exclude_each_other(checkpoint, tmp_path):

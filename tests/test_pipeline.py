@@ -9,9 +9,11 @@ import pytest
 import torch
 
 from autoencoder import CompactAutoencoder, hash_vae
+from latent_reader import LatentReader, LatentReaderConfig
 from model_card import ModelCard, find_checkpoint
 from pipeline import FULL_INTERVAL, HandwritingPipeline
 from tests.helpers import IMG_SIZE, WRITERS
+from utils.charset import Charset
 from utils.diffusion import SCHEDULERS
 from utils.jobs import choose_writers, jobs_of_texts
 
@@ -373,3 +375,22 @@ def test_the_drawing_that_is_read_best_is_kept(with_reader):
 def test_redraws_need_a_reader(pipeline):
     with pytest.raises(ValueError, match="--redraws 1: this model has no reader"):
         pipeline(TEXTS, ["01", "02"], redraws=1, **FAST)
+
+
+def test_the_reader_meets_the_characters_in_their_order_along_the_line(pipeline):
+    class Reader:
+        def loss(self, latents, input_ids, lengths):
+            self.input_ids = input_ids[:, :3].tolist()
+            return torch.zeros(len(latents))
+
+    hebrew = HandwritingPipeline(pipeline.unet, pipeline.vae, replace(pipeline.card, charset=Charset(tuple("אבa"))), Reader())
+    hebrew._reading_losses(torch.zeros(2, 4, 4, 8), ["אאב", "a"])
+    assert hebrew.reader.input_ids == [[2, 1, 1], [3, 0, 0]]
+
+
+def test_the_reader_is_saved_along(pipeline, tmp_path):
+    reader = LatentReader(LatentReaderConfig(pipeline.card.charset.vocabulary_size, latent_height=4, channels=(8, 16, 16, 32)))
+    HandwritingPipeline(pipeline.unet, pipeline.vae, pipeline.card, reader).save_pretrained(tmp_path)
+    loaded = HandwritingPipeline.from_pretrained(tmp_path).reader
+    latents = torch.randn(1, 4, 4, 8)
+    assert torch.equal(loaded(latents), reader(latents))

@@ -62,3 +62,8 @@ def test_frames_beyond_a_word_are_not_read():
 
 def test_nothing_read_has_no_confidence():
     assert decode_best_path(make_log_probs((0, 0.9)), torch.tensor([1]), Charset(("a", "b"))) == [Reading("", 0.0)]
+
+
+def test_what_is_written_from_right_to_left_is_read_from_left_to_right():
+    log_probs = make_log_probs((1, 0.9), (2, 0.9))
+    assert decode_best_path(log_probs, torch.tensor([2]), Charset(("א", "ב")))[0].text == "בא"

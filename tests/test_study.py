@@ -38,7 +38,15 @@ def test_fractions_lie_in_each_other_and_take_of_each_writer_alike():
     assert Counter((r.split, r.writer) for r in half) == {("train", f"w{i}"): 15 for i in range(3)} | {
         ("val", f"w{i}"): 5 for i in range(3)}  # fmt: skip
     assert {r.split for r in whole} == {"train", "val"}  # the test words are nobody's
-    assert len([r for r in choose_fraction(RECORDS, 0.001) if r.split == "train"]) == 3
+    assert len([r for r in choose_fraction(RECORDS, 0.001) if r.split == "train"]) == 1
+
+
+def test_a_fraction_is_that_fraction_where_writers_have_few_words():
+    records = [WordRecord(f"images/{i:04d}.png", "word", f"page{i // 4}", "train") for i in range(800)]
+    parts = [{r.file_name for r in choose_fraction(records, share)} for share in (0.05, 0.1, 0.25)]
+    assert [len(part) for part in parts] == [40, 80, 200] and parts[0] < parts[1] < parts[2]
+    most = Counter(r.writer for r in records if r.file_name in parts[2])
+    assert max(most.values()) <= 2 and len(most) > 150
 
 
 def test_without_a_val_split_a_tenth_of_train_becomes_it():

@@ -149,6 +149,9 @@ def test_a_run_starts_from_another_and_learns_its_new_characters(folder, tmp_pat
     old, new = CRNN.from_pretrained(tmp_path / "run"), CRNN.from_pretrained(tmp_path / "next")
     assert new.config.characters[: len(old.config.characters)] == old.config.characters
     assert set("xyz") & set(new.config.characters)
+    # A run that goes on knows where it came from.
+    train(tmp_path / "other", tmp_path / "next", "--resume", "--max_train_steps", 2)
+    assert json.loads((tmp_path / "next" / "results.json").read_text())["init_from"] == str(tmp_path / "run")
 
 
 def test_new_characters_on_resume_are_refused(folder, tmp_path):

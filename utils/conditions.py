@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from utils.charset import Charset
-from utils.layout import WidthModel, is_right_to_left, layout_columns, pad_edges
+from utils.layout import WidthModel, layout_columns, order_along_line, pad_edges
 from utils.word_folder import WordRecord
 
 
@@ -31,8 +31,7 @@ class TrainingConditions:
         is_known = [len(r.text) <= max_length and not charset.unknown(r.text) for r in records]
         texts = [r.text if ok else "" for r, ok in zip(records, is_known)]
         self.input_ids = charset.encode(texts, max_length).to(device)
-        # In the order in which they stand along the line.
-        self.reading_ids = charset.encode([t[::-1] if is_right_to_left(t) else t for t in texts], max_length).to(device)
+        self.reading_ids = charset.encode([order_along_line(text) for text in texts], max_length).to(device)
         self.lengths = torch.tensor([len(text) for text in texts])  # on the CPU
         self.writer_ids = torch.tensor([writers.get(record.writer, null_writer or 0) for record in records], device=device)
         self.pad_id, self.null_writer = charset.pad_id, null_writer

@@ -42,6 +42,12 @@ def is_right_to_left(text: str) -> bool:
     return next((kind != "L" for kind in kinds if kind in ("L", "R", "AL")), False)
 
 
+def order_along_line(text: str) -> str:
+    """The characters as they stand in the image from left to right, which is how a recogniser with CTC meets them; of what
+    such a recogniser has read, the text."""
+    return text[::-1] if is_right_to_left(text) else text
+
+
 @dataclass(frozen=True)
 class WidthModel:
     """``width = writer_scale * shape_scale * sum of character widths``, in pixels of the canvas, at most ``room``.

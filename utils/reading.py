@@ -9,6 +9,7 @@ from torch import Tensor
 
 from utils.charset import Charset, normalise_text
 from utils.latents import to_pixel_values
+from utils.layout import order_along_line
 
 INK = 200  # grey levels under this are ink
 MARGIN = 6  # pixels of white that stay at both sides of the ink
@@ -70,6 +71,6 @@ def decode_best_path(log_probs: Tensor, frames: Tensor, charset: Charset) -> lis
         starts = np.flatnonzero(np.diff(row[:count], prepend=-1))  # of runs
         is_character = row[starts] > 0
         sureness = np.maximum.reduceat(peak[:count].astype(np.float64), starts)[is_character]
-        text = normalise_text("".join(charset.characters[i - 1] for i in row[starts][is_character]))
+        text = normalise_text(order_along_line("".join(charset.characters[i - 1] for i in row[starts][is_character])))
         readings.append(Reading(text, float(np.exp(sureness.sum())) if text else 0.0))
     return readings

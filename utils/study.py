@@ -130,27 +130,37 @@ def hold_out_val(records: Sequence[WordRecord]) -> list[WordRecord]:
     if any(record.split == "val" for record in records):
         return list(records)
     train = [record for record in records if record.split == "train"]
-    val = {record.file_name for record in _share_of_each(train, VAL_SHARE, at_least=0)}
+    val = {record.file_name for record in _share_of_each(train, VAL_SHARE)}
     return [replace(record, split="val") if record.file_name in val else record for record in records]
 
 
 def choose_fraction(records: Sequence[WordRecord], fraction: float) -> list[WordRecord]:
-    """A part of the splits ``train`` and ``val``, of each writer alike, at least one word; none of ``test``.
-
-    The words come in the order of their names' hashes: a smaller fraction lies within a larger one.
+    """A part of the splits ``train`` and ``val``, as many words of each as that is (at least one), of each writer alike as far
+    as whole words allow; none of ``test``. A smaller fraction lies within a larger one.
     """
-    return _share_of_each([record for record in records if record.split != "test"], fraction, at_least=1)
+    return _share_of_each([record for record in records if record.split != "test"], fraction)
 
 
-def _share_of_each(records: Sequence[WordRecord], share: float, *, at_least: int) -> list[WordRecord]:
+def _share_of_each(records: Sequence[WordRecord], share: float) -> list[WordRecord]:
     groups = defaultdict(list)
     for record in records:
         groups[record.split, record.writer].append(record)
+    ranks: dict[str, dict[str, float]] = defaultdict(dict)
+    for (split, writer), group in groups.items():
+        # A writer's words part [0, 1] evenly, in the order of their hashes; where they begin differs from writer to writer, so
+        # that a share of few words falls to some writers and not to all.
+        begin = int.from_bytes(_hash(writer)[:8], "big") / 2**64
+        for place, record in enumerate(sorted(group, key=lambda record: _hash(record.file_name))):
+            ranks[split][record.file_name] = (place + begin) / len(group)
     chosen = set()
-    for group in groups.values():
-        ranked = sorted(group, key=lambda record: hashlib.sha256(record.file_name.encode()).digest())
-        chosen |= {record.file_name for record in ranked[: max(at_least, round(share * len(group)))]}
+    for rank in ranks.values():
+        in_order = sorted(rank, key=lambda name: (rank[name], name))
+        chosen |= set(in_order[: max(1, round(share * len(in_order)))])
     return [record for record in records if record.file_name in chosen]
+
+
+def _hash(text: str) -> bytes:
+    return hashlib.sha256(text.encode()).digest()
 
 
 def copy_words(source: Path, records: Sequence[WordRecord], target: Path) -> None:

@@ -9,7 +9,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
@@ -213,11 +213,12 @@ def outcomes_name(shard: int, shards: int) -> str:
     return f"readings-{shard:05d}-of-{shards:05d}.jsonl"
 
 
-def merge_shards(folder: Path, shards: int, expected: Sequence[str]) -> bool:
+def merge_shards(folder: Path, shards: int, expected: Sequence[str], write_rest: Callable[[], None] | None = None) -> bool:
     """Write the whole ``metadata.jsonl`` once every shard's file is there.
 
     Args:
         expected: every file name of the job, in order; what the shards hold together must be exactly this.
+        write_rest: writes what else belongs to the folder; called when all is known to be there, just before the whole file.
     Returns:
         True if the whole file is there (written here, or by another process just now), False if shards are still missing.
     Raises:
@@ -241,6 +242,8 @@ def merge_shards(folder: Path, shards: int, expected: Sequence[str]) -> bool:
             f"{folder}: the {shards} shards don't add up: {len(missing)} records missing ({missing[:3]}), "
             f"{len(records) - len(by_name)} twice, {len(foreign)} of another job ({foreign[:3]})"
         )
+    if write_rest:
+        write_rest()
     write_metadata(folder, [by_name[name] for name in expected])
     for path in paths:
         path.unlink(missing_ok=True)
