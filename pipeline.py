@@ -31,7 +31,7 @@ from utils.training import make_generator
 Writer = str | Mapping[str, float] | None
 FULL_INTERVAL = (0.0, 1.0)
 FLOW_INTERVAL = (0.25, 0.9)  # where guidance helps a flow model: as legible, and nearer to the hand
-DEFAULT_STEPS = 20
+DEFAULT_STEPS = 12
 DEFAULT_GUIDANCE = 3.0
 DEFAULT_REDRAWS = 2
 READABLE_LOSS = 0.1  # nats a character: a word that the reader finds less probable is drawn again
