@@ -98,5 +98,13 @@ def test_bad_input_is_named(real, checkpoint, tmp_path):
 
 
 def test_a_failing_step_says_what_and_where(real, checkpoint, tmp_path):
-    with pytest.raises(ValueError, match=r"inference.py ended with 2: error: .*words\.txt.*synthetic\.log"):
+    (tmp_path / "words.txt").write_text("cab\n")  # too few for all hands
+    with pytest.raises(ValueError, match=r"inference.py ended with 2: error: .*synthetic\.log"):
         study(real, checkpoint, tmp_path / "study", "--words_file", tmp_path / "words.txt")
+
+
+def test_what_is_needed_hours_later_is_looked_at_first(real, checkpoint, tmp_path):
+    for flag, value in (("--words_file", tmp_path / "words.txt"), ("--recogniser", "nowhere"), ("--init_from", tmp_path)):
+        with pytest.raises(FileNotFoundError, match=flag):
+            study(real, checkpoint, tmp_path / "study", flag, value)
+    assert not (tmp_path / "study").exists()
