@@ -205,7 +205,7 @@ class HandwritingPipeline:
                              "or name a --recogniser and --best_of.")  # fmt: skip
         for flag, scale in (("guidance_scale", guidance_scale), ("writer_guidance_scale", writer_guidance_scale)):
             if scale not in (None, 1) and not self.unet.config.has_null_condition:
-                raise ValueError(f"--{flag} {scale:g}: this model was trained without null conditions, so guidance can't work. "
+                raise ValueError(f"--{flag} {scale}: this model was trained without null conditions, so guidance can't work. "
                                  "Leave it at 1.")  # fmt: skip
 
     def _edges(self, text: str, writer: Writer) -> np.ndarray:
