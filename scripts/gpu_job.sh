@@ -7,7 +7,8 @@
 #
 # WORDS.pack holds real handwriting: a word folder of 64x512 pixels with texts of at most 40 characters, packed by
 # scripts/pack_words.py. A step that was cut off goes on when it is called again, and one that is done is left out (but what is
-# timed as a whole begins anew: the benchmark, and the data set if it was cut off). JOB is the folder of all work (default: /tmp/gpu_job), OUT that of results (default: JOB/out).
+# timed as a whole begins anew: the benchmark, and the data set if it was cut off). JOB is the folder of all work (default: /tmp/gpu_job), OUT
+# that of results (default: JOB/out).
 # For a rehearsal on a CPU: PRESET=tiny SMALL=tiny FONT_WORDS=200 VAE_STEPS=4 MINUTES=0.2 COUNT=8 BATCH=8 PILOT=4.
 set -euo pipefail
 cd "$(dirname "$0")/.."
