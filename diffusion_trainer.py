@@ -27,7 +27,7 @@ from utils.checkpoint import CONFIG_NAME, TRAINING_STATE, save_checkpoint, save_
 from utils.conditions import TrainingConditions, library_versions, pick_previews
 from utils.diffusion import NoiseSchedule
 from utils.images import make_sheet
-from utils.latents import LatentCache
+from utils.latents import LatentCache, RowReader
 from utils.layout import CANVAS_STEP, fit_width_model
 from utils.sources import TrainingWords
 from utils.training import EpochSampler, ExponentialMovingAverage, learning_rate_factor, make_generator
@@ -169,9 +169,9 @@ class DiffusionTrainer:
         self.reader: LatentReader | None = None  # see prepare_reader
         # On a GPU all latents live there (44,000 words are 180 MB) as far as they fit; else they stay memory-mapped on disk.
         if self.device.type == "cuda" and cache.moments.nbytes < GPU_SHARE * torch.cuda.mem_get_info(self.device)[0]:
-            self.moments = torch.from_numpy(cache.moments[:]).to(self.device)
+            self.moments, self.rows_on_disk = torch.from_numpy(cache.moments[:]).to(self.device), None
         else:
-            self.moments = torch.from_numpy(cache.moments)
+            self.moments, self.rows_on_disk = torch.from_numpy(cache.moments), RowReader(cache.moments)
 
     @property
     def epoch(self) -> float:
@@ -258,8 +258,11 @@ class DiffusionTrainer:
         s, accelerator = self.settings, self.accelerator
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate()
-        indices = self.sampler.batch(self.step, accelerator.process_index, accelerator.num_processes)
-        generator = make_generator(self.device, s.seed, self.step, accelerator.process_index, 0x11)
+        rank, ranks = accelerator.process_index, accelerator.num_processes
+        indices = self.sampler.batch(self.step, rank, ranks)
+        if self.rows_on_disk:  # those of the next step, during this one
+            self.rows_on_disk.prefetch(self.sampler.batch(self.step + 1, rank, ranks).tolist())
+        generator = make_generator(self.device, s.seed, self.step, rank, 0x11)
         timesteps = self.schedule.draw_timesteps(len(indices), self.device, generator)
         dropped = None
         if self.has_null:

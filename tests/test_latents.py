@@ -1,5 +1,6 @@
 """Pixels, latents and the cache of encoded images."""
 
+import mmap
 import os
 import shutil
 
@@ -12,6 +13,7 @@ from tests.helpers import IMG_SIZE, WORDS, make_word_folder
 from utils.latents import (
     CACHE_FOLDER,
     LatentCache,
+    RowReader,
     build_latent_cache,
     cache_key,
     decode_latents,
@@ -135,3 +137,27 @@ def test_other_processes_only_look(folder, vae):
 def test_the_moments_make_tensors_without_a_warning(folder, vae, recwarn):
     torch.from_numpy(LatentCache(build(folder, vae)).moments)
     assert not [warning for warning in recwarn if "writable" in str(warning.message)]
+
+
+def test_rows_are_prefetched_where_they_lie_and_stay_as_they_are(tmp_path):
+    rows = np.random.default_rng(0).standard_normal((300, 2, 4, 8, 31)).astype(np.float16)  # no whole number of pages
+    np.save(tmp_path / "rows.npy", rows)
+    mapped = np.load(tmp_path / "rows.npy", mmap_mode="c")
+    asked = []
+
+    class Mapping:
+        def madvise(self, option, start, length):
+            asked.append((start, start + length))
+            mapped.base.madvise(option, start, length)
+
+    reader = RowReader(mapped)
+    reader.mapping = Mapping()
+    reader.prefetch([0, 7, 299])
+    contents = (tmp_path / "rows.npy").read_bytes()
+    for (start, end), row in zip(asked, (0, 7, 299)):
+        assert rows[row].tobytes() in contents[start:end] and start % mmap.PAGESIZE == 0
+    assert (mapped == rows).all()
+
+
+def test_rows_in_memory_need_no_prefetching():
+    RowReader(np.zeros((3, 4))).prefetch([0, 2])

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import mmap
 import os
 import shutil
 from collections.abc import Sequence
@@ -60,6 +61,33 @@ class LatentCache:
         # Copy-on-write, and never written: torch warns of read-only arrays.
         self.moments = np.load(folder / "moments.npy", mmap_mode="c")
         self.ink = np.load(folder / "ink.npy")
+
+
+class RowReader:
+    """Rows of a memory-mapped array that may be larger than memory, read in random order without waiting for the disk.
+
+    By itself a system reads much around each row, which fills memory with what is not asked for. Of an array in memory, and
+    where a system can't be told, nothing is different.
+
+    Args:
+        rows: (N, …) as ``np.load(…, mmap_mode=…)`` gives it.
+    """
+
+    def __init__(self, rows: np.ndarray) -> None:
+        mapped = isinstance(rows.base, mmap.mmap) and hasattr(mmap, "MADV_RANDOM")  # not on Windows
+        self.mapping, self.row_bytes = rows.base if mapped else None, rows.nbytes // max(1, len(rows))
+        # Not all of the file: the array's header is before its rows.
+        self.offset = len(rows.base) - rows.nbytes if mapped else 0
+        if mapped:
+            self.mapping.madvise(mmap.MADV_RANDOM)
+
+    def prefetch(self, indices: Sequence[int]) -> None:
+        """Have these rows read from disk while something else is computed."""
+        if self.mapping is not None:
+            for index in indices:
+                first = self.offset + index * self.row_bytes
+                start = first - first % mmap.PAGESIZE
+                self.mapping.madvise(mmap.MADV_WILLNEED, start, first + self.row_bytes - start)
 
 
 def cache_key(paths: Sequence[Path], vae_hash: str) -> str:
