@@ -91,8 +91,8 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
                        "--dataset_path each word's own; with --single_image False all)")  # fmt: skip
     group.add_argument("--mix", nargs="+", metavar="ID:SHARE", help="one hand mixed of several, e.g. --mix 000:0.7 011:0.3")
     group.add_argument("--oov", type=positive_int, metavar="N", help="N words for each hand of --dataset_path (or of --writer) "
-                       "that its training words there lack, with rare characters well represented; from --words_file or a "
-                       "dictionary")  # fmt: skip
+                       "that its training words there lack, as long as these, with rare characters well represented; from "
+                       "--words_file or a dictionary")  # fmt: skip
     group.add_argument("--oov_scope", choices=SCOPES, default="writer", help="words that are new to this writer, or to the "
                        "whole data set (default: %(default)s)")  # fmt: skip
     group.add_argument("--num_per_word", type=positive_int, default=1, help="images of each word and hand (default: 1)")

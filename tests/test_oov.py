@@ -1,5 +1,6 @@
 """Out-of-vocabulary words: new, writable, with rare characters."""
 
+import random
 from collections import Counter
 from itertools import islice
 
@@ -36,6 +37,20 @@ def test_a_list_that_is_used_up_gives_what_it_has():
 def test_rare_characters_get_their_share():
     words = ["see"] + [a + b + c for a in "etan" for b in "etan" for c in "etan"] * 3 + ["quiz", "jinx", "vex"]
     characters = Counter("".join(choose(words, count=12)))
+    assert all(characters[c] for c in "qzjv")
+
+
+def test_lengths_are_those_that_were_asked_for():
+    draw = random.Random(0)
+    words = ["".join(draw.choices(LOWER, k=draw.choice((2, 2, 2, 2, 2, 3, 4, 5, 6, 9)))) for _ in range(4000)]
+    of_any, wanted = choose(words, count=200), choose(words, count=200, lengths=[4, 9, 9, 9])
+    assert sum(map(len, of_any)) / 200 < 4
+    assert abs(sum(map(len, wanted)) / 200 - 7.75) < 1.5 and max(map(len, wanted)) == 9
+
+
+def test_rare_characters_get_their_share_at_each_length():
+    words = [a + b + c for a in "etan" for b in "etan" for c in "etan"] * 3 + ["quiz", "jinx", "vext"] * 3
+    characters = Counter("".join(choose(words, count=24, lengths=[3, 3, 3, 4])))
     assert all(characters[c] for c in "qzjv")
 
 

@@ -99,7 +99,8 @@ def jobs_of_records(records: Sequence[WordRecord], *, num_per_word: int = 1) -> 
 def jobs_out_of_vocabulary(records: Sequence[WordRecord], words: Sequence[str] | None, per_writer: int, *, scope: str,
                            writers: Sequence[str] | None, known: Sequence[str], charset: Sequence[str], max_length: int,
                            seed: int = 0) -> list[Job]:  # fmt: skip
-    """New words for each hand: none that its training words hold, and rare characters well represented.
+    """New words for each hand: none that its training words hold, of such lengths as they have, and rare characters well
+    represented.
 
     Args:
         records: of the data set; those of split ``train`` are what a hand, or with scope ``dataset`` any hand, has written.
@@ -118,7 +119,9 @@ def jobs_out_of_vocabulary(records: Sequence[WordRecord], words: Sequence[str] |
     for number, hand in enumerate(hands):
         taken = {text for writer, text in train if scope == "dataset" or writer == hand}
         source = listed_words(words, seed + number) if words else dictionary_words(charset, seed * 7919 + number)
-        chosen = choose_oov_words(source, taken, per_writer, charset=charset, max_length=max_length, counts=counts)
+        lengths = [len(text) for writer, text in train if writer == hand] or [len(text) for _, text in train]
+        chosen = choose_oov_words(source, taken, per_writer, charset=charset, max_length=max_length, lengths=lengths,
+                                  seed=seed + number, counts=counts)  # fmt: skip
         if len(chosen) < per_writer:
             raise ValueError(f"--oov {per_writer}: the list has only {len(chosen)} words that are new to {hand} and can be "
                              "written. Give a longer --words_file, or fewer words.")  # fmt: skip
