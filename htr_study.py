@@ -2,12 +2,13 @@
 
   python3 htr_study.py --dataset_path data/iam --generator runs/fonts --save_path runs/study
   python3 htr_study.py --dataset_path data/iam --generator runs/fonts --save_path runs/study --fractions 10 100 --seeds 5 \\
-      --generator_steps 4000 --htr_steps 6000 --synthetic 4 --recogniser rapidocr --best_of 4 --max_cer 0.2
+      --generator_steps 4000 --htr_steps 6000 --synthetic 4 --recogniser rapidocr --normalise letters --best_of 4 \\
+      --max_cer 0.2
   accelerate launch --num_processes 4 htr_study.py --dataset_path data/iam --generator runs/fonts --save_path runs/study
 
 At each fraction, --generator (which must not have seen the data set: trained on fonts, say) is fine-tuned on that part of the
 split train and on nothing else, and writes words that this part does not hold; recognisers are trained on the real part, on
-the generated words, and on both, and read the split test, which nobody else sees. --full_generator adds one that saw more than
+the generated words, on both, and on the one after the other, and read the split test, which nobody else sees. --full_generator adds one that saw more than
 its fraction as an upper bound, named so. Writes study.json (every number), study.csv and report.html (table and plot). The same
 command started again goes on where it was; with several processes the recognisers are shared among them.
 """
@@ -33,7 +34,7 @@ from recogniser import CRNN, CRNNRecogniser, load_recogniser
 from utils.charset import read_texts
 from utils.checkpoint import CONFIG_NAME, checkpoint_step, choose_resume, list_checkpoints
 from utils.cli import positive_int, run
-from utils.metrics import count_errors
+from utils.metrics import NORMALISERS, count_errors
 from utils.sources import parse_sources, read_sources
 from utils.study import ARMS, UNITS, Arm, RunErrors, choose_fraction, copy_words, hold_out_val, summarise
 from utils.study_report import render_study, write_table
@@ -77,10 +78,12 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     group.add_argument("--recogniser", help="keep only words that it reads, see inference.py")
     group.add_argument("--best_of", type=positive_int, help="see inference.py")
     group.add_argument("--max_cer", type=float, help="see inference.py")
+    group.add_argument("--normalise", choices=tuple(NORMALISERS), help="see inference.py")
     group.add_argument("--num_steps", type=positive_int, help="of sampling (default: that of inference.py)")
     group.add_argument("--inference_batch_size", type=positive_int, help="words written at once (default: that of "
                        "inference.py)")  # fmt: skip
-    group = parser.add_argument_group("recognisers", "each arm has the same steps")
+    group = parser.add_argument_group("recognisers", "each has the same steps; those that learn real words after generated "
+                                      "ones have as many again")  # fmt: skip
     group.add_argument("--htr_steps", type=positive_int, default=htr.max_train_steps, help="at most (default: %(default)s)")
     group.add_argument("--htr_batch_size", type=positive_int, default=htr.batch_size, help="default: %(default)s")
     group.add_argument("--htr_learning_rate", type=float, default=htr.learning_rate, help="default: %(default)s")
@@ -103,7 +106,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     for name in ("synthetic", "real_share", "htr_learning_rate", "generator_learning_rate"):
         if getattr(args, name) is not None and not 0 < getattr(args, name) < math.inf:
             parser.error(f"--{name} {getattr(args, name)}: must be above 0")
-    for name in ("best_of", "max_cer"):
+    for name in ("best_of", "max_cer", "normalise"):
         if getattr(args, name) is not None and not args.recogniser:
             parser.error(f"--{name} {getattr(args, name)}: goes with --recogniser")
     if args.max_cer is not None and not 0 <= args.max_cer < math.inf:
@@ -114,13 +117,15 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 @dataclass(frozen=True)
 class Task:
-    """One recogniser to train: an arm at a fraction with a seed; ``train`` are the sources of ``train_htr.py``."""
+    """One recogniser to train: an arm at a fraction with a seed; ``train`` are the sources of ``train_htr.py``, ``init_from`` is
+    the recogniser that it starts from, if any."""
 
     arm: Arm
     fraction: float
     seed: int
     train: tuple[str, ...]
     folder: Path
+    init_from: Path | None
 
 
 def fraction_name(fraction: float) -> str:
@@ -195,7 +200,8 @@ def write_words(args: argparse.Namespace, model: Path, part: Path, folder: Path,
         "--models_path", model, "--dataset_path", part, "--oov", per_writer, "--oov_scope", "dataset",
         "--save_path", folder, "--seed", 1, "--writer", *writers,
         *flags(words_file=args.words_file, recogniser=args.recogniser, best_of=args.best_of, max_cer=args.max_cer,
-               num_steps=args.num_steps, batch_size=args.inference_batch_size, mixed_precision=args.mixed_precision),
+               normalise=args.normalise, num_steps=args.num_steps, batch_size=args.inference_batch_size,
+               mixed_precision=args.mixed_precision),
     ], folder.with_suffix(".log"), device)  # fmt: skip
 
 
@@ -206,12 +212,14 @@ def make_tasks(args: argparse.Namespace, parts: dict[float, Path]) -> list[Task]
         root = args.save_path / fraction_name(fraction)
         mixed = f"{part}:{args.real_share:g}"
         sources = {"real": (str(part),), "synthetic": (str(root / "synthetic"),),
-                   "real+synthetic": (mixed, str(root / "synthetic")),
+                   "real+synthetic": (mixed, str(root / "synthetic")), "synthetic, then real": (str(part),),
                    "real+synthetic (upper bound)": (mixed, str(args.save_path / "synthetic_full"))}  # fmt: skip
         for arm in ARMS:
             if not arm.is_upper_bound or args.full_generator:
-                tasks += [Task(arm, fraction, seed, sources[arm.name], root / "recognisers" / f"{arm.slug}-{seed}")
-                          for seed in range(args.seeds)]  # fmt: skip
+                for seed in range(args.seeds):
+                    folder = root / "recognisers"
+                    init_from = folder / f"{arm.starts_from}-{seed}" if arm.starts_from else args.init_from
+                    tasks.append(Task(arm, fraction, seed, sources[arm.name], folder / f"{arm.slug}-{seed}", init_from))
     return tasks
 
 
@@ -225,7 +233,7 @@ def train_task(args: argparse.Namespace, task: Task, part: Path, device: torch.d
     checkpoint = choose_resume(task.folder, True) if list_checkpoints(task.folder) else None
     train = read_sources(parse_sources(task.train, flag="--dataset_path"))
     results = train_recogniser(train, task.folder, valid=read_split(part, "val", flag="--dataset_path"), settings=settings,
-                               checkpoint=checkpoint, init_from=args.init_from, device=device,
+                               checkpoint=checkpoint, init_from=task.init_from, device=device,
                                mixed_precision=args.mixed_precision)  # fmt: skip
     if results is None:
         raise KeyboardInterrupt
@@ -350,10 +358,12 @@ def main(args: argparse.Namespace) -> None:
 
     # The recognisers.
     tasks = make_tasks(args, parts)
-    for number, task in enumerate(tasks[rank::ranks], start=1):
-        say(f"recogniser  {number} of {len(tasks[rank::ranks])}: {task.arm.name}, {task.fraction:g} %, seed {task.seed}")
-        train_task(args, task, parts[task.fraction], device)
-    accelerator.wait_for_everyone()
+    for goes_on in (False, True):  # those that start from others come after these
+        own = [task for task in tasks if bool(task.arm.starts_from) == goes_on][rank::ranks]
+        for number, task in enumerate(own, start=1):
+            say(f"recogniser  {number} of {len(own)}: {task.arm.name}, {task.fraction:g} %, seed {task.seed}")
+            train_task(args, task, parts[task.fraction], device)
+        accelerator.wait_for_everyone()
 
     if accelerator.is_main_process:
         study = summarise(collect(tasks))

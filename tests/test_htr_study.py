@@ -40,7 +40,8 @@ def test_a_whole_study(real, checkpoint, tmp_path, capsys, monkeypatch):
     assert "real+synthetic against real: CER" in out
     results = json.loads((tmp_path / "study" / "study.json").read_text())
     assert [(row["fraction"], row["arm"]["name"]) for row in results["rows"]] == [
-        (fraction, name) for fraction in (50.0, 100.0) for name in ("real", "synthetic", "real+synthetic")]  # fmt: skip
+        (fraction, name) for fraction in (50.0, 100.0) 
+        for name in ("real", "synthetic", "real+synthetic", "synthetic, then real")]  # fmt: skip
     assert results["test_words"] == 12 and results["seeds"] == 2
     assert (tmp_path / "study" / "report.html").is_file() and (tmp_path / "study" / "study.csv").is_file()
 
@@ -56,7 +57,10 @@ def test_a_whole_study(real, checkpoint, tmp_path, capsys, monkeypatch):
         assert len(synthetic) == 12 and not {r.text for r in synthetic} & {r.text for r in part if r.split == "train"}
         assert {r.writer for r in synthetic} == {"p", "q"}
         counts = {row["arm"]["slug"]: row["words"] for row in results["rows"] if row["fraction"] == 100 * share}
-        assert counts == {"real": 24 * share, "synthetic": 12, "mixed": 24 * share + 12}
+        assert counts == {"real": 24 * share, "synthetic": 12, "mixed": 24 * share + 12, "then_real": 24 * share}
+        log = tmp_path / "study" / name / "recognisers"
+        state = next((log / "then_real-1").glob("step_*/training_state/*.json")).read_text()
+        assert str(log / "synthetic-1") in state
 
     # Started again with another seed: what is done stays, the rest is added.
     calls = []
@@ -65,7 +69,7 @@ def test_a_whole_study(real, checkpoint, tmp_path, capsys, monkeypatch):
     original = htr_study.train_recogniser
     monkeypatch.setattr(htr_study, "train_recogniser", lambda *given, **named: trained.append(1) or original(*given, **named))
     study(real, checkpoint, tmp_path / "study", "--seeds", 3)
-    assert calls == [] and len(trained) == 6
+    assert calls == [] and len(trained) == 8
     with pytest.raises(ValueError, match="holds a study with --htr_steps 2, not 3"):
         study(real, checkpoint, tmp_path / "study", "--htr_steps", 3)
 
@@ -75,7 +79,7 @@ def test_the_upper_bound_is_marked(real, checkpoint, tmp_path):
     full = tmp_path / "study" / "fraction_100.00" / "generator"
     study(real, checkpoint, tmp_path / "bound", "--fractions", 50, "--seeds", 1, "--full_generator", full)
     rows = json.loads((tmp_path / "bound" / "study.json").read_text())["rows"]
-    assert [row["arm"]["is_upper_bound"] for row in rows] == [False, False, False, True]
+    assert [row["arm"]["is_upper_bound"] for row in rows] == [False, False, False, False, True]
     assert "it is no fair comparison below 100 %" in (tmp_path / "bound" / "report.html").read_text()
     with pytest.raises(ValueError, match=r"was trained on writers of --dataset_path .* would leak"):
         study(real, full, tmp_path / "leak")

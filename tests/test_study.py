@@ -13,7 +13,7 @@ from utils.word_folder import WordRecord, read_word_folder
 
 RECORDS = [WordRecord(f"images/{i:03d}.png", "word", f"w{i % 3}", ("train", "train", "train", "val", "test")[i % 5])
            for i in range(150)]  # fmt: skip
-REAL, SYNTHETIC, MIXED, UPPER = ARMS
+REAL, SYNTHETIC, MIXED, THEN, UPPER = ARMS
 
 
 def make_runs(rates, *, words=200, fraction=10.0, seeds=3):
@@ -113,12 +113,12 @@ def test_the_test_is_paired_by_word():
 
 def test_table_and_page(tmp_path):
     runs = [run for fraction in (10.0, 100.0)
-            for run in make_runs({REAL: 0.3, SYNTHETIC: 0.5, MIXED: 0.2, UPPER: 0.1}, fraction=fraction)]  # fmt: skip
+            for run in make_runs({REAL: 0.3, SYNTHETIC: 0.5, MIXED: 0.2, THEN: 0.15, UPPER: 0.1}, fraction=fraction)]  # fmt: skip
     study = summarise(runs)
     write_table(study, tmp_path / "study.csv")
     rows = list(csv.DictReader((tmp_path / "study.csv").open()))
     assert [row["trained_on"] for row in rows] == [arm.name for arm in ARMS] * 2
-    assert [row["upper_bound"] for row in rows[:4]] == ["False"] * 3 + ["True"]
+    assert [row["upper_bound"] for row in rows[:5]] == ["False"] * 4 + ["True"]
     assert float(rows[0]["cer_low"]) < float(rows[0]["cer"]) < float(rows[0]["cer_high"])
     assert "lowered the character error rate at 10 % (" in verdict(study) and "100 % (" in verdict(study)
     page = render_study(study, {"dataset_path": "<b>", "init_from": None})
@@ -131,3 +131,9 @@ def test_the_verdict_does_not_hide_harm_or_chance():
     assert "raised the character error rate at 10 %" in verdict(summarise(make_runs({REAL: 0.2, MIXED: 0.3})))
     same = [make_run(arm, 10, seed, [1, 2] * 50, [5] * 100) for arm in (REAL, MIXED) for seed in range(2)]
     assert "no difference that this study can tell from chance at 10 %" in verdict(summarise(same))
+
+
+def test_the_verdict_tells_words_beside_from_words_before():
+    text = verdict(summarise(make_runs({REAL: 0.2, MIXED: 0.3, THEN: 0.1})))
+    assert text.startswith("Generated words beside the real ones raised the character error rate at 10 %")
+    assert "Generated words before the real ones lowered the character error rate at 10 %" in text

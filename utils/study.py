@@ -21,14 +21,22 @@ RESAMPLES = 4000
 
 @dataclass(frozen=True)
 class Arm:
-    """A kind of training set; ``is_upper_bound``: its generator has seen more than the fraction that it is measured at."""
+    """A way to train a recogniser.
+
+    Attributes:
+        slug: of its folders.
+        is_upper_bound: whether its generator has seen more than the fraction that it is measured at.
+        starts_from: slug of the arm whose recogniser of the same seed it goes on from.
+    """
 
     name: str
     slug: str
     is_upper_bound: bool = False
+    starts_from: str | None = None
 
 
 ARMS = (Arm("real", "real"), Arm("synthetic", "synthetic"), Arm("real+synthetic", "mixed"),
+        Arm("synthetic, then real", "then_real", starts_from="synthetic"),
         Arm("real+synthetic (upper bound)", "upper_bound", is_upper_bound=True))  # fmt: skip
 BASE = ARMS[0]  # what the others are compared with
 

@@ -3,12 +3,12 @@
 import csv
 import html
 import io
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from utils.charts import draw_lines
 from utils.report import STYLE
-from utils.study import ARMS, BASE, Row, Study, correct_for_several, format_p, format_rate
+from utils.study import ARMS, BASE, Difference, Row, Study, correct_for_several, format_p, format_rate
 from utils.word_folder import write_atomically
 
 COLUMNS = ("fraction_percent", "trained_on", "upper_bound", "words", "cer", "cer_low", "cer_high", "wer", "wer_low", "wer_high",
@@ -39,19 +39,31 @@ def draw_study(study: Study, rate: Callable[[Row], object], label: str) -> str:
 
 
 def verdict(study: Study) -> str:
-    """The answer in one sentence, from real+synthetic against real."""
-    mixed = [d for d in study.differences if d.arm.slug == "mixed"]
-    sure = [d for d, p in zip(mixed, correct_for_several([d.cer_p_value for d in mixed])) if p < 0.05]
+    """The answer in a sentence for each way to use generated words, against real words alone."""
+    ways = {"mixed": "beside", "then_real": "before"}
+    found = [d for d in study.differences if d.arm.slug in ways]
+    corrected = correct_for_several([d.cer_p_value for d in found])
+    sentences = []
+    for slug, place in ways.items():
+        own = [(d, p) for d, p in zip(found, corrected) if d.arm.slug == slug]
+        if own:
+            sentences.append(f"Generated words {place} the real ones {_effect(own)}.")
+    return " ".join(sentences)
+
+
+def _effect(found: Sequence[tuple[Difference, float]]) -> str:
+    """What comparisons with their corrected p-values say, as the predicate of a sentence."""
+    sure = [d for d, p in found if p < 0.05]
     helps, harms = [d for d in sure if d.cer.value < 0], [d for d in sure if d.cer.value > 0]
-    names = lambda found: ", ".join(f"{d.fraction:g} % ({format_rate(d.cer, is_difference=True)})" for d in found)  # noqa: E731
+    names = lambda group: ", ".join(f"{d.fraction:g} % ({format_rate(d.cer, is_difference=True)})" for d in group)  # noqa: E731
     parts = []
     if helps:
         parts.append(f"lowered the character error rate at {names(helps)}")
     if harms:
         parts.append(f"raised it at {names(harms)}" if helps else f"raised the character error rate at {names(harms)}")
-    if undecided := [d for d in mixed if d not in helps and d not in harms]:
+    if undecided := [d for d, _ in found if d not in helps and d not in harms]:
         parts.append(f"made no difference that this study can tell from chance at {names(undecided)}")
-    return f"Generated words beside the real ones {'; '.join(parts)}." if parts else ""
+    return "; ".join(parts)
 
 
 def render_study(study: Study, settings: Mapping[str, object]) -> str:
@@ -73,8 +85,9 @@ def render_study(study: Study, settings: Mapping[str, object]) -> str:
         f"{study.test_words} test words, {study.seeds} recognisers of each kind. CER: edit operations over characters, exact, "
         "case and all; WER: the same over words. Rates are means over seeds; intervals are 95 % percentile bootstrap "
         f"intervals over test words{' and seeds' if study.seeds > 1 else ', not over seeds, of which there is one'}; p is "
-        "two-sided, from the same draws, paired by test word; the sentence above corrects it for the number of fractions "
-        "(Holm). Each fraction has one generator and one set of generated words: what others would have given is not in the "
+        "two-sided, from the same draws, paired by test word; the sentences above correct it for the number of comparisons "
+        "(Holm). Each recogniser has the same steps at most, and those that learn real words after generated ones have as many "
+        "again. Each fraction has one generator and one set of generated words: what others would have given is not in the "
         "intervals. At each fraction the generator has seen that fraction of the real data and nothing more; all arms of a "
         "fraction choose their best weights on the same real words, the same fraction of the split val; the test words are "
         "seen by nobody. That holds for the generator's VAE, for a recogniser that chose words (--recogniser) and for one that "
