@@ -8,9 +8,10 @@
 
 At each fraction, --generator (which must not have seen the data set: trained on fonts, say) is fine-tuned on that part of the
 split train and on nothing else, and writes words that this part does not hold; recognisers are trained on the real part, on
-the generated words, on both, and on the one after the other, and read the split test, which nobody else sees. --full_generator adds one that saw more than
-its fraction as an upper bound, named so. Writes study.json (every number), study.csv and report.html (table and plot). The same
-command started again goes on where it was; with several processes the recognisers are shared among them.
+the generated words, on both, and on the one after the other, and read the split test, which nobody else sees.
+--full_generator adds one that saw more than its fraction as an upper bound, named so. Writes study.json (every number),
+study.csv and report.html (table and plot). The same command started again goes on where it was; with several processes the
+recognisers are shared among them.
 """
 
 import argparse
@@ -117,8 +118,12 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 @dataclass(frozen=True)
 class Task:
-    """One recogniser to train: an arm at a fraction with a seed; ``train`` are the sources of ``train_htr.py``, ``init_from`` is
-    the recogniser that it starts from, if any."""
+    """One recogniser to train: an arm at a fraction with a seed.
+
+    Attributes:
+        train: sources, as ``train_htr.py`` takes them.
+        init_from: the recogniser that it starts from, if any.
+    """
 
     arm: Arm
     fraction: float

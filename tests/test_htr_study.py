@@ -40,7 +40,7 @@ def test_a_whole_study(real, checkpoint, tmp_path, capsys, monkeypatch):
     assert "real+synthetic against real: CER" in out
     results = json.loads((tmp_path / "study" / "study.json").read_text())
     assert [(row["fraction"], row["arm"]["name"]) for row in results["rows"]] == [
-        (fraction, name) for fraction in (50.0, 100.0) 
+        (fraction, name) for fraction in (50.0, 100.0)
         for name in ("real", "synthetic", "real+synthetic", "synthetic, then real")]  # fmt: skip
     assert results["test_words"] == 12 and results["seeds"] == 2
     assert (tmp_path / "study" / "report.html").is_file() and (tmp_path / "study" / "study.csv").is_file()

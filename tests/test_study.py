@@ -112,8 +112,8 @@ def test_the_test_is_paired_by_word():
 
 
 def test_table_and_page(tmp_path):
-    runs = [run for fraction in (10.0, 100.0)
-            for run in make_runs({REAL: 0.3, SYNTHETIC: 0.5, MIXED: 0.2, THEN: 0.15, UPPER: 0.1}, fraction=fraction)]  # fmt: skip
+    rates = {REAL: 0.3, SYNTHETIC: 0.5, MIXED: 0.2, THEN: 0.15, UPPER: 0.1}
+    runs = [run for fraction in (10.0, 100.0) for run in make_runs(rates, fraction=fraction)]
     study = summarise(runs)
     write_table(study, tmp_path / "study.csv")
     rows = list(csv.DictReader((tmp_path / "study.csv").open()))
