@@ -37,7 +37,7 @@ from utils.measures import (
 from utils.metrics import NORMALISERS, Bootstrap, pad_to_width
 from utils.pixel_measures import measure_copies, measure_diversity, measure_pixels
 from utils.report import Report, describe_measures, render_report
-from utils.word_folder import SPLITS, name_choosers, write_atomically
+from utils.word_folder import SPLITS, check_no_file, name_choosers, write_atomically
 from utils.word_sets import Comparison, WordSet, compare_folders
 
 METRICS_NAME, REPORT_NAME = "metrics.json", "report.html"
@@ -191,8 +191,7 @@ def read_words(pair: Comparison, name: str, recogniser: Recogniser, normalise: s
 
 def check_output(folder: Path, overwrite: bool) -> None:
     """Raise ValueError if the folder can't be written to, or holds something and is not to be overwritten."""
-    if folder.exists() and not folder.is_dir():
-        raise ValueError(f"--save_dir {folder}: is a file. Name a folder.")
+    check_no_file(folder, "--save_dir")
     if folder.is_dir() and any(folder.iterdir()) and not overwrite:
         raise ValueError(f"--save_dir {folder}: not empty. Name another folder, or give --overwrite: it replaces "
                          f"{METRICS_NAME} and {REPORT_NAME} alone.")  # fmt: skip

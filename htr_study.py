@@ -39,7 +39,7 @@ from utils.metrics import NORMALISERS, count_errors
 from utils.sources import parse_sources, read_sources
 from utils.study import ARMS, UNITS, Arm, RunErrors, choose_fraction, copy_words, hold_out_val, summarise
 from utils.study_report import render_study, write_table
-from utils.word_folder import METADATA_NAME, SPLITS, read_word_folder, write_atomically
+from utils.word_folder import METADATA_NAME, SPLITS, check_no_file, read_word_folder, write_atomically
 from utils.word_lists import load_crops, read_split
 
 HERE = Path(__file__).resolve().parent
@@ -256,6 +256,7 @@ def train_task(args: argparse.Namespace, task: Task, part: Path, device: torch.d
 
 def check_settings(args: argparse.Namespace) -> None:
     """Note the study's settings; raise ValueError if the folder holds a study of others, or something else."""
+    check_no_file(args.save_path, "--save_path")
     path = args.save_path / SETTINGS_NAME
     own = {key: str(value.resolve()) if isinstance(value, Path) else value for key, value in vars(args).items()
            if key not in FREE_SETTINGS}  # fmt: skip

@@ -85,20 +85,20 @@ class ModelCard:
         return canvas_widths(rights, self.width_model.left, self.canvas_step, self.img_size[1])
 
 
-def find_checkpoint(models_path: Path) -> Path:
-    """The checkpoint folder that ``--models_path`` means: itself, or a run's newest whole one.
+def find_checkpoint(models_path: Path, *, flag: str = "--models_path") -> Path:
+    """The checkpoint folder that ``flag`` means: itself, or a run's newest whole one.
 
     Raises:
         FileNotFoundError: if there is none.
     """
     if not models_path.is_dir():
-        raise FileNotFoundError(f"--models_path {models_path}: no such folder")
+        raise FileNotFoundError(f"{flag} {models_path}: no such folder")
     if (models_path / WEIGHTS_NAME).is_file() and (models_path / CONFIG_NAME).is_file():
         return models_path
     checkpoints = [path for path in list_checkpoints(models_path) if (path / WEIGHTS_NAME).is_file()]
     if not checkpoints:
         raise FileNotFoundError(
-            f"--models_path {models_path}: no step_* folder with {CONFIG_NAME} and {WEIGHTS_NAME}, and no published "
+            f"{flag} {models_path}: no step_* folder with {CONFIG_NAME} and {WEIGHTS_NAME}, and no published "
             "models/ema_ckpt.pt. Pass a checkpoint, or the --save_path of a run that has saved one."
         )
     return checkpoints[-1]

@@ -63,7 +63,7 @@ class HandwritingPipeline:
     @classmethod
     def from_pretrained(cls, models_path: str | Path, *, vae: str | Path | None = None,
                         writer_dict: Mapping[str, int] | None = None, max_length: int | None = None,
-                        warn: Callable[[str], None] = print) -> "HandwritingPipeline":  # fmt: skip
+                        warn: Callable[[str], None] = print, flag: str = "--models_path") -> "HandwritingPipeline":  # fmt: skip
         """Load a checkpoint, a run's newest checkpoint, or the published weights.
 
         Args:
@@ -71,55 +71,56 @@ class HandwritingPipeline:
             writer_dict: names to rows, for published weights; without, writers are called by their numbers.
             max_length: positions of published weights, where they are not 10.
             warn: takes a line of warning.
+            flag: the command line flag to name in messages.
         Raises:
             FileNotFoundError, ValueError: with the flag, the value and the way out.
         """
         models_path = Path(models_path)
         published = find_published(models_path) if models_path.is_dir() else None
         if published is not None and not list_checkpoints(models_path):
-            return cls._from_published(published, vae, writer_dict, max_length)
-        folder = find_checkpoint(models_path)
+            return cls._from_published(published, vae, writer_dict, max_length, flag)
+        folder = find_checkpoint(models_path, flag=flag)
         try:
             card, unet_config = ModelCard.from_dict(json.loads((folder / CONFIG_NAME).read_text(encoding="utf-8")))
         except (KeyError, TypeError, json.JSONDecodeError) as error:
-            raise ValueError(f"--models_path {folder}: {CONFIG_NAME} is damaged ({error!r})") from error
+            raise ValueError(f"{flag} {folder}: {CONFIG_NAME} is damaged ({error!r})") from error
         unet = UNet(unet_config)
         try:
             unet.load_state_dict({name: value.float() for name, value in load_file(folder / WEIGHTS_NAME).items()})
         except (SafetensorError, RuntimeError) as error:
-            raise ValueError(f"--models_path {folder}: {WEIGHTS_NAME} is damaged ({one_line(error)})") from error
+            raise ValueError(f"{flag} {folder}: {WEIGHTS_NAME} is damaged ({one_line(error)})") from error
         own = folder / VAE_FOLDER
         name = vae or (own if own.is_dir() else card.vae["name"])
         loaded = load_vae(name)
         if hash_vae(loaded) != card.vae["hash"]:
             if vae is None:
-                raise ValueError(f"--models_path {folder}: its VAE {name} has changed since training. Give the right one "
+                raise ValueError(f"{flag} {folder}: its VAE {name} has changed since training. Give the right one "
                                  "with --vae.")  # fmt: skip
             warn(f"warning: --vae {vae} is not the VAE that this model was trained with ({card.vae['name']})")
         reader = None
         if (folder / READER_FOLDER / CONFIG_NAME).is_file():
             reader = LatentReader.from_pretrained(folder / READER_FOLDER)
             if reader.config.vocabulary_size != card.charset.vocabulary_size:
-                raise ValueError(f"--models_path {folder}: {READER_FOLDER}/ is another model's: it reads "
+                raise ValueError(f"{flag} {folder}: {READER_FOLDER}/ is another model's: it reads "
                                  f"{reader.config.vocabulary_size - 1} characters, not {card.charset.vocabulary_size - 1}. "
                                  "Remove it, or copy the checkpoint again.")  # fmt: skip
         return cls(unet, loaded, card, reader)
 
     @classmethod
     def _from_published(cls, path: Path, vae: str | Path | None, writer_dict: Mapping[str, int] | None,
-                        max_length: int | None) -> "HandwritingPipeline":  # fmt: skip
+                        max_length: int | None, flag: str) -> "HandwritingPipeline":  # fmt: skip
         if vae is None:
-            raise ValueError(f"--models_path {path}: published weights don't hold their VAE. Give it with --vae, e.g. "
+            raise ValueError(f"{flag} {path}: published weights don't hold their VAE. Give it with --vae, e.g. "
                              "--vae stable-diffusion-v1-5/stable-diffusion-v1-5.")  # fmt: skip
-        fields, state_dict = load_published(path, max_length=max_length)
+        fields, state_dict = load_published(path, max_length=max_length, flag=flag)
         if fields["vocabulary_size"] != len(PUBLISHED_CHARACTERS) + 1:
-            raise ValueError(f"--models_path {path}: {fields['vocabulary_size']} symbols; only the published 52 letters "
+            raise ValueError(f"{flag} {path}: {fields['vocabulary_size']} symbols; only the published 52 letters "
                              "and padding are known")  # fmt: skip
         unet = UNet(UNetConfig(**(PRESETS["wordstylist"] | fields)))
         try:
             unet.load_state_dict(state_dict)
         except RuntimeError as error:
-            raise ValueError(f"--models_path {path}: not the published UNet's weights ({one_line(error)})") from error
+            raise ValueError(f"{flag} {path}: not the published UNet's weights ({one_line(error)})") from error
         count = fields["num_writers"]
         names = [str(i) for i in range(count)]
         for name, row in (writer_dict or {}).items():

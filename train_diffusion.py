@@ -261,7 +261,9 @@ def main(args: argparse.Namespace) -> None:
     # The words, and their latents: each image is encoded once.
     sources = parse_sources(args.dataset_path)
     words = read_sources(sources)
-    start = HandwritingPipeline.from_pretrained(args.init_from, vae=args.vae) if args.init_from and not checkpoint else None
+    start = None
+    if args.init_from and not checkpoint:
+        start = HandwritingPipeline.from_pretrained(args.init_from, vae=args.vae, flag="--init_from")
     vae, vae_name = choose_vae(args.vae, checkpoint, start)
     vae_info = {"name": vae_name, "hash": hash_vae(vae)}
     vae.to(device)

@@ -142,7 +142,8 @@ def make_encoder(words: TrainingWords, train: Sequence[int], img_size: tuple[int
                              "new one with another --save_path.")  # fmt: skip
         return encoder
     if len(writers) < 2:
-        raise ValueError(f"--dataset_path: one writer alone ({writers[0]}); telling hands apart needs at least two")
+        raise ValueError(f"--dataset_path {words.folder_of(train[0])}: one writer alone ({writers[0]}); telling hands apart "
+                         "needs at least two")  # fmt: skip
     config = StyleEncoderConfig(writers, img_size, backbone or BACKBONES[0])
     return StyleEncoder(replace(config, style_dim=style_dim or config.style_dim))
 

@@ -17,7 +17,6 @@ from preprocessing.split_lists import SplitLists, read_split_lists
 
 _FORM = r"[a-z]\d{2}-\d{3}[a-z]?"
 _WORD_ID = re.compile(rf"{_FORM}-\d{{2,3}}-\d{{2,3}}")
-_LINE_ID = re.compile(rf"{_FORM}-\d{{2,3}}")
 _ANY_ID = rf"{_FORM}(?:-\d{{2,3}}){{0,2}}"
 _GROUP = re.compile(r"[a-z]\d{2}")
 STRUCK_OUT = "#"
@@ -39,7 +38,7 @@ def recognises(dataset_path: Path) -> bool:
 
 
 def iter_words(
-    dataset_path: Path, *, splits: Path | None = None, segmentation: str = "ok"
+    dataset_path: Path, *, splits: Path | None = None, segmentation: str = "ok", writer_from: str = "dataset"
 ) -> Iterator[RawWord | DroppedWord]:
     """Yield the words of words.txt in their order.
 
@@ -47,6 +46,8 @@ def iter_words(
         dataset_path: a folder with words.txt, forms.txt (or the xml folder) and the word images anywhere below.
         splits: split lists as ``read_split_lists`` takes them; words in none are dropped. Without, no word has a split.
         segmentation: ``ok`` drops the words whose segmentation is marked ``err``, ``all`` keeps them.
+        writer_from: ``dataset`` (forms.txt, the xml files, or GANwriting's lists) or ``page``: each form is a writer of its
+            own, for copies that lack all of these; two forms by one person then count as two writers.
     Raises:
         FileNotFoundError: if words.txt, or the writers' table, or ``splits`` can't be found.
         ValueError: if ``splits`` can't be understood.
@@ -55,7 +56,7 @@ def iter_words(
     if places.words is None:
         raise FileNotFoundError(f"--dataset_path {dataset_path}: no words.txt of IAM (in ascii.tgz) in it or below")
     lists = read_split_lists(splits, _ANY_ID) if splits else SplitLists()
-    writers = _Writers(places, lists, dataset_path)
+    writers = _Writers(places, lists, dataset_path) if writer_from == "dataset" else None
     listings: dict[Path, frozenset[str]] = {}
     for number, line in enumerate(read_lines(places.words), start=1):
         if not line.strip() or line.startswith("#"):
@@ -67,16 +68,16 @@ def iter_words(
         word_id, is_ok, text = row
         form = "-".join(word_id.split("-")[:2])
         split = lists.split_of(word_id)
-        writer = writers.of(form)
+        writer = writers.of(form) if writers else form
         image = _image_path(word_id, form, places.images, listings)
-        if writer is None:
-            yield DroppedWord(word_id, "bad_row")
-        elif segmentation == "ok" and not is_ok:
+        if segmentation == "ok" and not is_ok:
             yield DroppedWord(word_id, "err_segmentation")
         elif text == STRUCK_OUT:
             yield DroppedWord(word_id, "unannotated")
         elif splits and split is None:
             yield DroppedWord(word_id, "not_in_split")
+        elif writer is None:
+            yield DroppedWord(word_id, "unknown_writer")
         elif image is None:
             yield DroppedWord(word_id, "no_image")
         else:
@@ -103,8 +104,9 @@ class _Writers:
     def __init__(self, places: _Places, lists: SplitLists, dataset_path: Path) -> None:
         if places.forms is None and places.xml is None and not lists.writers:
             raise FileNotFoundError(
-                f"--dataset_path {dataset_path}: words.txt is there, but neither forms.txt (in ascii.tgz) nor "
-                "xml/<form>.xml (xml.tgz), which say who wrote a form. Put one of them into the folder."
+                f"--dataset_path {dataset_path}: words.txt is there, but neither forms.txt (in ascii.tgz) nor xml/<form>.xml "
+                "(xml.tgz), which say who wrote a form. Put one of them into the folder, or give --writer_from page: each "
+                "form counts as a writer of its own then."
             )
         self._xml = places.xml
         self._known: dict[str, str | None] = dict(lists.writers)
@@ -170,12 +172,11 @@ def _is_group(folder: Path) -> bool:
 
 
 def _holds_words(root: Path, groups: list[str]) -> bool:
-    """True if the images below are words': lines and whole forms come in folders of the same names."""
-    for group in groups:
-        for form in sorted((root / group).iterdir()):
-            for path in form.iterdir() if form.is_dir() else ():
-                if _WORD_ID.fullmatch(path.stem):
-                    return True
-                if _LINE_ID.fullmatch(path.stem):
-                    return False
-    return False
+    """True if there are images of words below: lines and whole forms come in folders of the same names, or in the same."""
+    forms = (form for group in groups for form in sorted((root / group).iterdir()) if form.is_dir())
+    return any(_WORD_ID.fullmatch(path.stem) for form in forms for path in form.iterdir())
+
+
+def is_word_id(stem: str) -> bool:
+    """True for the name of a word's image, such as ``a01-000u-00-00``."""
+    return _WORD_ID.fullmatch(stem) is not None

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from preprocessing.raw_word import DroppedWord, FileImage, RawWord
-from preprocessing.search import read_lines, walk
+from preprocessing.search import IMAGE_SUFFIXES, read_lines, walk
 from preprocessing.split_lists import PRIORITY
 
 NOT_ANNOTATED = "."
@@ -31,6 +31,7 @@ class _Pages:
     image_names: dict[str, str] = field(default_factory=dict)
     hashes: dict[str, str] = field(default_factory=dict)
     splits: dict[str, str] = field(default_factory=dict)
+    without_words: set[str] = field(default_factory=set)  # ids that a list has and no annotation
 
     def put_in_split(self, page: str, split: str) -> None:
         """Note the page's split; a page of several belongs to test before val before train."""
@@ -45,7 +46,7 @@ def recognises(dataset_path: Path) -> bool:
 def iter_words(
     dataset_path: Path, *, images: Path | None = None, verify_md5: bool = True
 ) -> Iterator[RawWord | DroppedWord]:
-    """Yield the words page by page, cut straight when their image is loaded.
+    """Yield the words page by page, cut straight when their image is loaded; last a drop for each page without words.
 
     Args:
         dataset_path: a folder with dataset_info (the json files or imgur5k_data.lst, the lists of ids, the hashes)
@@ -64,9 +65,7 @@ def iter_words(
             f"--dataset_path {dataset_path}: no annotations of IMGUR5K in it or below. Expected dataset_info with "
             "imgur5k_annotations.json, imgur5k_annotations_{train,val,test}.json or imgur5k_data.lst."
         )
-    wanted = {name: page for page, name in pages.image_names.items()}
-    paths = {wanted[name]: folder / name for folder, _, files in walk(images or dataset_path)
-             for name in files if name in wanted}  # fmt: skip
+    paths, unlisted = _find_images(pages, images or dataset_path)
     duplicates = _find_duplicates(pages)
     for page, words in pages.words.items():
         path, split = paths.get(page), pages.splits.get(page)
@@ -88,6 +87,8 @@ def iter_words(
                 yield DroppedWord(word_id, "bad_box")
             else:
                 yield RawWord(FileImage(path, box), text.strip(), page, split, word_id)
+    yield from (DroppedWord(page, "no_annotations") for page in sorted(pages.without_words))
+    yield from (DroppedWord(name, "unlisted_image") for name in unlisted)
 
 
 def parse_box(value: object) -> tuple[float, float, float, float, float] | None:
@@ -126,6 +127,19 @@ def _find_info(dataset_path: Path) -> dict[str, Path]:
     return found
 
 
+def _find_images(pages: _Pages, root: Path) -> tuple[dict[str, Path], list[str]]:
+    """The files of pages below a folder, by page; and the names of the images beside them that no annotation knows."""
+    wanted = {name: page for page, name in pages.image_names.items()}
+    paths: dict[str, Path] = {}
+    unlisted: list[str] = []
+    for folder, _, files in walk(root):
+        here = [name for name in files if name in wanted]
+        paths |= {wanted[name]: folder / name for name in here}
+        if here:
+            unlisted += [name for name in files if name not in wanted and Path(name).suffix.lower() in IMAGE_SUFFIXES]
+    return paths, unlisted
+
+
 def _read_pages(info: dict[str, Path]) -> _Pages:
     """Read everything; json files first, then imgur5k_data.lst for pages that they lack."""
     pages = _Pages()
@@ -141,6 +155,8 @@ def _read_pages(info: dict[str, Path]) -> _Pages:
         for page in (line.strip() for line in read_lines(info[name])):
             if page in pages.words:
                 pages.put_in_split(page, _SPLIT_LISTS[name])
+            elif page:
+                pages.without_words.add(page)
     return pages
 
 

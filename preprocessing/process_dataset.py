@@ -21,7 +21,7 @@ sys.path[:0] = [str(Path(__file__).resolve().parent.parent)]  # so that this scr
 from preprocessing import fonts, gw, iam, imgur5k, table  # noqa: E402
 from preprocessing.raw_word import FileImage, RawWord  # noqa: E402
 from preprocessing.report import describe, drop_table  # noqa: E402
-from preprocessing.search import ids_of_paths, walk  # noqa: E402
+from preprocessing.search import IMAGE_SUFFIXES, ids_of_paths, walk  # noqa: E402
 from preprocessing.selection import filter_words, split_by_writer  # noqa: E402
 from preprocessing.writing import REPORT_NAME, prepare_save_dir, write_words  # noqa: E402
 from utils.images import FitSettings  # noqa: E402
@@ -33,7 +33,14 @@ PRESETS = {
     "wordstylist": {"charset": LETTERS, "min_length": 2, "max_length": 7, "fit": "squeeze", "background": "keep",
                     "crop": False, "align": "center", "segmentation": "all"},
 }  # fmt: skip
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp")
+# Where each reader looks for images, said when most are missing.
+IMAGES_SOUGHT = {
+    "iam": "Images are sought as a01/a01-000u/a01-000u-00-00.png, wherever that lies below the folder; words.tgz holds them.",
+    "gw": "Images are sought as 270-01-01.png, wherever they lie below the folder.",
+    "imgur5k": "Pages are sought below --images, else below --dataset_path, by the names of image_path: give the folder of the "
+               "downloaded pages with --images.",
+    "table": "Images are sought by the table's paths, from its folder and from --dataset_path.",
+}  # fmt: skip
 
 
 def recognise(dataset_path: Path) -> str | None:
@@ -57,13 +64,23 @@ def find_bare_images(dataset_path: Path) -> list[Path]:
 def reader_options(name: str, args: argparse.Namespace) -> dict:
     """The flags that belong to one reader, as keyword arguments of its ``iter_words``."""
     return {
-        "iam": {"splits": args.splits, "segmentation": args.segmentation},
+        "iam": {"splits": args.splits, "segmentation": args.segmentation, "writer_from": args.writer_from},
         "gw": {"fold": args.fold, "writer_from": args.writer_from},
         "imgur5k": {"images": args.images, "verify_md5": args.verify_md5},
         "table": {"table": args.table, "image_column": args.image_column, "text_column": args.text_column,
                   "writer_column": args.writer_column, "split_column": args.split_column, "writer": args.writer},
         "fonts": {"num_words": args.num_words, "words_file": args.words_file, "fonts": args.fonts, "seed": args.seed},
     }[name]  # fmt: skip
+
+
+def check_reader_flags(name: str | None, args: argparse.Namespace) -> None:
+    """Raise ValueError if a flag is given that belongs to another reader: it would change nothing."""
+    own = reader_options(name, args) if name else {}
+    for other in READERS:
+        for flag, value in reader_options(other, args).items():
+            if flag not in own and value != args.defaults[flag]:
+                raise ValueError(f"--{flag} {value}: is for --dataset {other}; this is read as {name or 'bare images'}. Leave "
+                                 "it out, or name the reader with --dataset.")  # fmt: skip
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -74,7 +91,8 @@ def make_parser() -> argparse.ArgumentParser:
                        "the installed handwriting fonts)")  # fmt: skip
     group.add_argument("--save_dir", type=Path, help="the word folder to write (not needed with --dry_run)")
     group.add_argument("--dataset", choices=sorted(READERS), help="the reader (default: by what lies in the folder)")
-    group.add_argument("--dry_run", action="store_true", help="print what is there and write nothing")
+    group.add_argument("--dry_run", action="store_true", help="print what is there and write nothing (images are not "
+                       "opened, so damaged ones still count)")  # fmt: skip
     group.add_argument("--overwrite", action="store_true", help="make a finished --save_dir anew")
     group.add_argument("--num_workers", type=int, default=os.cpu_count(), help="processes (default: all %(default)s cores)")
     group = parser.add_argument_group("which words")
@@ -110,11 +128,12 @@ def make_parser() -> argparse.ArgumentParser:
                        "writer independent), or of GANwriting gan.iam.* files (default: per writer)")  # fmt: skip
     group.add_argument("--segmentation", choices=("ok", "all"), default="ok",
                        help="drop or keep words whose segmentation is marked err (default: drop)")  # fmt: skip
+    group = parser.add_argument_group("iam and gw")
+    group.add_argument("--writer_from", choices=("dataset", "page"), default="dataset", help="who wrote a word: the data set's "
+                       "own word (gw: one, 'gw'), or each page (iam: form) is a writer (default: %(default)s)")  # fmt: skip
     group = parser.add_argument_group("gw")
     group.add_argument("--fold", choices=("cv1", "cv2", "cv3", "cv4"), default="cv1", help="the cross-validation fold "
                        "whose sets are the splits (default: %(default)s)")  # fmt: skip
-    group.add_argument("--writer_from", choices=("dataset", "page"), default="dataset",
-                       help="one writer 'gw', or a writer a page (default: %(default)s)")  # fmt: skip
     group = parser.add_argument_group("imgur5k")
     group.add_argument("--images", type=Path, help="the folder of downloaded pages (default: found)")
     group.add_argument("--verify_md5", action=argparse.BooleanOptionalAction, default=True,
@@ -143,6 +162,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     if preset.preset:
         parser.set_defaults(**PRESETS[preset.preset])
     args = parser.parse_args(argv)
+    args.defaults = {name: parser.get_default(name) for name in vars(args)}
     if args.dataset_path is None and args.dataset != "fonts":
         parser.error("--dataset_path is needed (or --dataset fonts, which draws its own words)")
     if not args.dry_run and args.save_dir is None:
@@ -168,7 +188,8 @@ def process_described(args: argparse.Namespace, name: str) -> None:
     words = list(filter_words(raw, args.charset, args.min_length, args.max_length, dropped))
     words = split_by_writer(words, args.val_fraction, args.test_fraction)
     if not words:
-        raise ValueError(f"{place}: no word is left of this {name} data set.\n{drop_table(dropped)}")
+        sought = IMAGES_SOUGHT.get(name, "") if 2 * dropped["no_image"] > dropped.total() else ""
+        raise ValueError(f"{place}: no word is left of this {name} data set. {sought}\n{drop_table(dropped)}")
     if args.dry_run:
         print(describe(words))
         print(drop_table(dropped))
@@ -200,9 +221,12 @@ def process_bare(args: argparse.Namespace) -> None:
             f"--dataset_path {args.dataset_path}: no known data set and no images. Known are IAM, GW, IMGUR5K, and any "
             "folder with a CSV, TSV or JSONL table of images and texts (--dataset table)."
         )
+    advice = ("If they are part of a known data set, give its whole folder; else put a table with the columns file_name and "
+              "text beside them to make a word folder.")  # fmt: skip
+    if any(iam.is_word_id(path.stem) for path in paths):
+        advice = "Their names are IAM's: give the folder that holds words.txt, too."
     print(f"warning: nothing in {args.dataset_path} says what is written on its {len(paths)} images. They are resized, "
-          "but without texts no model can be trained on them. Put a table with the columns file_name and text beside "
-          "them to make a word folder.", file=sys.stderr)  # fmt: skip
+          f"but without texts no model can be trained on them. {advice}", file=sys.stderr)  # fmt: skip
     if args.dry_run:
         print(f"images      {len(paths)} without a description")
         return
@@ -227,6 +251,8 @@ def fit_settings(args: argparse.Namespace, name: str) -> FitSettings:
 
 def main(args: argparse.Namespace) -> None:
     """Choose the reader and run it."""
+    if args.dataset_path is not None and args.dataset_path.is_file():
+        raise ValueError(f"--dataset_path {args.dataset_path}: is a file. Give its folder (a table: and --table FILE).")
     if args.dataset_path is not None and not args.dataset_path.is_dir():
         raise FileNotFoundError(f"--dataset_path {args.dataset_path}: no such folder")
     name = args.dataset
@@ -234,6 +260,7 @@ def main(args: argparse.Namespace) -> None:
         name = "table" if args.table else recognise(args.dataset_path)
         print(f"found       {name or 'images without a description'} in {args.dataset_path}"
               + (" (--dataset names another reader)" if name else ""))  # fmt: skip
+    check_reader_flags(name, args)
     if name is None:
         process_bare(args)
     else:

@@ -11,7 +11,8 @@ from PIL import Image, ImageDraw, ImageOps, ImageStat
 # Why a word is left out. Every dropped word is counted under exactly one of these.
 DROP_REASONS = (
     "err_segmentation", "no_image", "unreadable_image", "empty_image", "bad_box", "unannotated", "empty_text",
-    "charset", "length", "md5_mismatch", "duplicate_page", "not_in_split", "bad_row",
+    "charset", "length", "md5_mismatch", "duplicate_page", "not_in_split", "bad_row", "unknown_writer", "unlisted_image",
+    "no_annotations",
 )  # fmt: skip
 
 

@@ -4,6 +4,8 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp")
+
 
 def walk(root: Path) -> Iterator[tuple[Path, list[str], list[str]]]:
     """Folders below ``root`` from the top, each with the names of its folders and files, all in sorted order.

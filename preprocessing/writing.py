@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from preprocessing.raw_word import BadBoxError, RawWord
 from utils.images import FitSettings, clean_word, fit_word, split_at_spaces
-from utils.word_folder import IMAGE_FOLDER, METADATA_NAME, WordRecord, save_image, write_atomically
+from utils.word_folder import IMAGE_FOLDER, METADATA_NAME, WordRecord, check_no_file, save_image, write_atomically
 
 REPORT_NAME = "preprocessing.json"
 CHUNK = 32  # words a worker takes at once
@@ -38,6 +38,7 @@ def prepare_save_dir(save_dir: Path, dataset_path: Path | None, report: dict, ov
         if source.is_relative_to(target) or target.is_relative_to(source):
             raise ValueError(f"--save_dir {save_dir}: would write into --dataset_path {dataset_path}. Name a folder beside it.")
     marker = save_dir / REPORT_NAME
+    check_no_file(save_dir, "--save_dir")
     # A half-written marker of a run that was killed just then doesn't count.
     if save_dir.is_dir() and any(path for path in save_dir.iterdir() if path.suffix != ".tmp"):
         if not marker.is_file():

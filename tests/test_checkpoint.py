@@ -149,3 +149,11 @@ def test_checkpoints_survive_a_process_killed_while_saving(tmp_path):
         save_checkpoint(tmp_path, 2, lambda folder: (write_config(folder), os._exit(9)))
     os.waitpid(child, 0)
     assert [path.name for path in list_checkpoints(tmp_path)] == ["step_00000001"]
+
+
+def test_a_file_in_place_of_the_run_is_named_before_any_work(tmp_path):
+    file = tmp_path / "run"
+    file.write_bytes(b"x")
+    for run in (file, file / "below"):
+        with pytest.raises(ValueError, match=r"--save_path .*is a file\. Name a folder"):
+            choose_resume(run, False)

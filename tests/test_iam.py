@@ -72,7 +72,7 @@ def test_missing_writers_are_an_error_and_an_unknown_form_is_not(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"forms\.txt.*xml"):
         read(make_iam(tmp_path / "none", writers="none"))
     _, dropped = read(make_iam(tmp_path / "one", ["c03-000a-00-00 ok 154 408 768 27 51 AT A"]))
-    assert dropped == {"c03-000a-00-00": "bad_row"}
+    assert dropped == {"c03-000a-00-00": "unknown_writer"}
 
 
 def test_missing_words_txt_is_an_error(tmp_path):
@@ -181,3 +181,26 @@ def test_the_source_is_only_read(tmp_path):
     before = hash_tree(root)
     read(root)
     assert hash_tree(root) == before
+
+
+def test_lines_unpacked_into_the_words_folders_hide_no_word(tmp_path):
+    make_iam(tmp_path)
+    first = tmp_path / "words/a01/a01-000a"  # a form of lines alone, before all others
+    first.mkdir()
+    for form in [first, *sorted((tmp_path / "words/a01").iterdir())]:
+        for number in range(8):
+            (form / f"{form.name}-{number:02}.png").write_bytes(b"")
+    kept, dropped = read(tmp_path)
+    assert len(kept) == len(read(make_iam(tmp_path / "clean"))[0]) and "no_image" not in dropped.values()
+
+
+def test_forms_can_stand_for_writers(tmp_path):
+    kept, _ = read(make_iam(tmp_path, writers="none"), writer_from="page")
+    assert kept["a01-000u-00-00"].writer == "a01-000u" and kept["a01-000x-00-00"].writer == "a01-000x"
+
+
+def test_forms_outside_the_lists_are_not_in_split_whoever_wrote_them(tmp_path):
+    lists = write_lists(tmp_path / "lists", train__uttlist=["a01-000u"], test__uttlist=["a01-000x"])
+    root = make_iam(tmp_path / "iam", ["c03-000a-00-00 ok 154 408 768 27 51 AT A", "a01-000u-00-00 ok 154 408 768 27 51 AT A"])
+    _, dropped = read(root, splits=lists)
+    assert dropped["c03-000a-00-00"] == "not_in_split"

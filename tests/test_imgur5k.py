@@ -29,7 +29,7 @@ def test_the_official_splits_from_any_of_the_files(tmp_path, files):
         "aBcDe12_0": "train", "aBcDe12_1": "train", "XyZ9876_0": "val", "q1W2e_0": "test",
     }  # fmt: skip
     assert dropped == {"aBcDe12_2": "unannotated", "aBcDe12_3": "empty_text", "q1W2e_1": "bad_box", "q1W2e_2": "bad_box",
-                       "q1W2e_3": "bad_box"}  # fmt: skip
+                       "q1W2e_3": "bad_box"} | ({"null": "no_annotations"} if "lists" in files else {})  # fmt: skip
     assert kept["q1W2e_0"].text == "Étude"
     assert all(word.writer == name.rsplit("_", 1)[0] for name, word in kept.items())
 
@@ -42,6 +42,7 @@ def test_without_any_split_file_the_splits_are_open(tmp_path):
 def test_the_words_come_page_by_page(tmp_path):
     words = list(imgur5k.iter_words(make_imgur5k(tmp_path)))
     pages = [word.source_id.rsplit("_", 1)[0] for word in words]
+    assert pages.pop() == "null"  # an id that the published list really has, and no annotation
     assert sum(a != b for a, b in zip(pages, pages[1:])) == 2
 
 
@@ -54,7 +55,7 @@ def test_an_id_in_two_splits_belongs_to_one(tmp_path):
         kept, dropped = read(make_imgur5k(tmp_path / files[0], pages, files=files))
         assert {name: word.split for name, word in kept.items()} == {"a1_0": "val", "b2_0": "test", "c3_0": "test",
                                                                      "d4_0": "train"}  # fmt: skip
-        assert not dropped
+        assert set(dropped.values()) <= {"no_annotations"}
 
 
 def test_one_image_belongs_to_one_split(tmp_path):
@@ -71,7 +72,7 @@ def test_one_image_belongs_to_one_split(tmp_path):
             values["index_id"][name]["image_hash"] = values["index_id"][group[0]]["image_hash"]
     path.write_text(json.dumps(values))
     kept, dropped = read(root)
-    assert dropped == {"train1_0": "duplicate_page", "val1_0": "duplicate_page"}
+    assert dropped == {"train1_0": "duplicate_page", "val1_0": "duplicate_page", "null": "no_annotations"}
     assert kept["test1_0"].split == "test" and {"same1_0", "same2_0", "other_0"} <= set(kept)
 
 
@@ -81,7 +82,8 @@ def test_a_partial_download_is_accepted_and_counted(tmp_path):
     draw_page(["gone"], seed=99).save(root / "images/XyZ9876.jpg")
     (root / "images/unlisted.jpg").write_bytes(b"")
     _, dropped = read(root)
-    assert Counter(dropped.values()) == {"no_image": 2, "unannotated": 1, "empty_text": 1, "md5_mismatch": 1, "bad_box": 3}
+    assert Counter(dropped.values()) == {"no_image": 2, "unannotated": 1, "empty_text": 1, "md5_mismatch": 1, "bad_box": 3,
+                                         "no_annotations": 1, "unlisted_image": 1}  # fmt: skip
     kept, dropped = read(root, verify_md5=False)
     assert "XyZ9876_0" in kept and "md5_mismatch" not in dropped.values()
 

@@ -394,3 +394,8 @@ def test_the_reader_is_saved_along(pipeline, tmp_path):
     loaded = HandwritingPipeline.from_pretrained(tmp_path).reader
     latents = torch.randn(1, 4, 4, 8)
     assert torch.equal(loaded(latents), reader(latents))
+
+
+def test_errors_name_the_flag_that_was_given(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"^--init_from .*: no step_\* folder"):
+        HandwritingPipeline.from_pretrained(tmp_path, flag="--init_from")

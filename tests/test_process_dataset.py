@@ -432,3 +432,38 @@ def test_reading_is_linear_in_the_rows(tmp_path):
     assert Counter(word.reason for word in words) == {"no_image": 20_000}
     assert time.perf_counter() - start < 10
     assert recognise(source) == "iam"
+
+
+# --- advice ---
+
+
+def test_flags_of_another_reader_are_refused(tmp_path):
+    source = make_gw(tmp_path / "gw")
+    with pytest.raises(ValueError, match=r"--splits .*: is for --dataset iam; this is read as gw"):
+        call("--dataset_path", source, "--splits", tmp_path, "--dry_run")
+    with pytest.raises(ValueError, match=r"--images .*: is for --dataset imgur5k"):
+        call("--dataset", "gw", "--dataset_path", source, "--images", tmp_path, "--dry_run")
+    call("--dataset_path", source, "--preset", "wordstylist", "--writer_from", "page", "--dry_run")
+
+
+def test_missing_pages_are_sought_by_name(tmp_path):
+    source = make_imgur5k(tmp_path / "x")
+    for page in source.rglob("*.jpg"):
+        page.unlink()
+    with pytest.raises(ValueError, match=r"with --images\.(.|\n)*no_image"):
+        call("--dataset_path", source, "--dry_run")
+
+
+def test_files_in_place_of_folders_are_named(tmp_path):
+    source, file = make_table(tmp_path / "raw"), tmp_path / "file"
+    file.write_bytes(b"x")
+    for target in (file, file / "below"):
+        with pytest.raises(ValueError, match=r"--save_dir .*is a file\. Name a folder"):
+            call("--dataset_path", source, "--save_dir", target)
+    with pytest.raises(ValueError, match=r"--dataset_path .*is a file.*--table"):
+        call("--dataset_path", file, "--dry_run")
+
+
+def test_a_folder_of_iam_words_alone_is_told_from_bare_images(tmp_path, capsys):
+    call("--dataset_path", make_iam(tmp_path) / "words", "--dry_run")
+    assert "words.txt" in capsys.readouterr().err

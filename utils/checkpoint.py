@@ -13,6 +13,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from utils.word_folder import check_no_file
+
 CONFIG_NAME = "config.json"
 WEIGHTS_NAME = "unet.safetensors"
 TRAINING_STATE = "training_state"
@@ -171,9 +173,10 @@ def choose_resume(run: Path, resume: bool) -> Path | None:
     """The checkpoint to go on from, or None for a fresh run.
 
     Raises:
-        ValueError: if the run folder already holds a run and ``resume`` is off: a run is never overwritten.
+        ValueError: if ``run`` is a file, or already holds a run and ``resume`` is off: a run is never overwritten.
         FileNotFoundError: if ``resume`` is on and there is nothing to resume, or only an export without training state.
     """
+    check_no_file(run, "--save_path")
     checkpoints = list_checkpoints(run)
     if resume:
         if not checkpoints:

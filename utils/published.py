@@ -74,11 +74,12 @@ def rename_published(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
     return renamed
 
 
-def load_published(path: Path, *, max_length: int | None = None) -> tuple[dict, dict[str, Tensor]]:
+def load_published(path: Path, *, max_length: int | None = None, flag: str = "--models_path") -> tuple[dict, dict[str, Tensor]]:
     """Read a published weights file, executing nothing in it.
 
     Args:
         max_length: positions, where they are not the usual 10.
+        flag: the command line flag to name in messages.
     Returns:
         (fields of ``UNetConfig``, state dict under this project's names).
     Raises:
@@ -87,7 +88,7 @@ def load_published(path: Path, *, max_length: int | None = None) -> tuple[dict, 
     try:
         state_dict = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises several kinds for foreign files
-        raise ValueError(f"--models_path: {path} is not a plain PyTorch state dict ({type(error).__name__}: "
+        raise ValueError(f"{flag}: {path} is not a plain PyTorch state dict ({type(error).__name__}: "
                          f"{str(error).splitlines()[0]})") from error  # fmt: skip
     try:
         state = rename_published(state_dict)
@@ -101,5 +102,5 @@ def load_published(path: Path, *, max_length: int | None = None) -> tuple[dict, 
             "pad_id": PUBLISHED_PAD_ID,
         }
     except (KeyError, AttributeError, ValueError) as error:
-        raise ValueError(f"--models_path: {path} is not the published UNet's state dict: {error}") from error
+        raise ValueError(f"{flag}: {path} is not the published UNet's state dict: {error}") from error
     return fields, state

@@ -41,6 +41,10 @@ class TrainingWords:
     flag: str = "--dataset_path"
     holds_out: bool = True
 
+    def folder_of(self, index: int) -> Path:
+        """The word folder of a record."""
+        return self.paths[index].parents[len(Path(self.records[index].file_name).parts) - 1]
+
     def val_indices(self) -> list[int]:
         """Records that validate, of each folder: its split ``val``, as far as its writers are also in ``train``; where
         there is none, a fixed 2 % of its ``train`` (at most 512, chosen by the hash of their names), which then do not
@@ -49,8 +53,8 @@ class TrainingWords:
             return []
         writers = {record.writer for record in self.records if record.split == "train"}
         by_folder: dict[Path, list[int]] = {}
-        for i, (path, record) in enumerate(zip(self.paths, self.records)):
-            by_folder.setdefault(path.parents[len(Path(record.file_name).parts) - 1], []).append(i)
+        for i in range(len(self.records)):
+            by_folder.setdefault(self.folder_of(i), []).append(i)
         chosen, train = [], []
         for indices in by_folder.values():
             val = [i for i in indices if self.records[i].split == "val" and self.records[i].writer in writers]

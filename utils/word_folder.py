@@ -148,6 +148,13 @@ def read_word_folder(folder: Path, *, flag: str = "--dataset_path", splits: Sequ
     return records
 
 
+def check_no_file(folder: Path, flag: str) -> None:
+    """Raise ValueError if what is to be a folder is a file, or lies below one."""
+    blocker = next((path for path in (folder, *folder.parents) if path.exists() and not path.is_dir()), None)
+    if blocker is not None:
+        raise ValueError(f"{flag} {folder}: {'' if blocker == folder else f'{blocker} '}is a file. Name a folder.")
+
+
 def prepare_output(folder: Path, settings: dict, overwrite: bool, *, marker: str, flag: str) -> bool:
     """Make a script's output word folder, or go on in it; returns True if it is finished already.
 
@@ -158,6 +165,7 @@ def prepare_output(folder: Path, settings: dict, overwrite: bool, *, marker: str
     Raises:
         ValueError: if it holds something else, or the output of other settings.
     """
+    check_no_file(folder, flag)
     settings_path = folder / marker
     # Half-written files of a shard that started just now don't count.
     if folder.is_dir() and any(path for path in folder.iterdir() if path.suffix != ".tmp"):

@@ -290,6 +290,8 @@ def compare_folders(real_folder: Path, generated_folder: Path, *, split: str | N
     Raises:
         FileNotFoundError, ValueError: if one can't be read, or they don't match; see the functions above.
     """
+    for folder, flag in ((real_folder, "--real"), (generated_folder, "--generated")):
+        read_word_folder(folder, flag=flag)  # before any image: a wrong name shows at once
     real = read_word_set(real_folder, flag="--real")
     generated = read_word_set(generated_folder, flag="--generated", most=most, seed=seed)
     check_match(real, generated)
