@@ -52,7 +52,8 @@ import csv, sys
 rows = list(csv.DictReader(open(sys.argv[1])))
 batch, minutes, pilot = int(sys.argv[2]), float(sys.argv[3]), int(sys.argv[4])
 first, last = rows[1], rows[-2]  # the first compiles and warms up, the last validates
-speed = (int(last["step"]) - int(first["step"])) / max(1e-6, float(last["seconds"]) - float(first["seconds"]))
+# The log rounds to 0.1 seconds: of a pilot too short for that the speed is taken as the least that it can be.
+speed = (int(last["step"]) - int(first["step"])) / max(0.1, float(last["seconds"]) - float(first["seconds"]))
 print(max(pilot + 1, int(minutes * 60 * speed)))
 PY
         mv "$job/$name.steps.part" "$job/$name.steps"
