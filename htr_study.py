@@ -17,14 +17,12 @@ recognisers are shared among them.
 import argparse
 import json
 import math
-import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from itertools import product
 from pathlib import Path
 
 import torch
@@ -36,13 +34,13 @@ from utils.charset import read_texts
 from utils.checkpoint import CONFIG_NAME, checkpoint_step, choose_resume, list_checkpoints
 from utils.cli import positive_int, run
 from utils.metrics import NORMALISERS, count_errors
+from utils.scripts import call_script, flags, name_gpu
 from utils.sources import parse_sources, read_sources
 from utils.study import ARMS, UNITS, Arm, RunErrors, choose_fraction, copy_words, hold_out_val, summarise
 from utils.study_report import render_study, write_table
 from utils.word_folder import METADATA_NAME, SPLITS, check_no_file, read_word_folder, write_atomically
 from utils.word_lists import load_crops, read_split
 
-HERE = Path(__file__).resolve().parent
 SETTINGS_NAME, STUDY_NAME, TABLE_NAME, REPORT_NAME = "settings.json", "study.json", "study.csv", "report.html"
 READINGS_NAME = "test_readings.json"
 FRACTIONS = (5.0, 10.0, 25.0, 50.0, 100.0)
@@ -138,46 +136,6 @@ def fraction_name(fraction: float) -> str:
     return f"fraction_{fraction:06.2f}"
 
 
-def call_script(name: str, arguments: Sequence[object], log: Path, device: str | None) -> None:
-    """Run another script of this program, its output in ``log``.
-
-    Raises:
-        ValueError: if it failed; the message has its last words.
-    """
-    # Not a part of this launch: the scripts would take its rank for their share of the work.
-    env = {key: value for key, value in os.environ.items() if key not in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR",
-           "MASTER_PORT", "LOCAL_WORLD_SIZE", "GROUP_RANK", "ROLE_RANK")}  # fmt: skip
-    if device is not None:
-        env["CUDA_VISIBLE_DEVICES"] = device
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("a", encoding="utf-8") as file:
-        start = file.tell()
-        process = subprocess.Popen([sys.executable, str(HERE / name), *map(str, arguments)], stdout=file, stderr=file, env=env)
-        try:
-            code = process.wait()
-        except BaseException:
-            process.terminate()  # it saves and stops
-            process.wait()
-            raise
-    if code:
-        lines = log.read_bytes()[start:].decode("utf-8", errors="replace").strip().splitlines()
-        last = next((line for line in reversed(lines) if line.startswith("error: ")), lines[-1] if lines else "")
-        raise ValueError(f"{name} ended with {code}: {last.rsplit(chr(13), 1)[-1]} (all of it in {log})")
-
-
-def name_gpu(device: torch.device) -> str | None:
-    """A GPU as ``CUDA_VISIBLE_DEVICES`` names it; the device counts among those that this process sees."""
-    if device.type != "cuda":
-        return None
-    seen = os.environ.get("CUDA_VISIBLE_DEVICES")
-    return seen.split(",")[device.index or 0] if seen else str(device.index or 0)
-
-
-def flags(**values: object) -> list[str]:
-    """``--name value`` of those that are not None."""
-    return [part for name, value in values.items() if value is not None for part in (f"--{name}", str(value))]
-
-
 def fine_tune(args: argparse.Namespace, part: Path, folder: Path, device: str | None) -> None:
     """The generator of one fraction: --generator, and then nothing but the words of ``part``."""
     finished = folder / "finished.json"
@@ -212,19 +170,16 @@ def write_words(args: argparse.Namespace, model: Path, part: Path, folder: Path,
 
 def make_tasks(args: argparse.Namespace, parts: dict[float, Path]) -> list[Task]:
     """All recognisers, fraction by fraction."""
+    arms = [arm for arm in ARMS if not arm.is_upper_bound or args.full_generator]
     tasks = []
     for fraction, part in parts.items():
         root = args.save_path / fraction_name(fraction)
-        mixed = f"{part}:{args.real_share:g}"
-        sources = {"real": (str(part),), "synthetic": (str(root / "synthetic"),),
-                   "real+synthetic": (mixed, str(root / "synthetic")), "synthetic, then real": (str(part),),
-                   "real+synthetic (upper bound)": (mixed, str(args.save_path / "synthetic_full"))}  # fmt: skip
-        for arm in ARMS:
-            if not arm.is_upper_bound or args.full_generator:
-                for seed in range(args.seeds):
-                    folder = root / "recognisers"
-                    init_from = folder / f"{arm.starts_from}-{seed}" if arm.starts_from else args.init_from
-                    tasks.append(Task(arm, fraction, seed, sources[arm.name], folder / f"{arm.slug}-{seed}", init_from))
+        folder, real, mixed, synthetic = root / "recognisers", str(part), f"{part}:{args.real_share:g}", str(root / "synthetic")
+        sources = {"real": (real,), "synthetic": (synthetic,), "mixed": (mixed, synthetic), "then_real": (real,),
+                   "upper_bound": (mixed, str(args.save_path / "synthetic_full"))}  # fmt: skip
+        for arm, seed in product(arms, range(args.seeds)):
+            init_from = folder / f"{arm.starts_from}-{seed}" if arm.starts_from else args.init_from
+            tasks.append(Task(arm, fraction, seed, sources[arm.slug], folder / f"{arm.slug}-{seed}", init_from))
     return tasks
 
 

@@ -25,7 +25,8 @@ from torch import nn
 from tqdm import tqdm
 
 from autoencoder import VAE_FOLDER, hash_vae, load_vae, vae_in_channels
-from diffusion_trainer import DiffusionTrainer, FreshModel, TrainingLog, TrainingSettings, read_settings
+from diffusion_trainer import DiffusionTrainer, TrainingLog, TrainingSettings, read_settings
+from fresh_model import FreshModel
 from latent_reader import READER_FOLDER, find_reader
 from model_card import ModelCard
 from pipeline import HandwritingPipeline

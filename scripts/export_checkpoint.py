@@ -14,6 +14,7 @@ import torch  # noqa: E402
 
 from pipeline import HandwritingPipeline  # noqa: E402
 from utils.cli import run  # noqa: E402
+from utils.word_folder import check_no_file  # noqa: E402
 
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 
@@ -29,6 +30,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 def main(args: argparse.Namespace) -> None:
     """Load, write, measure."""
+    check_no_file(args.save_path, "--save_path")
     if args.save_path.exists() and any(args.save_path.iterdir()):
         raise ValueError(f"--save_path {args.save_path}: not empty. Name another folder.")
     HandwritingPipeline.from_pretrained(args.models_path).save_pretrained(args.save_path, dtype=DTYPES[args.dtype])

@@ -46,3 +46,9 @@ def test_export_overwrites_nothing(tiny_run, tmp_path):
     result = export("--models_path", tiny_run, "--save_path", tmp_path)
     assert result.returncode == 2 and "--save_path" in result.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["mine"]
+
+
+def test_a_file_in_place_of_the_folder_is_named(tiny_run, tmp_path):
+    (tmp_path / "mine").write_text("kept")
+    result = export("--models_path", tiny_run, "--save_path", tmp_path / "mine")
+    assert result.returncode == 2 and f"--save_path {tmp_path / 'mine'}: is a file" in result.stderr

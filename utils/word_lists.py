@@ -47,8 +47,7 @@ def take_sample(words: Words, most: int) -> Words:
 
 def count_by_folder(words: TrainingWords, indices: Iterable[int]) -> dict[str, int]:
     """How many of these indices lie in each word folder."""
-    paths = ((words.paths[i], len(Path(words.records[i].file_name).parts)) for i in indices)
-    return dict(Counter(str(path.parents[depth - 1]) for path, depth in paths))
+    return dict(Counter(str(words.folder_of(i)) for i in indices))
 
 
 def load_crops(paths: Sequence[Path], *, img_height: int) -> list[np.ndarray]:

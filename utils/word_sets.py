@@ -63,17 +63,17 @@ class WordSet:
                 bar.update(part.stop - part.start)
 
 
-def read_word_set(folder: Path, *, flag: str, most: int | None = None, seed: int = 0) -> WordSet:
-    """Read a word folder and look at each of its images.
+def read_word_set(folder: Path, records: Sequence[WordRecord], *, flag: str, most: int | None = None,
+                  seed: int = 0) -> WordSet:  # fmt: skip
+    """Look at each image of a word folder.
 
     Args:
+        records: what ``read_word_folder`` found there.
         flag: the command line flag to name in messages.
         most: draw at most this many words by ``seed``, and keep their order.
     Raises:
-        FileNotFoundError, ValueError: if it is no complete word folder, none of its images can be read, or they differ in
-            height.
+        ValueError: if none of the images can be read, or they differ in height.
     """
-    records = read_word_folder(folder, flag=flag)
     if most is not None and len(records) > most:
         chosen = np.random.default_rng(seed).choice(len(records), most, replace=False)
         records = [records[i] for i in sorted(chosen)]
@@ -290,10 +290,11 @@ def compare_folders(real_folder: Path, generated_folder: Path, *, split: str | N
     Raises:
         FileNotFoundError, ValueError: if one can't be read, or they don't match; see the functions above.
     """
-    for folder, flag in ((real_folder, "--real"), (generated_folder, "--generated")):
-        read_word_folder(folder, flag=flag)  # before any image: a wrong name shows at once
-    real = read_word_set(real_folder, flag="--real")
-    generated = read_word_set(generated_folder, flag="--generated", most=most, seed=seed)
+    # Both lists before any image: a wrong name shows at once.
+    real_records = read_word_folder(real_folder, flag="--real")
+    generated_records = read_word_folder(generated_folder, flag="--generated")
+    real = read_word_set(real_folder, real_records, flag="--real")
+    generated = read_word_set(generated_folder, generated_records, flag="--generated", most=most, seed=seed)
     check_match(real, generated)
     name, rows = choose_split(real, split)
     partners = pair_records(generated, real)
