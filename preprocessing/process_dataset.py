@@ -75,12 +75,12 @@ def reader_options(name: str, args: argparse.Namespace) -> dict:
 
 def check_reader_flags(name: str | None, args: argparse.Namespace) -> None:
     """Raise ValueError if a flag is given that belongs to another reader: it would change nothing."""
-    own = reader_options(name, args) if name else {}
-    for other in READERS:
-        for flag, value in reader_options(other, args).items():
-            if flag not in own and value != args.defaults[flag]:
-                raise ValueError(f"--{flag} {value}: is for --dataset {other}; this is read as {name or 'bare images'}. Leave "
-                                 "it out, or name the reader with --dataset.")  # fmt: skip
+    options = {reader: reader_options(reader, args) for reader in READERS}
+    for flag, value in ((flag, value) for known in options.values() for flag, value in known.items()):
+        takers = [reader for reader, known in options.items() if flag in known]
+        if name not in takers and value != args.defaults[flag]:
+            raise ValueError(f"--{flag} {value}: is for --dataset {' or '.join(takers)}; this is read as "
+                             f"{name or 'bare images'}. Leave it out, or name the reader with --dataset.")  # fmt: skip
 
 
 def make_parser() -> argparse.ArgumentParser:

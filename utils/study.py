@@ -108,10 +108,10 @@ class Study:
 
     def describe(self) -> str:
         """Lines for the terminal."""
-        lines = [f"{'real data':>9}  {'trained on':<30}{'words':>7}   {'CER':<24}{'WER':<24}"]
+        lines = [f"{'real data':>9}  {'trained on':<30}{'words':>7}   {'CER':<26}{'WER':<26}"]
         for row in self.rows:
-            lines.append(f"{row.fraction:>7g} %  {row.arm.name:<30}{row.words:>7}   {format_rate(row.cer):<24}"
-                         f"{format_rate(row.wer):<24}".rstrip())  # fmt: skip
+            lines.append(f"{row.fraction:>7g} %  {row.arm.name:<30}{row.words:>7}   {format_rate(row.cer):<26}"
+                         f"{format_rate(row.wer):<26}".rstrip())  # fmt: skip
         for d in self.differences:
             lines.append(f"{d.fraction:>7g} %  {d.arm.name} against {BASE.name}: CER {format_rate(d.cer, is_difference=True)}, "
                          f"{format_p(d.cer_p_value)}; WER {format_rate(d.wer, is_difference=True)}, "
