@@ -19,10 +19,11 @@ import torch
 from autoencoder import load_vae, vae_in_channels
 from feature_extractor import StyleEncoder
 from recogniser import CHOICES, Recogniser, load_recogniser
+from utils.bootstrap import Bootstrap
 from utils.cli import positive_int, run
 from utils.figures import chart_legibility, choose_examples, list_copies
+from utils.images import pad_to_width, to_images, to_pixel_values
 from utils.inception import embed_images, load_inception
-from utils.latents import to_images, to_pixel_values
 from utils.measures import (
     LeftOut,
     ReadWords,
@@ -34,10 +35,11 @@ from utils.measures import (
     measure_retrieval,
     measure_writer_accuracy,
 )
-from utils.metrics import NORMALISERS, Bootstrap, pad_to_width
+from utils.metrics import NORMALISERS
+from utils.output import check_no_file, write_atomically
 from utils.pixel_measures import measure_copies, measure_diversity, measure_pixels
 from utils.report import Report, describe_measures, render_report
-from utils.word_folder import SPLITS, check_no_file, name_choosers, write_atomically
+from utils.word_folder import SPLITS, name_choosers
 from utils.word_sets import Comparison, WordSet, compare_folders
 
 METRICS_NAME, REPORT_NAME = "metrics.json", "report.html"

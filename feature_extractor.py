@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from utils.checkpoint import load_described, save_described
-from utils.latents import to_pixel_values
+from utils.images import to_pixel_values
 
 STYLE_WEIGHTS_NAME = "style_encoder.safetensors"
 KIND = "style_encoder"

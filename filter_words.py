@@ -22,7 +22,9 @@ from tqdm import tqdm
 
 from recogniser import CHOICES, Recogniser, load_recogniser
 from utils.cli import run
-from utils.metrics import NORMALISERS, character_error_rates, pixel_difference
+from utils.images import pixel_difference
+from utils.metrics import NORMALISERS, character_error_rates
+from utils.output import write_atomically
 from utils.sources import read_image
 from utils.word_folder import (
     FILTER_SETTINGS,
@@ -32,7 +34,6 @@ from utils.word_folder import (
     prepare_output,
     read_notes,
     read_word_folder,
-    write_atomically,
     write_metadata,
 )
 

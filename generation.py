@@ -16,7 +16,8 @@ from recogniser import Recogniser
 from utils.images import make_sheet
 from utils.jobs import Job, slug
 from utils.metrics import character_error_rates
-from utils.word_folder import WordRecord, read_notes, save_image
+from utils.output import save_image
+from utils.word_folder import WordRecord, read_notes
 
 REJECTED_NAME = "rejected.jsonl"
 SHEET_WORDS = 64

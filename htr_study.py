@@ -32,13 +32,14 @@ from htr_trainer import HTRSettings, train_recogniser
 from recogniser import CRNN, CRNNRecogniser, load_recogniser
 from utils.charset import read_texts
 from utils.checkpoint import CONFIG_NAME, checkpoint_step, choose_resume, list_checkpoints
-from utils.cli import positive_int, run
+from utils.cli import call_script, flags, positive_int, run
+from utils.device import name_gpu
 from utils.metrics import NORMALISERS, count_errors
-from utils.scripts import call_script, flags, name_gpu
+from utils.output import check_no_file, write_atomically
 from utils.sources import parse_sources, read_sources
 from utils.study import ARMS, UNITS, Arm, RunErrors, choose_fraction, copy_words, hold_out_val, summarise
 from utils.study_report import render_study, write_table
-from utils.word_folder import METADATA_NAME, SPLITS, check_no_file, read_word_folder, write_atomically
+from utils.word_folder import METADATA_NAME, SPLITS, read_word_folder
 from utils.word_lists import load_crops, read_split
 
 SETTINGS_NAME, STUDY_NAME, TABLE_NAME, REPORT_NAME = "settings.json", "study.json", "study.csv", "report.html"

@@ -18,21 +18,14 @@ from tqdm import tqdm
 
 from recogniser import CRNN, CRNNConfig, CRNNRecogniser
 from utils.augmentation import augment_words
-from utils.charset import Charset
+from utils.charset import Charset, order_along_line
 from utils.checkpoint import STATE_NAME, TRAINING_STATE, load_training_state, save_checkpoint, save_training_state, truncate_csv
+from utils.device import has_fast_bf16
 from utils.error_rates import ErrorRates, measure_errors
-from utils.layout import order_along_line
+from utils.output import write_atomically
 from utils.reading import FRAME, WIDTH_STEP, frames_needed, make_batch, padded_width
 from utils.sources import TrainingWords, read_image
-from utils.training import (
-    EpochSampler,
-    ExponentialMovingAverage,
-    StopFlag,
-    has_fast_bf16,
-    learning_rate_factor,
-    make_generator,
-)
-from utils.word_folder import write_atomically
+from utils.training import EpochSampler, ExponentialMovingAverage, StopFlag, learning_rate_factor, make_generator
 from utils.word_lists import Words, count_by_folder, count_unknown, load_crops, pick_words, take_sample
 
 LOG_COLUMNS = ("step", "loss", "learning_rate", "valid_cer", "valid_wer", "words_per_second", "seconds")

@@ -38,11 +38,12 @@ from recogniser import CHOICES, load_recogniser
 from tar_shards import INDEX_NAME, finish_tars, write_tars
 from utils.charset import normalise_text, normalise_texts, read_texts
 from utils.cli import parse_bool, positive_int, run
-from utils.compiling import compile_in_place
+from utils.device import compile_in_place
 from utils.diffusion import SCHEDULERS
 from utils.jobs import Job, choose_writers, jobs_of_records, jobs_of_texts, jobs_out_of_vocabulary, parse_mix
 from utils.metrics import NORMALISERS
-from utils.oov import SCOPES
+from utils.output import write_atomically
+from utils.vocabulary import SCOPES
 from utils.word_folder import (
     INFERENCE_SETTINGS,
     METADATA_NAME,
@@ -53,7 +54,6 @@ from utils.word_folder import (
     read_metadata,
     read_word_folder,
     shard_metadata_name,
-    write_atomically,
     write_metadata,
 )
 

@@ -20,11 +20,11 @@ from autoencoder import DOWNSCALE, VAE_FOLDER, CompactAutoencoder, hash_vae, loa
 from latent_reader import READER_FOLDER, LatentReader
 from model_card import ModelCard, find_checkpoint
 from unet import PRESETS, UNet, UNetConfig
-from utils.charset import Charset, normalise_text
+from utils.charset import Charset, normalise_text, order_along_line
 from utils.checkpoint import CONFIG_NAME, WEIGHTS_NAME, list_checkpoints, save_weights, share_files
 from utils.diffusion import NoiseSchedule, draw_noise, sample_latents
 from utils.latents import decode_latents
-from utils.layout import layout_columns, order_along_line, pad_edges
+from utils.layout import layout_columns, pad_edges
 from utils.published import PUBLISHED_CHARACTERS, PUBLISHED_PAD_ID, find_published, load_published
 from utils.training import make_generator
 

@@ -16,7 +16,7 @@ from tqdm import tqdm
 from generation import Outcome, SamplingSettings, Selection, write_batches
 from pipeline import HandwritingPipeline
 from utils.jobs import Job
-from utils.word_folder import write_atomically
+from utils.output import write_atomically
 
 INDEX_NAME = "index.json"
 

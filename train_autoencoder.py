@@ -33,15 +33,9 @@ from utils.checkpoint import (
     truncate_csv,
 )
 from utils.cli import positive_int, run
+from utils.device import has_fast_bf16
 from utils.sources import parse_sources, read_images, read_sources
-from utils.training import (
-    EpochSampler,
-    ExponentialMovingAverage,
-    StopFlag,
-    has_fast_bf16,
-    learning_rate_factor,
-    make_generator,
-)
+from utils.training import EpochSampler, ExponentialMovingAverage, StopFlag, learning_rate_factor, make_generator
 
 DEFAULTS = {"max_train_steps": 10_000, "batch_size": 32, "crop_width": 128, "learning_rate": 1e-3, "kl_weight": 1e-4,
             "seed": 0}  # fmt: skip

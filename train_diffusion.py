@@ -40,11 +40,11 @@ from utils.checkpoint import (
     truncate_csv,
 )
 from utils.cli import positive_int, run
-from utils.compiling import compile_in_place
+from utils.device import compile_in_place, has_fast_bf16
 from utils.diffusion import PREDICTION_TYPES
 from utils.latents import CACHE_FOLDER, LatentCache, build_latent_cache
 from utils.sources import parse_sources, read_image, read_sources
-from utils.training import StopFlag, has_fast_bf16
+from utils.training import StopFlag
 
 DEFAULT_EPOCHS = 1000
 MODEL_FLAGS = ("preset", "model_channels", "num_heads", "text_layout", "max_length", "prediction_type")

@@ -31,16 +31,10 @@ from utils.checkpoint import (
     truncate_csv,
 )
 from utils.cli import positive_int, run
-from utils.layout import measure_ink
+from utils.device import has_fast_bf16
+from utils.images import measure_ink
 from utils.sources import TrainingWords, parse_sources, read_images, read_sources
-from utils.training import (
-    EpochSampler,
-    ExponentialMovingAverage,
-    StopFlag,
-    has_fast_bf16,
-    learning_rate_factor,
-    make_generator,
-)
+from utils.training import EpochSampler, ExponentialMovingAverage, StopFlag, learning_rate_factor, make_generator
 
 LOG_COLUMNS = ("step", "loss", "accuracy", "learning_rate", "val_accuracy", "seconds")
 VALIDATION_WORDS = 2000

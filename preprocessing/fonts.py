@@ -20,7 +20,7 @@ from PIL import ImageFont
 from preprocessing.font_drawing import FONT_SIZE, FontDrawing, draw_plain, open_font
 from preprocessing.raw_word import DroppedWord, RawWord
 from utils.charset import read_texts
-from utils.word_list import TextSource, shuffled_forever, split_of
+from utils.vocabulary import TextSource, shuffled_forever, split_of
 
 FAMILIES = ("caveat", "dancing-script", "delius", "great-vibes", "indie-flower", "kalam", "satisfy", "shadows-into-light",
             "yellowtail", "zeyada")  # fmt: skip

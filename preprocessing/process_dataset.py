@@ -16,16 +16,18 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
-sys.path[:0] = [str(Path(__file__).resolve().parent.parent)]  # so that this script runs from any folder
+if not __package__:
+    sys.path[0] = str(Path(__file__).resolve().parents[1])  # the project's root, from whichever folder this is run
 
-from preprocessing import fonts, gw, iam, imgur5k, table  # noqa: E402
-from preprocessing.raw_word import FileImage, RawWord  # noqa: E402
-from preprocessing.report import describe, drop_table  # noqa: E402
-from preprocessing.search import IMAGE_SUFFIXES, ids_of_paths, walk  # noqa: E402
-from preprocessing.selection import filter_words, split_by_writer  # noqa: E402
-from preprocessing.writing import REPORT_NAME, prepare_save_dir, write_words  # noqa: E402
-from utils.images import FitSettings  # noqa: E402
-from utils.word_folder import IMAGE_FOLDER, write_atomically, write_metadata  # noqa: E402
+from preprocessing import fonts, gw, iam, imgur5k, table
+from preprocessing.cleaning import FitSettings
+from preprocessing.raw_word import FileImage, RawWord
+from preprocessing.report import describe, drop_table
+from preprocessing.search import IMAGE_SUFFIXES, ids_of_paths, walk
+from preprocessing.selection import filter_words, split_by_writer
+from preprocessing.writing import REPORT_NAME, prepare_save_dir, write_words
+from utils.output import write_atomically
+from utils.word_folder import IMAGE_FOLDER, write_metadata
 
 READERS = {"iam": iam, "gw": gw, "imgur5k": imgur5k, "table": table, "fonts": fonts}
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"

@@ -13,9 +13,10 @@ from pathlib import Path
 from PIL import Image
 from tqdm import tqdm
 
+from preprocessing.cleaning import FitSettings, clean_word, fit_word, split_at_spaces
 from preprocessing.raw_word import BadBoxError, RawWord
-from utils.images import FitSettings, clean_word, fit_word, split_at_spaces
-from utils.word_folder import IMAGE_FOLDER, METADATA_NAME, WordRecord, check_no_file, save_image, write_atomically
+from utils.output import check_no_file, save_image, write_atomically
+from utils.word_folder import IMAGE_FOLDER, METADATA_NAME, WordRecord
 
 REPORT_NAME = "preprocessing.json"
 CHUNK = 32  # words a worker takes at once

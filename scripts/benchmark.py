@@ -23,33 +23,33 @@ from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT)]  # so that this script runs from any folder
+if not __package__:
+    sys.path[0] = str(Path(__file__).resolve().parents[1])  # the project's root, from whichever folder this is run
 
-import numpy as np  # noqa: E402
-import torch  # noqa: E402
-import torch.nn.functional as F  # noqa: E402
-from accelerate import Accelerator  # noqa: E402
-from diffusers import AutoencoderKL  # noqa: E402
-from PIL import Image, ImageDraw, ImageFont  # noqa: E402
-from torch import nn  # noqa: E402
+import numpy as np
+import torch
+import torch.nn.functional as F
+from accelerate import Accelerator
+from diffusers import AutoencoderKL
+from PIL import Image, ImageDraw, ImageFont
+from torch import nn
 
-from autoencoder import CompactAutoencoder, hash_vae  # noqa: E402
-from diffusion_trainer import DiffusionTrainer, TrainingSettings  # noqa: E402
-from generation import SamplingSettings, write_batches  # noqa: E402
-from latent_reader import LatentReader, LatentReaderConfig  # noqa: E402
-from model_card import ModelCard  # noqa: E402
-from pipeline import DEFAULT_STEPS, FULL_INTERVAL, HandwritingPipeline  # noqa: E402
-from unet import UNet, make_config  # noqa: E402
-from utils.charset import Charset  # noqa: E402
-from utils.cli import positive_int, run  # noqa: E402
-from utils.compiling import compile_in_place  # noqa: E402
-from utils.diffusion import NoiseSchedule  # noqa: E402
-from utils.jobs import jobs_of_texts  # noqa: E402
-from utils.layout import CANVAS_STEP, WidthModel  # noqa: E402
-from utils.oov import dictionary_words  # noqa: E402
-from utils.sources import TrainingWords  # noqa: E402
-from utils.timing import (  # noqa: E402
+from autoencoder import CompactAutoencoder, hash_vae
+from diffusion_trainer import DiffusionTrainer, TrainingSettings
+from generation import SamplingSettings, write_batches
+from latent_reader import LatentReader, LatentReaderConfig
+from model_card import ModelCard
+from pipeline import DEFAULT_STEPS, FULL_INTERVAL, HandwritingPipeline
+from unet import UNet, make_config
+from utils.charset import Charset
+from utils.cli import positive_int, run
+from utils.device import compile_in_place, has_fast_bf16
+from utils.diffusion import NoiseSchedule
+from utils.jobs import jobs_of_texts
+from utils.layout import CANVAS_STEP, WidthModel
+from utils.output import write_atomically
+from utils.sources import TrainingWords
+from utils.timing import (
     Timing,
     copy_ceiling,
     count_flops,
@@ -58,8 +58,10 @@ from utils.timing import (  # noqa: E402
     peak_memory,
     time_interleaved,
 )
-from utils.training import has_fast_bf16  # noqa: E402
-from utils.word_folder import WordRecord, write_atomically  # noqa: E402
+from utils.vocabulary import dictionary_words
+from utils.word_folder import WordRecord
+
+ROOT = Path(__file__).resolve().parent.parent
 
 SHIPPED_MODEL = ROOT / "models" / "demo"
 PARTS = ("training", "sampling", "preprocessing", "first_word", "machine")

@@ -8,13 +8,14 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-sys.path[:0] = [str(Path(__file__).resolve().parent.parent)]  # so that this script runs from any folder
+if not __package__:
+    sys.path[0] = str(Path(__file__).resolve().parents[1])  # the project's root, from whichever folder this is run
 
-import torch  # noqa: E402
+import torch
 
-from pipeline import HandwritingPipeline  # noqa: E402
-from utils.cli import run  # noqa: E402
-from utils.word_folder import check_no_file  # noqa: E402
+from pipeline import HandwritingPipeline
+from utils.cli import run
+from utils.output import check_no_file
 
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 

@@ -14,20 +14,15 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-sys.path[:0] = [str(Path(__file__).resolve().parent.parent)]  # so that this script runs from any folder
+if not __package__:
+    sys.path[0] = str(Path(__file__).resolve().parents[1])  # the project's root, from whichever folder this is run
 
-import numpy as np  # noqa: E402
+import numpy as np
 
-from utils.cli import run  # noqa: E402
-from utils.sources import read_images  # noqa: E402
-from utils.word_folder import (  # noqa: E402
-    METADATA_NAME,
-    read_metadata,
-    read_word_folder,
-    save_image,
-    write_atomically,
-    write_metadata,
-)
+from utils.cli import run
+from utils.output import save_image, write_atomically
+from utils.sources import read_images
+from utils.word_folder import METADATA_NAME, read_metadata, read_word_folder, write_metadata
 
 LEVELS = 32
 WHITE = 250  # grey levels from here on count as paper at a word's right

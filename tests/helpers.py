@@ -14,7 +14,8 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import nn
 
-from utils.word_folder import IMAGE_FOLDER, WordRecord, save_image, write_metadata
+from utils.output import save_image
+from utils.word_folder import IMAGE_FOLDER, WordRecord, write_metadata
 
 ROOT = Path(__file__).resolve().parent.parent
 PUBLISHED = ROOT / "tests" / "data" / "published"  # random weights in the published layout, and what they predict

@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from utils.compiling import compile_in_place
+from utils.device import compile_in_place
 
 
 def test_where_it_fails_the_module_stays_as_it_is(monkeypatch):

@@ -13,8 +13,8 @@ from preprocessing.font_drawing import FontDrawing, draw_plain, open_font
 from preprocessing.fonts import FAMILIES, find_cuts, font_files, has_glyphs, iter_words, recognises
 from preprocessing.raw_word import DroppedWord
 from utils.charset import read_texts
+from utils.vocabulary import MAX_LENGTH, TextSource, split_keys, split_of
 from utils.word_folder import read_word_folder
-from utils.word_list import MAX_LENGTH, TextSource, split_keys, split_of
 
 fontpkg = pytest.importorskip("fontpkg")
 pytest.importorskip("spellchecker")

@@ -7,9 +7,9 @@ import pytest
 from PIL import Image
 
 from preprocessing import gw, iam, imgur5k
+from preprocessing.cleaning import to_grey
 from preprocessing.raw_word import DroppedWord, PolygonImage
 from tests.helpers import draw_word, hash_tree, make_gw
-from utils.images import to_grey
 
 
 def read(root, **options):

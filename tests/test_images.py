@@ -4,21 +4,19 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from tests.helpers import draw_word
-from utils.images import (
+from preprocessing.cleaning import (
     FitSettings,
     clean_word,
     crop_to_ink,
     erase_rules,
     fit_word,
-    ink_box,
-    ink_mask,
     is_dark_ground,
-    make_sheet,
     split_at_spaces,
     to_grey,
     whiten_paper,
 )
+from tests.helpers import draw_word
+from utils.images import ink_box, ink_mask, make_sheet
 
 WORD = draw_word("hand")
 

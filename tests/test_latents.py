@@ -10,6 +10,7 @@ import torch
 
 from autoencoder import hash_vae, load_vae
 from tests.helpers import IMG_SIZE, WORDS, make_word_folder
+from utils.images import to_images, to_pixel_values
 from utils.latents import (
     CACHE_FOLDER,
     LatentCache,
@@ -18,8 +19,6 @@ from utils.latents import (
     cache_key,
     decode_latents,
     scale_latents,
-    to_images,
-    to_pixel_values,
     unscale_latents,
 )
 from utils.sources import read_images

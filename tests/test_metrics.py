@@ -5,8 +5,10 @@ import pytest
 import torch
 from torch import nn
 
+from utils.bootstrap import Bootstrap
 from utils.copies import choose_controls, class_pairs, find_neighbours, make_thumbnail, nearest, thumbnail_distance
 from utils.distances import frechet_distance, kernel_distance
+from utils.images import pixel_difference
 from utils.measures import (
     StyledWords,
     compare_readings,
@@ -17,14 +19,7 @@ from utils.measures import (
     measure_retrieval,
     measure_writer_accuracy,
 )
-from utils.metrics import (
-    Bootstrap,
-    average_precisions,
-    character_error_rates,
-    count_errors,
-    keep_letters,
-    pixel_difference,
-)
+from utils.metrics import average_precisions, character_error_rates, count_errors, keep_letters
 from utils.reading import Reading
 
 BOOTSTRAP = Bootstrap(200, 0)

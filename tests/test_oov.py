@@ -6,7 +6,7 @@ from itertools import islice
 
 import pytest
 
-from utils.oov import choose_oov_words, dictionary_words, listed_words
+from utils.vocabulary import choose_oov_words, dictionary_words, listed_words
 
 LOWER = "abcdefghijklmnopqrstuvwxyz"
 

@@ -14,13 +14,14 @@ import pytest
 from PIL import Image
 
 import preprocessing.writing
+from preprocessing.cleaning import FitSettings
 from preprocessing.process_dataset import PRESETS, READERS, main, make_parser, parse_args, recognise
 from preprocessing.raw_word import DROP_REASONS, DroppedWord, FileImage, RawWord
 from preprocessing.selection import filter_words, split_by_writer
 from preprocessing.writing import image_names, process_word
 from tests.helpers import draw_page, draw_word, hash_tree, make_gw, make_iam, make_imgur5k
 from utils.cli import parse_bool
-from utils.images import FitSettings, ink_box
+from utils.images import ink_box
 from utils.word_folder import read_word_folder
 
 SCRIPT = Path(__file__).resolve().parent.parent / "preprocessing" / "process_dataset.py"

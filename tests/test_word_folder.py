@@ -7,15 +7,14 @@ import pytest
 from PIL import Image
 
 from tests.helpers import make_word_folder
+from utils.output import save_image, write_atomically
 from utils.word_folder import (
     METADATA_NAME,
     WordRecord,
     merge_shards,
     read_metadata,
     read_word_folder,
-    save_image,
     shard_metadata_name,
-    write_atomically,
     write_metadata,
 )
 

@@ -92,3 +92,15 @@ class Charset:
     def describe(self) -> str:
         """A short listing for messages, e.g. ``26 characters: abc…``."""
         return f"{len(self.characters)} characters: {''.join(self.characters)}"
+
+
+def is_right_to_left(text: str) -> bool:
+    """True if a text begins at the right: its first letter is of a script such as Arabic or Hebrew."""
+    kinds = (unicodedata.bidirectional(character) for character in text)
+    return next((kind != "L" for kind in kinds if kind in ("L", "R", "AL")), False)
+
+
+def order_along_line(text: str) -> str:
+    """The characters as they stand in the image from left to right, which is how a recogniser with CTC meets them; of what
+    such a recogniser has read, the text."""
+    return text[::-1] if is_right_to_left(text) else text

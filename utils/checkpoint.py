@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from utils.word_folder import check_no_file
+from utils.output import check_no_file
 
 CONFIG_NAME = "config.json"
 WEIGHTS_NAME = "unet.safetensors"

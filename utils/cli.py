@@ -1,8 +1,11 @@
-"""What the scripts share at their edge: errors of the user's making become one readable line."""
+"""What the scripts share at their edge: messages for users' mistakes, types of flags, and calls of other scripts."""
 
 import argparse
+import os
+import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 
 def run(main: Callable[[argparse.Namespace], None], args: argparse.Namespace) -> None:
@@ -46,3 +49,36 @@ def positive_int(value: str) -> int:
     if number < 1:
         raise argparse.ArgumentTypeError(f"{value} is not at least 1")
     return number
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def call_script(name: str, arguments: Sequence[object], log: Path, device: str | None) -> None:
+    """Run another script of this program, its output in ``log``.
+
+    Raises:
+        ValueError: if it failed; the message has its last words.
+    """
+    # Not a part of this launch: the scripts would take its rank for their share of the work.
+    env = {key: value for key, value in os.environ.items() if key not in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR",
+           "MASTER_PORT", "LOCAL_WORLD_SIZE", "GROUP_RANK", "ROLE_RANK")}  # fmt: skip
+    if device is not None:
+        env["CUDA_VISIBLE_DEVICES"] = device
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("a", encoding="utf-8") as file:
+        start = file.tell()
+        process = subprocess.Popen([sys.executable, str(ROOT / name), *map(str, arguments)], stdout=file, stderr=file, env=env)
+        try:
+            code = process.wait()
+        except BaseException:
+            process.terminate()  # it saves and stops
+            process.wait()
+            raise
+    if code:
+        lines = log.read_bytes()[start:].decode("utf-8", errors="replace").strip().splitlines()
+        last = next((line for line in reversed(lines) if line.startswith("error: ")), lines[-1] if lines else "")
+        raise ValueError(f"{name} ended with {code}: {last.rsplit(chr(13), 1)[-1]} (all of it in {log})")
+
+
+def flags(**values: object) -> list[str]:
+    """``--name value`` of those that are not None."""
+    return [part for name, value in values.items() if value is not None for part in (f"--{name}", str(value))]

@@ -7,8 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from utils.charset import Charset
-from utils.layout import WidthModel, layout_columns, order_along_line, pad_edges
+from utils.charset import Charset, order_along_line
+from utils.layout import WidthModel, layout_columns, pad_edges
 from utils.word_folder import WordRecord
 
 

@@ -5,27 +5,11 @@ bootstrap of a thousand resamples costs one distance, where recomputing it would
 and resampled words, being there twice, would add a bias of their own to each.
 """
 
-from dataclasses import dataclass
-
 import numpy as np
 
+from utils.bootstrap import Distance
+
 KERNEL_ROWS = 512  # rows of the kernel matrix at once: bounds the memory
-
-
-@dataclass(frozen=True)
-class Distance:
-    """A distance between a reference set and another set.
-
-    Attributes:
-        value: the distance.
-        reference: (n,) centred influence of each vector of the reference: with multiplicities w (of mean 1) the distance is,
-            to first order, ``value + mean((w - 1) * reference)``.
-        other: (m,) the same of the other set.
-    """
-
-    value: float
-    reference: np.ndarray
-    other: np.ndarray
 
 
 def frechet_distance(reference: np.ndarray, other: np.ndarray) -> Distance:

@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from utils.metrics import Bootstrap, Estimate, count_errors
+from utils.bootstrap import Bootstrap, Estimate
+from utils.metrics import count_errors
 
 
 @dataclass(frozen=True)

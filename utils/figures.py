@@ -4,10 +4,10 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from utils.bootstrap import Bootstrap, Estimate
 from utils.charts import draw_bars, draw_histogram
 from utils.copies import Neighbours
 from utils.measures import ReadWords, Results, group_error_rates, length_names
-from utils.metrics import Bootstrap, Estimate
 from utils.report import Example
 from utils.word_sets import Comparison
 

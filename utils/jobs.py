@@ -9,8 +9,8 @@ from pathlib import Path
 import torch
 
 from utils.charset import normalise_text
-from utils.oov import choose_oov_words, dictionary_words, listed_words
 from utils.training import make_generator
+from utils.vocabulary import choose_oov_words, dictionary_words, listed_words
 from utils.word_folder import IMAGE_FOLDER, WordRecord
 
 

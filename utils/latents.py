@@ -13,24 +13,14 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from utils.layout import CANVAS_STEP, COLUMN, canvas_widths, measure_ink
+from utils.images import measure_ink, to_images, to_pixel_values
+from utils.layout import CANVAS_STEP, COLUMN, canvas_widths
 from utils.sources import read_images
 
 CACHE_FOLDER = ".latent_cache"
 _VERSION = 2
 _POOL = 16  # batches that are sorted by width together
 _MARGIN = 8  # pixels of white behind the ink that are encoded with it
-
-
-def to_pixel_values(images: Tensor, channels: int) -> Tensor:
-    """(N, H, W) uint8 grey to (N, channels, H, W) float in [-1, 1]."""
-    return (images[:, None].float() / 127.5 - 1).expand(-1, channels, -1, -1)
-
-
-def to_images(pixel_values: Tensor) -> np.ndarray:
-    """(N, C, H, W) floats, about [-1, 1], to (N, H, W) uint8 grey (channels averaged)."""
-    grey = (pixel_values.float().mean(dim=1).clamp(-1, 1) + 1) * 127.5
-    return grey.round().to("cpu", torch.uint8).numpy()
 
 
 def scale_latents(vae: nn.Module, latents: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from utils.images import ink_box
+from utils.charset import is_right_to_left
 
 COLUMN = 8  # pixels per latent column
 CANVAS_STEP = 32  # pixels: canvases of words are multiples of it, where they fit the word
@@ -34,18 +34,6 @@ def shape_class(text: str) -> int:
     is_tall = any(c[0] not in _SMALL or len(c) > 1 for c in letters)
     is_deep, is_shallow = any(c[0] in _DEEP for c in letters), any(c[0] in _SHALLOW for c in letters)
     return 3 * (2 if is_raised else int(is_tall)) + (2 if is_deep else int(is_shallow))
-
-
-def is_right_to_left(text: str) -> bool:
-    """True if a text begins at the right: its first letter is of a script such as Arabic or Hebrew."""
-    kinds = (unicodedata.bidirectional(character) for character in text)
-    return next((kind != "L" for kind in kinds if kind in ("L", "R", "AL")), False)
-
-
-def order_along_line(text: str) -> str:
-    """The characters as they stand in the image from left to right, which is how a recogniser with CTC meets them; of what
-    such a recogniser has read, the text."""
-    return text[::-1] if is_right_to_left(text) else text
 
 
 @dataclass(frozen=True)
@@ -145,12 +133,6 @@ def layout_columns(edges: Tensor, columns: int) -> Tensor:
     share = (torch.minimum(ends, left + COLUMN) - torch.maximum(starts, left)).clamp(0, COLUMN) / COLUMN
     position = ((left + COLUMN / 2 - starts) / (ends - starts).clamp_min(1e-6)).clamp(0, 1)
     return torch.stack([share, position], dim=1)
-
-
-def measure_ink(images: Tensor) -> Tensor:
-    """(N, 4) float32 left, top, right, bottom of the ink of (N, H, W) uint8 images, in pixels; an empty image spans all."""
-    boxes = [ink_box(image) or (0, 0, image.shape[1], image.shape[0]) for image in images.numpy()]
-    return torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4)
 
 
 def natural_widths(ink: np.ndarray) -> np.ndarray:

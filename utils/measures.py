@@ -6,8 +6,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from utils.bootstrap import Bootstrap, Estimate
 from utils.distances import frechet_distance, kernel_distance
-from utils.metrics import Bootstrap, Estimate, Measure, average_precisions, count_normalised_errors
+from utils.metrics import Measure, average_precisions, count_normalised_errors
 from utils.reading import Reading
 
 LONGEST = 16  # characters; longer words share a bar

@@ -4,9 +4,11 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from utils.bootstrap import Bootstrap
 from utils.copies import COPY_FACTOR, Neighbours, choose_controls, class_pairs, find_neighbours, thumbnail_distance
+from utils.images import pixel_difference
 from utils.measures import LeftOut
-from utils.metrics import Bootstrap, Measure, pixel_difference
+from utils.metrics import Measure
 from utils.word_sets import Comparison
 
 

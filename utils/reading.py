@@ -7,9 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from utils.charset import Charset, normalise_text
-from utils.latents import to_pixel_values
-from utils.layout import order_along_line
+from utils.charset import Charset, normalise_text, order_along_line
+from utils.images import to_pixel_values
 
 INK = 200  # grey levels under this are ink
 MARGIN = 6  # pixels of white that stay at both sides of the ink

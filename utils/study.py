@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from utils.metrics import CONFIDENCE
+from utils.bootstrap import CONFIDENCE
 from utils.word_folder import WordRecord, write_metadata
 
 VAL_SHARE = 0.1  # of the split train, where a data set has no val

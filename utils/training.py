@@ -4,7 +4,6 @@ import copy
 import math
 import signal
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -130,22 +129,3 @@ class StopFlag:
         if self.is_set and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.is_set = True
-
-
-def has_fast_bf16(device: torch.device) -> bool:
-    """True where bf16 arithmetic is native: recent NVIDIA GPUs, and CPUs with AVX-512 BF16 or AMX."""
-    if device.type == "cuda":
-        # Not is_bf16_supported: that is also true where bf16 is emulated, at a fraction of the speed.
-        return torch.cuda.get_device_capability(device) >= (8, 0)
-    if device.type == "cpu":
-        check = getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", None)
-        return bool(check and check()) and "avx512_bf16" in _cpu_flags()
-    return False
-
-
-def _cpu_flags() -> str:
-    try:
-        with Path("/proc/cpuinfo").open(encoding="ascii", errors="ignore") as file:
-            return next((line for line in file if line.startswith("flags")), "")
-    except OSError:
-        return ""

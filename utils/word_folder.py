@@ -6,15 +6,12 @@ so its presence says that the folder is complete.
 """
 
 import json
-import os
 import shutil
-import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
-import numpy as np
-from PIL import Image
+from utils.output import check_no_file, write_atomically
 
 METADATA_NAME = "metadata.jsonl"
 IMAGE_FOLDER = "images"
@@ -40,33 +37,6 @@ class WordRecord:
         """The record's line in ``metadata.jsonl``."""
         values = {name: getattr(self, name) for name in _FIELDS}
         return json.dumps({**self.extra, **values} if self.extra else values, ensure_ascii=False)
-
-
-def write_atomically(path: Path, content: str | bytes) -> None:
-    """Write a file by temporary name and rename, so that it is either absent, old or whole."""
-    data = content.encode("utf-8") if isinstance(content, str) else content
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-", suffix=".tmp")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)  # mkstemp makes files private; other users of a shared disk read these
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-
-
-def save_image(image: np.ndarray | Image.Image, path: Path) -> None:
-    """Save a PNG by temporary name and rename. ``image``: (H, W) or (H, W, 3) uint8, or a Pillow image."""
-    picture = image if isinstance(image, Image.Image) else Image.fromarray(image)
-    temporary = path.with_name(f".{path.name}-{os.getpid()}.tmp")
-    picture.save(temporary, format="PNG")
-    os.replace(temporary, path)
 
 
 def write_metadata(folder: Path, records: Iterable[WordRecord], *, name: str = METADATA_NAME) -> None:
@@ -146,13 +116,6 @@ def read_word_folder(folder: Path, *, flag: str = "--dataset_path", splits: Sequ
         wanted = f" of split {', '.join(splits)}" if splits else ""
         raise ValueError(f"{flag} {folder}: no words{wanted} in {METADATA_NAME}")
     return records
-
-
-def check_no_file(folder: Path, flag: str) -> None:
-    """Raise ValueError if what is to be a folder is a file, or lies below one."""
-    blocker = next((path for path in (folder, *folder.parents) if path.exists() and not path.is_dir()), None)
-    if blocker is not None:
-        raise ValueError(f"{flag} {folder}: {'' if blocker == folder else f'{blocker} '}is a file. Name a folder.")
 
 
 def prepare_output(folder: Path, settings: dict, overwrite: bool, *, marker: str, flag: str) -> bool:
