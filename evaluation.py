@@ -18,7 +18,8 @@ import torch
 
 from autoencoder import load_vae, vae_in_channels
 from feature_extractor import StyleEncoder
-from recogniser import CHOICES, Recogniser, load_recogniser
+from htr.error_rates import NORMALISERS
+from htr.recogniser import CHOICES, Recogniser, load_recogniser
 from utils.bootstrap import Bootstrap
 from utils.cli import positive_int, run
 from utils.figures import chart_legibility, choose_examples, list_copies
@@ -35,7 +36,6 @@ from utils.measures import (
     measure_retrieval,
     measure_writer_accuracy,
 )
-from utils.metrics import NORMALISERS
 from utils.output import check_no_file, write_atomically
 from utils.pixel_measures import measure_copies, measure_diversity, measure_pixels
 from utils.report import Report, describe_measures, render_report

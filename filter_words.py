@@ -20,10 +20,10 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from recogniser import CHOICES, Recogniser, load_recogniser
+from htr.error_rates import NORMALISERS, character_error_rates
+from htr.recogniser import CHOICES, Recogniser, load_recogniser
 from utils.cli import run
 from utils.images import pixel_difference
-from utils.metrics import NORMALISERS, character_error_rates
 from utils.output import write_atomically
 from utils.sources import read_image
 from utils.word_folder import (

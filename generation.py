@@ -11,11 +11,11 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from htr.error_rates import character_error_rates
+from htr.recogniser import Recogniser
 from pipeline import HandwritingPipeline
-from recogniser import Recogniser
 from utils.images import make_sheet
 from utils.jobs import Job, slug
-from utils.metrics import character_error_rates
 from utils.output import save_image
 from utils.word_folder import WordRecord, read_notes
 

@@ -28,19 +28,19 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator, InitProcessGroupKwargs
 
-from htr_trainer import HTRSettings, train_recogniser
-from recogniser import CRNN, CRNNRecogniser, load_recogniser
+from htr.dataset import load_crops, read_split
+from htr.error_rates import NORMALISERS, count_errors
+from htr.recogniser import CRNN, CRNNRecogniser, load_recogniser
+from htr.trainer import HTRSettings, train_recogniser
 from utils.charset import read_texts
 from utils.checkpoint import CONFIG_NAME, checkpoint_step, choose_resume, list_checkpoints
 from utils.cli import call_script, flags, positive_int, run
 from utils.device import name_gpu
-from utils.metrics import NORMALISERS, count_errors
 from utils.output import check_no_file, write_atomically
 from utils.sources import parse_sources, read_sources
 from utils.study import ARMS, UNITS, Arm, RunErrors, choose_fraction, copy_words, hold_out_val, summarise
 from utils.study_report import render_study, write_table
 from utils.word_folder import METADATA_NAME, SPLITS, read_word_folder
-from utils.word_lists import load_crops, read_split
 
 SETTINGS_NAME, STUDY_NAME, TABLE_NAME, REPORT_NAME = "settings.json", "study.json", "study.csv", "report.html"
 READINGS_NAME = "test_readings.json"

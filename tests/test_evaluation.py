@@ -13,10 +13,10 @@ from torch import nn
 import evaluation
 from evaluation import main, parse_args
 from feature_extractor import StyleEncoder, StyleEncoderConfig
+from htr.recogniser import Reading
 from tests.helpers import hash_tree, make_word_folder
 from utils.cli import run
 from utils.inception import load_inception
-from utils.reading import Reading
 from utils.word_folder import WordRecord, read_word_folder, write_metadata
 from utils.word_sets import compare_folders
 

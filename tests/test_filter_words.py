@@ -8,9 +8,9 @@ from PIL import Image
 
 import filter_words
 from filter_words import choose_best, main, parse_args
+from htr.recogniser import Reading
 from tests.helpers import hash_tree, make_word_folder
 from utils.cli import run
-from utils.reading import Reading
 from utils.word_folder import WordRecord, read_word_folder, write_metadata
 
 WORDS = ["abc", "cab", "bad", "fed", "deaf"]

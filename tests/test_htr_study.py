@@ -5,7 +5,7 @@ import json
 import pytest
 
 import htr_study
-import htr_trainer
+from htr import trainer as htr_trainer
 from htr_study import main, parse_args
 from tests.helpers import IMG_SIZE, WORDS, make_word_folder
 from utils.word_folder import read_word_folder

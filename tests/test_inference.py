@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from htr.recogniser import Reading
 from inference import DEFAULT_WORDS, main, parse_args
 from latent_reader import READER_FOLDER, LatentReader, LatentReaderConfig
 from tests.helpers import (
@@ -22,7 +23,6 @@ from tests.helpers import (
 )
 from utils.cli import run
 from utils.jobs import parse_mix
-from utils.reading import Reading
 from utils.word_folder import read_word_folder
 
 FAST = ("--num_steps", "2", "--device", "cpu")

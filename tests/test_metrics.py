@@ -5,6 +5,8 @@ import pytest
 import torch
 from torch import nn
 
+from htr.error_rates import character_error_rates, count_errors, keep_letters
+from htr.recogniser import Reading
 from utils.bootstrap import Bootstrap
 from utils.copies import choose_controls, class_pairs, find_neighbours, make_thumbnail, nearest, thumbnail_distance
 from utils.distances import frechet_distance, kernel_distance
@@ -19,8 +21,7 @@ from utils.measures import (
     measure_retrieval,
     measure_writer_accuracy,
 )
-from utils.metrics import average_precisions, character_error_rates, count_errors, keep_letters
-from utils.reading import Reading
+from utils.metrics import average_precisions
 
 BOOTSTRAP = Bootstrap(200, 0)
 

@@ -6,10 +6,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from htr.error_rates import count_normalised_errors
+from htr.recogniser import Reading
 from utils.bootstrap import Bootstrap, Estimate
 from utils.distances import frechet_distance, kernel_distance
-from utils.metrics import Measure, average_precisions, count_normalised_errors
-from utils.reading import Reading
+from utils.metrics import Measure, average_precisions
 
 LONGEST = 16  # characters; longer words share a bar
 NAMED = 5  # writers in a line

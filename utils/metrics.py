@@ -1,13 +1,11 @@
 """What is measured of generated words: the measure with its columns, and retrieval."""
 
-import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
 from utils.bootstrap import Estimate
-from utils.charset import normalise_text
 
 _CELLS = 4_000_000  # of a similarity matrix at once: bounds the memory
 
@@ -37,59 +35,6 @@ class Measure:
         """The measure as JSON-able values."""
         values = {column: estimate.as_json() for column, estimate in self.values.items()}
         return {"label": self.label, "better": self.better, **values, "protocol": self.protocol}
-
-
-# Reading
-
-
-def keep_letters(text: str) -> str:
-    """A text in lower case without what is neither letter nor digit: what a reader without case and marks can get right."""
-    return re.sub(r"[\W_]+", "", text.lower())
-NORMALISERS: dict[str, Callable[[str], str]] = {"exact": normalise_text, "letters": keep_letters}
-
-
-def count_errors(texts: Sequence[str], readings: Sequence[str], *, unit: str) -> tuple[np.ndarray, np.ndarray]:
-    """Edit operations (insertions, deletions, substitutions) from each text to its reading.
-
-    Args:
-        texts: what was to be written, none empty.
-        unit: ``characters`` or ``words`` (between spaces).
-    Returns:
-        (n,) operations and (n,) lengths of the texts, both in units; the error rate is the ratio of their sums.
-    """
-    import jiwer
-
-    process = {"characters": jiwer.process_characters, "words": jiwer.process_words}[unit]
-    alignments = process(list(texts), list(readings)).alignments
-    errors = [sum(max(c.ref_end_idx - c.ref_start_idx, c.hyp_end_idx - c.hyp_start_idx) for c in chunks if c.type != "equal")
-              for chunks in alignments]  # fmt: skip
-    lengths = [sum(c.ref_end_idx - c.ref_start_idx for c in chunks) for chunks in alignments]
-    return np.array(errors, np.int64), np.array(lengths, np.int64)
-
-
-def count_normalised_errors(texts: Sequence[str], readings: Sequence[str], normalise: str, *,
-                            unit: str) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
-    """``count_errors`` of normalised texts; both are 0 where nothing is left to compare.
-
-    Args:
-        normalise: a name of ``NORMALISERS``.
-    """
-    pairs = [(NORMALISERS[normalise](text), NORMALISERS[normalise](reading)) for text, reading in zip(texts, readings)]
-    counts = np.zeros((2, len(pairs)), np.int64)
-    if rows := [i for i, (text, _) in enumerate(pairs) if text]:
-        counts[:, rows] = count_errors(*zip(*(pairs[i] for i in rows)), unit=unit)
-    return counts[0], counts[1]
-
-
-def character_error_rates(texts: Sequence[str], readings: Sequence[str], normalise: str) -> np.ndarray:
-    """(n,) edit operations a character of single words; 0 of a text that has nothing to compare, such as marks alone where
-    letters are compared.
-
-    Args:
-        normalise: a name of ``NORMALISERS``.
-    """
-    errors, lengths = count_normalised_errors(texts, readings, normalise, unit="characters")
-    return errors / np.maximum(lengths, 1)
 
 
 # Style

@@ -14,11 +14,49 @@ import torch.nn.functional as F
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from utils.charset import Charset, normalise_text
+from htr.dataset import crop_to_ink, make_batch
+from utils.charset import Charset, normalise_text, order_along_line
 from utils.checkpoint import CONFIG_NAME, load_described, save_described
 from utils.hub import find_model
-from utils.reading import FRAME, Reading, crop_to_ink, decode_best_path, make_batch
 
+FRAME = 4  # pixels along the line for each frame of the CRNN
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What a recogniser reads in a word image.
+
+    Attributes:
+        text: normalised (NFC, single spaces); may be empty.
+        confidence: in [0, 1], the product of the probabilities of the word's characters, 0 where nothing is read. A
+            character's is, for the CRNN, that of the surest frame of its run; for rapidocr, of the first frame of its run,
+            rounded to 1e-5 (its own score is their mean); for TrOCR, of a token, the end of the text being one more.
+    """
+
+    text: str
+    confidence: float
+
+
+def frames_needed(text: str) -> int:
+    """Frames that CTC needs for a text: one a character, and a blank between two equal ones."""
+    return len(text) + sum(one == other for one, other in zip(text, text[1:]))
+
+
+def decode_best_path(log_probs: Tensor, frames: Tensor, charset: Charset) -> list[Reading]:
+    """The readings of (B, T, classes) log-probabilities, of which word i has the first ``frames[i]``; class 0 is the blank.
+
+    Source: Graves et al. 2006, https://doi.org/10.1145/1143844.1143891, section 3.2, best path decoding: the surest class of
+    each frame, runs become one character, blanks go.
+    """
+    peaks, classes = (values.cpu().numpy() for values in log_probs.max(dim=-1))
+    readings = []
+    for peak, row, count in zip(peaks, classes, frames.tolist()):
+        starts = np.flatnonzero(np.diff(row[:count], prepend=-1))  # of runs
+        is_character = row[starts] > 0
+        sureness = np.maximum.reduceat(peak[:count].astype(np.float64), starts)[is_character]
+        text = normalise_text(order_along_line("".join(charset.characters[i - 1] for i in row[starts][is_character])))
+        readings.append(Reading(text, float(np.exp(sureness.sum())) if text else 0.0))
+    return readings
 RECOGNISER_WEIGHTS_NAME = "recogniser.safetensors"
 KIND = "recogniser"
 CHOICES = "rapidocr, trocr:FOLDER, trocr:HUB_ID (e.g. trocr:microsoft/trocr-base-handwritten), or a run of train_htr.py"

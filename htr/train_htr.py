@@ -16,13 +16,16 @@ from collections.abc import Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 
-from htr_trainer import HTRSettings, read_settings, train_recogniser
+if not __package__:
+    sys.path[0] = str(Path(__file__).resolve().parents[1])  # the project's root, from whichever folder this is run
+
+from htr.dataset import read_split
+from htr.error_rates import ErrorRates
+from htr.trainer import HTRSettings, read_settings, train_recogniser
 from utils.checkpoint import choose_resume
 from utils.cli import positive_int, run
-from utils.error_rates import ErrorRates
 from utils.sources import parse_sources, read_sources
 from utils.word_folder import SPLITS
-from utils.word_lists import read_split
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:

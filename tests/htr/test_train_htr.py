@@ -5,18 +5,18 @@ import os
 import shutil
 import signal
 
+from htr import trainer as htr_trainer
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-import htr_trainer
-from htr_trainer import HTRSettings, HTRTrainer, make_model, train_recogniser
-from recogniser import CRNN, load_recogniser
+from htr.dataset import read_split
+from htr.recogniser import CRNN, load_recogniser
+from htr.train_htr import main, parse_args
+from htr.trainer import HTRSettings, HTRTrainer, make_model, train_recogniser
 from tests.helpers import assert_equal_files, make_word_folder
-from train_htr import main, parse_args
 from utils.sources import parse_sources, read_image, read_sources
-from utils.word_lists import read_split
 
 WORDS = ("cab", "abe", "deaf", "bad", "ace", "face", "dab", "fed", "bead", "cafe")
 SPLITS = ("train", "train", "train", "val", "test")

@@ -2,7 +2,7 @@
 
 import pytest
 
-from utils.error_rates import measure_errors
+from htr.error_rates import measure_errors
 
 
 def test_rates_are_edits_over_all_characters_and_over_all_words_between_spaces():

@@ -6,12 +6,12 @@ import time
 
 import numpy as np
 import pytest
+from htr import recogniser
 import torch
 
-import recogniser
-from recogniser import CRNN, RECOGNISER_WEIGHTS_NAME, BidirectionalLSTM, CRNNConfig, CRNNRecogniser, load_recogniser
+from htr.dataset import make_batch
+from htr.recogniser import CRNN, RECOGNISER_WEIGHTS_NAME, BidirectionalLSTM, CRNNConfig, CRNNRecogniser, load_recogniser
 from tests.helpers import draw_word
-from utils.reading import make_batch
 
 HEIGHT = 32
 

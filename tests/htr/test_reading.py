@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import torch
 
+from htr.dataset import crop_to_ink, make_batch
+from htr.recogniser import Reading, decode_best_path, frames_needed
 from utils.charset import Charset
-from utils.reading import Reading, crop_to_ink, decode_best_path, frames_needed, make_batch
 
 
 def make_image(left: int, right: int, width: int = 128) -> np.ndarray:

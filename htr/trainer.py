@@ -16,17 +16,26 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
-from recogniser import CRNN, CRNNConfig, CRNNRecogniser
-from utils.augmentation import augment_words
+from htr.dataset import (
+    WIDTH_STEP,
+    Words,
+    augment_words,
+    count_by_folder,
+    count_unknown,
+    load_crops,
+    make_batch,
+    padded_width,
+    pick_words,
+    take_sample,
+)
+from htr.error_rates import ErrorRates, measure_errors
+from htr.recogniser import CRNN, FRAME, CRNNConfig, CRNNRecogniser, frames_needed
 from utils.charset import Charset, order_along_line
 from utils.checkpoint import STATE_NAME, TRAINING_STATE, load_training_state, save_checkpoint, save_training_state, truncate_csv
 from utils.device import has_fast_bf16
-from utils.error_rates import ErrorRates, measure_errors
 from utils.output import write_atomically
-from utils.reading import FRAME, WIDTH_STEP, frames_needed, make_batch, padded_width
 from utils.sources import TrainingWords, read_image
 from utils.training import EpochSampler, ExponentialMovingAverage, StopFlag, learning_rate_factor, make_generator
-from utils.word_lists import Words, count_by_folder, count_unknown, load_crops, pick_words, take_sample
 
 LOG_COLUMNS = ("step", "loss", "learning_rate", "valid_cer", "valid_wer", "words_per_second", "seconds")
 LOG_EVERY = 50  # steps
