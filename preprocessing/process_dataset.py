@@ -19,12 +19,11 @@ from pathlib import Path
 if not __package__:
     sys.path[0] = str(Path(__file__).resolve().parents[1])  # the project's root, from whichever folder this is run
 
-from preprocessing import fonts, gw, iam, imgur5k, table
 from preprocessing.cleaning import FitSettings
 from preprocessing.raw_word import FileImage, RawWord
-from preprocessing.report import describe, drop_table
-from preprocessing.search import IMAGE_SUFFIXES, ids_of_paths, walk
-from preprocessing.selection import filter_words, split_by_writer
+from preprocessing.readers import fonts, gw, iam, imgur5k, table
+from preprocessing.readers.search import IMAGE_SUFFIXES, ids_of_paths, walk
+from preprocessing.selection import describe, drop_table, filter_words, split_by_writer
 from preprocessing.writing import REPORT_NAME, prepare_save_dir, write_words
 from utils.output import write_atomically
 from utils.word_folder import IMAGE_FOLDER, write_metadata

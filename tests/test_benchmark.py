@@ -55,7 +55,7 @@ def test_preprocessing_is_measured_on_a_made_up_iam(benchmark, tmp_path):
 
 
 def test_the_made_up_iam_is_read_whole(benchmark, tmp_path):
-    from preprocessing.iam import iter_words
+    from preprocessing.readers.iam import iter_words
 
     benchmark.make_iam(tmp_path / "iam", 150)
     words = list(iter_words(tmp_path / "iam"))

@@ -6,9 +6,9 @@ import time
 
 import numpy as np
 import pytest
-from htr import recogniser
 import torch
 
+from htr import recogniser
 from htr.dataset import make_batch
 from htr.recogniser import CRNN, RECOGNISER_WEIGHTS_NAME, BidirectionalLSTM, CRNNConfig, CRNNRecogniser, load_recogniser
 from tests.helpers import draw_word

@@ -5,12 +5,12 @@ import os
 import shutil
 import signal
 
-from htr import trainer as htr_trainer
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from htr import trainer as htr_trainer
 from htr.dataset import read_split
 from htr.recogniser import CRNN, load_recogniser
 from htr.train_htr import main, parse_args

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from preprocessing import gw, iam, imgur5k
 from preprocessing.raw_word import BadBoxError, DroppedWord, cut_straight
+from preprocessing.readers import gw, iam, imgur5k
 from tests.helpers import draw_page, draw_word, hash_tree, make_imgur5k
 
 

@@ -5,9 +5,9 @@ from collections import Counter
 
 import pytest
 
-from preprocessing import gw, iam, imgur5k
 from preprocessing.raw_word import DroppedWord
-from preprocessing.split_lists import read_split_lists, split_of_name
+from preprocessing.readers import gw, iam, imgur5k
+from preprocessing.readers.split_lists import read_split_lists, split_of_name
 from tests.helpers import IAM_LAYOUTS, IAM_ROWS, hash_tree, make_iam
 
 

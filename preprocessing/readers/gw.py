@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from preprocessing.raw_word import DroppedWord, FileImage, ImageSource, PolygonImage, RawWord
-from preprocessing.search import first_lines, read_lines, walk
-from preprocessing.split_lists import SplitLists, read_split_lists
+from preprocessing.readers.search import first_lines, read_lines, walk
+from preprocessing.readers.split_lists import SplitLists, read_split_lists
 
 WRITER = "gw"
 _WORD_ID = re.compile(r"\d{3}-\d{2}-\d{2}")

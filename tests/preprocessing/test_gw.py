@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from preprocessing import gw, iam, imgur5k
 from preprocessing.cleaning import to_grey
 from preprocessing.raw_word import DroppedWord, PolygonImage
+from preprocessing.readers import gw, iam, imgur5k
 from tests.helpers import draw_word, hash_tree, make_gw
 
 

@@ -17,8 +17,8 @@ from string import ascii_lowercase, ascii_uppercase
 import numpy as np
 from PIL import ImageFont
 
-from preprocessing.font_drawing import FONT_SIZE, FontDrawing, draw_plain, open_font
 from preprocessing.raw_word import DroppedWord, RawWord
+from preprocessing.readers.font_drawing import FONT_SIZE, FontDrawing, draw_plain, open_font
 from utils.charset import read_texts
 from utils.vocabulary import TextSource, shuffled_forever, split_of
 

@@ -11,7 +11,7 @@ from itertools import islice
 from pathlib import Path
 
 from preprocessing.raw_word import DroppedWord, FileImage, RawWord
-from preprocessing.search import ids_of_paths
+from preprocessing.readers.search import ids_of_paths
 
 TABLE_SUFFIXES = (".csv", ".tsv", ".jsonl")
 SPLIT_NAMES = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "dev": "val",

@@ -12,8 +12,8 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 from preprocessing.raw_word import DroppedWord, FileImage, RawWord
-from preprocessing.search import first_lines, read_lines, walk
-from preprocessing.split_lists import SplitLists, read_split_lists
+from preprocessing.readers.search import first_lines, read_lines, walk
+from preprocessing.readers.split_lists import SplitLists, read_split_lists
 
 _FORM = r"[a-z]\d{2}-\d{3}[a-z]?"
 _WORD_ID = re.compile(rf"{_FORM}-\d{{2,3}}-\d{{2,3}}")

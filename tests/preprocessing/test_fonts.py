@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from preprocessing import process_dataset
-from preprocessing.font_drawing import FontDrawing, draw_plain, open_font
-from preprocessing.fonts import FAMILIES, find_cuts, font_files, has_glyphs, iter_words, recognises
 from preprocessing.raw_word import DroppedWord
+from preprocessing.readers.font_drawing import FontDrawing, draw_plain, open_font
+from preprocessing.readers.fonts import FAMILIES, find_cuts, font_files, has_glyphs, iter_words, recognises
 from utils.charset import read_texts
 from utils.vocabulary import MAX_LENGTH, TextSource, split_keys, split_of
 from utils.word_folder import read_word_folder

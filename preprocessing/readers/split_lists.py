@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
-from preprocessing.search import read_lines, walk
+from preprocessing.readers.search import read_lines, walk
 
 # Names that stand for a split once digits and "set" at their end are gone (validationset1 is validation).
 _NAMES = {"train": "train", "training": "train", "tr": "train", "trainval": "train", "trva": "train",

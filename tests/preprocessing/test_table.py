@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from preprocessing import table
 from preprocessing.raw_word import DroppedWord
-from preprocessing.search import ids_of_paths
+from preprocessing.readers import table
+from preprocessing.readers.search import ids_of_paths
 from tests.helpers import draw_word, hash_tree
 
 

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from preprocessing.raw_word import DroppedWord, FileImage, RawWord
-from preprocessing.search import IMAGE_SUFFIXES, read_lines, walk
-from preprocessing.split_lists import PRIORITY
+from preprocessing.readers.search import IMAGE_SUFFIXES, read_lines, walk
+from preprocessing.readers.split_lists import PRIORITY
 
 NOT_ANNOTATED = "."
 MAX_SIDE = 20_000  # pixels; no published box comes near, and a larger one would fill the memory
