@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from autoencoder import load_vae, vae_in_channels
+from diffusion.autoencoder import load_vae, vae_in_channels
 from feature_extractor import StyleEncoder
 from htr.error_rates import NORMALISERS
 from htr.recogniser import CHOICES, Recogniser, load_recogniser

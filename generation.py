@@ -11,9 +11,9 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from diffusion.pipeline import HandwritingPipeline
 from htr.error_rates import character_error_rates
 from htr.recogniser import Recogniser
-from pipeline import HandwritingPipeline
 from utils.images import make_sheet
 from utils.jobs import Job, slug
 from utils.output import save_image

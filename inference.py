@@ -23,6 +23,8 @@ from pathlib import Path
 
 import torch
 
+from diffusion.noise_schedule import SCHEDULERS
+from diffusion.pipeline import DEFAULT_GUIDANCE, DEFAULT_REDRAWS, DEFAULT_STEPS, FULL_INTERVAL, HandwritingPipeline
 from generation import (
     REJECTED_NAME,
     SamplingSettings,
@@ -35,12 +37,10 @@ from generation import (
 )
 from htr.error_rates import NORMALISERS
 from htr.recogniser import CHOICES, load_recogniser
-from pipeline import DEFAULT_GUIDANCE, DEFAULT_REDRAWS, DEFAULT_STEPS, FULL_INTERVAL, HandwritingPipeline
 from tar_shards import INDEX_NAME, finish_tars, write_tars
 from utils.charset import normalise_text, normalise_texts, read_texts
 from utils.cli import parse_bool, positive_int, run
 from utils.device import compile_in_place
-from utils.diffusion import SCHEDULERS
 from utils.jobs import Job, choose_writers, jobs_of_records, jobs_of_texts, jobs_out_of_vocabulary, parse_mix
 from utils.output import write_atomically
 from utils.vocabulary import SCOPES

@@ -13,8 +13,8 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from diffusion.pipeline import HandwritingPipeline
 from generation import Outcome, SamplingSettings, Selection, write_batches
-from pipeline import HandwritingPipeline
 from utils.jobs import Job
 from utils.output import write_atomically
 

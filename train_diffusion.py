@@ -24,12 +24,13 @@ from accelerate.tracking import get_available_trackers
 from torch import nn
 from tqdm import tqdm
 
-from autoencoder import VAE_FOLDER, hash_vae, load_vae, vae_in_channels
-from diffusion_trainer import DiffusionTrainer, TrainingLog, TrainingSettings, read_settings
-from fresh_model import FreshModel
-from latent_reader import READER_FOLDER, find_reader
-from model_card import ModelCard
-from pipeline import HandwritingPipeline
+from diffusion.autoencoder import VAE_FOLDER, hash_vae, load_vae, vae_in_channels
+from diffusion.config import FreshModel, ModelCard
+from diffusion.dataset import CACHE_FOLDER, LatentCache, build_latent_cache
+from diffusion.latent_recogniser import READER_FOLDER, find_reader
+from diffusion.noise_schedule import PREDICTION_TYPES
+from diffusion.pipeline import HandwritingPipeline
+from diffusion.trainer import DiffusionTrainer, TrainingLog, TrainingSettings, read_settings
 from unet import PRESETS, UNet
 from utils.checkpoint import (
     CONFIG_NAME,
@@ -41,8 +42,6 @@ from utils.checkpoint import (
 )
 from utils.cli import positive_int, run
 from utils.device import compile_in_place, has_fast_bf16
-from utils.diffusion import PREDICTION_TYPES
-from utils.latents import CACHE_FOLDER, LatentCache, build_latent_cache
 from utils.sources import parse_sources, read_image, read_sources
 from utils.training import StopFlag
 
@@ -208,7 +207,7 @@ def make_model(given: dict, checkpoint: Path | None, start: HandwritingPipeline 
                              "a new run from it with --init_from.")  # fmt: skip
         return UNet(config), card
     if start:
-        return fresh.grow(start)
+        return fresh.grow(start.unet, start.card)
     preset = given["preset"] or "base"
     changes = {name: given[name] for name in ("model_channels", "num_heads", "text_layout") if given[name] is not None}
     prediction_type = given["prediction_type"] or ("epsilon" if preset == "wordstylist" else "flow_prediction")

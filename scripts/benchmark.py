@@ -34,19 +34,19 @@ from diffusers import AutoencoderKL
 from PIL import Image, ImageDraw, ImageFont
 from torch import nn
 
-from autoencoder import CompactAutoencoder, hash_vae
-from diffusion_trainer import DiffusionTrainer, TrainingSettings
+from diffusion.autoencoder import CompactAutoencoder, hash_vae
+from diffusion.config import ModelCard
+from diffusion.latent_recogniser import LatentReader, LatentReaderConfig
+from diffusion.layout import CANVAS_STEP, WidthModel
+from diffusion.noise_schedule import NoiseSchedule
+from diffusion.pipeline import DEFAULT_STEPS, FULL_INTERVAL, HandwritingPipeline
+from diffusion.trainer import DiffusionTrainer, TrainingSettings
 from generation import SamplingSettings, write_batches
-from latent_reader import LatentReader, LatentReaderConfig
-from model_card import ModelCard
-from pipeline import DEFAULT_STEPS, FULL_INTERVAL, HandwritingPipeline
 from unet import UNet, make_config
 from utils.charset import Charset
 from utils.cli import positive_int, run
 from utils.device import compile_in_place, has_fast_bf16
-from utils.diffusion import NoiseSchedule
 from utils.jobs import jobs_of_texts
-from utils.layout import CANVAS_STEP, WidthModel
 from utils.output import write_atomically
 from utils.sources import TrainingWords
 from utils.timing import (

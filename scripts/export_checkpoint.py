@@ -13,7 +13,7 @@ if not __package__:
 
 import torch
 
-from pipeline import HandwritingPipeline
+from diffusion.pipeline import HandwritingPipeline
 from utils.cli import run
 from utils.output import check_no_file
 

@@ -5,14 +5,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from autoencoder import CompactAutoencoder, hash_vae, load_vae
-from model_card import ModelCard
-from pipeline import HandwritingPipeline
+from diffusion.autoencoder import CompactAutoencoder, hash_vae, load_vae
+from diffusion.config import ModelCard
+from diffusion.layout import CANVAS_STEP, WidthModel
+from diffusion.noise_schedule import NoiseSchedule
+from diffusion.pipeline import HandwritingPipeline
 from tests.helpers import IMG_SIZE, TINY_TRAINING, WORDS, WRITERS, make_word_folder, nudge_zeros, run_script
 from unet import UNet, make_config
 from utils.charset import Charset
-from utils.diffusion import NoiseSchedule
-from utils.layout import CANVAS_STEP, WidthModel
 
 
 @pytest.fixture(scope="session")

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from latent_reader import LatentReader, LatentReaderConfig
-from pipeline import HandwritingPipeline
+from diffusion.latent_recogniser import LatentReader, LatentReaderConfig
+from diffusion.pipeline import HandwritingPipeline
 
 ROOT = Path(__file__).parent.parent
 

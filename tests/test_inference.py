@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from diffusion.latent_recogniser import READER_FOLDER, LatentReader, LatentReaderConfig
 from htr.recogniser import Reading
 from inference import DEFAULT_WORDS, main, parse_args
-from latent_reader import READER_FOLDER, LatentReader, LatentReaderConfig
 from tests.helpers import (
     IMG_SIZE,
     PUBLISHED,

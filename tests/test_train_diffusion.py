@@ -15,8 +15,8 @@ from PIL import Image
 from safetensors.torch import load_file
 
 import train_diffusion
-from autoencoder import CompactAutoencoder
-from pipeline import HandwritingPipeline
+from diffusion.autoencoder import CompactAutoencoder
+from diffusion.pipeline import HandwritingPipeline
 from tests.helpers import (
     IMG_SIZE,
     PUBLISHED,

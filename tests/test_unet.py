@@ -4,11 +4,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from diffusion.layout import layout_columns
+from diffusion.noise_schedule import NoiseSchedule, draw_noise, sample_latents
 from tests.helpers import nudge_zeros
 from unet import PRESETS, UNet, UNetConfig, attend, grow_unet, make_config
 from utils.charset import Charset
-from utils.diffusion import NoiseSchedule, draw_noise, sample_latents
-from utils.layout import layout_columns
 from utils.training import make_generator
 
 # At IAM's sizes: 339 writers, 52 letters, 10 positions.

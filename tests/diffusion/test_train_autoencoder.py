@@ -8,12 +8,11 @@ import time
 import pytest
 import torch
 
-from autoencoder import load_vae
+from diffusion.autoencoder import load_vae, scale_latents
+from diffusion.train_autoencoder import crop_batch, load_words, measure_psnr, measure_scale, parse_args
 from tests.helpers import assert_equal_files, clone_checkpoint, run_script, start_script
-from train_autoencoder import crop_batch, load_words, measure_psnr, measure_scale, parse_args
 from utils.checkpoint import list_checkpoints
 from utils.images import to_pixel_values
-from utils.latents import scale_latents
 from utils.sources import read_images
 
 OPTIONS = ("--block_out_channels", "16", "16", "--layers_per_block", "1", "--batch_size", "4", "--save_every", "2",

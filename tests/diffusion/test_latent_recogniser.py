@@ -5,8 +5,8 @@ import contextlib
 import pytest
 import torch
 
-from latent_reader import LatentReader, LatentReaderConfig, add_some_noise, find_reader, train_latent_reader
-from utils.diffusion import PREDICTION_TYPES, NoiseSchedule
+from diffusion.latent_recogniser import LatentReader, LatentReaderConfig, add_some_noise, find_reader, train_latent_reader
+from diffusion.noise_schedule import PREDICTION_TYPES, NoiseSchedule
 from utils.training import make_generator
 
 

@@ -15,12 +15,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+if not __package__:
+    sys.path[0] = str(Path(__file__).resolve().parents[1])  # the project's root, from whichever folder this is run
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
-from autoencoder import VAE_FOLDER, CompactAutoencoder
+from diffusion.autoencoder import VAE_FOLDER, CompactAutoencoder
 from utils.checkpoint import (
     CONFIG_NAME,
     FORMAT_VERSION,

@@ -8,6 +8,7 @@ import hashlib
 import json
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL
@@ -19,6 +20,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from utils.hub import hub_answers, is_cached
+from utils.images import to_images
 
 CONFIG_NAME = "config.json"
 VAE_FOLDER = "vae"
@@ -176,3 +178,19 @@ def hash_vae(vae: nn.Module) -> str:
         digest.update(name.encode())
         digest.update(tensor.detach().float().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()[:16]
+
+
+def scale_latents(vae: nn.Module, latents: Tensor) -> Tensor:
+    """The VAE's latents to about unit variance: (latents - shift_factor) * scaling_factor."""
+    return (latents - (vae.config.get("shift_factor") or 0.0)) * vae.config.scaling_factor
+
+
+def unscale_latents(vae: nn.Module, latents: Tensor) -> Tensor:
+    """The inverse of ``scale_latents``."""
+    return latents / vae.config.scaling_factor + (vae.config.get("shift_factor") or 0.0)
+
+
+@torch.no_grad()
+def decode_latents(vae: nn.Module, latents: Tensor) -> np.ndarray:
+    """(N, 4, h, w) scaled latents to (N, 8h, 8w) uint8 images."""
+    return to_images(vae.decode(unscale_latents(vae, latents)).sample)

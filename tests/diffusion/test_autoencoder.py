@@ -11,9 +11,9 @@ import torch
 from diffusers import AutoencoderKL
 from torch.utils.flop_counter import FlopCounterMode
 
-from autoencoder import DOWNSCALE, CompactAutoencoder, hash_vae, load_vae, vae_in_channels
+from diffusion.autoencoder import DOWNSCALE, CompactAutoencoder, decode_latents, hash_vae, load_vae, vae_in_channels
+from diffusion.dataset import LatentCache, build_latent_cache
 from tests.helpers import ROOT
-from utils.latents import LatentCache, build_latent_cache, decode_latents
 
 
 @pytest.fixture(scope="module")

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 import torch
 
-from autoencoder import CompactAutoencoder, hash_vae
-from latent_reader import LatentReader, LatentReaderConfig
-from model_card import ModelCard, find_checkpoint
-from pipeline import FULL_INTERVAL, HandwritingPipeline
+from diffusion.autoencoder import CompactAutoencoder, hash_vae
+from diffusion.config import ModelCard, find_checkpoint
+from diffusion.latent_recogniser import LatentReader, LatentReaderConfig
+from diffusion.noise_schedule import SCHEDULERS
+from diffusion.pipeline import FULL_INTERVAL, HandwritingPipeline
 from tests.helpers import IMG_SIZE, WRITERS
 from utils.charset import Charset
-from utils.diffusion import SCHEDULERS
 from utils.jobs import choose_writers, jobs_of_texts
 
 TEXTS = ["cab", "zebra"]

@@ -8,19 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from autoencoder import hash_vae, load_vae
+from diffusion.autoencoder import decode_latents, hash_vae, load_vae, scale_latents, unscale_latents
+from diffusion.dataset import CACHE_FOLDER, LatentCache, RowReader, build_latent_cache, cache_key
 from tests.helpers import IMG_SIZE, WORDS, make_word_folder
 from utils.images import to_images, to_pixel_values
-from utils.latents import (
-    CACHE_FOLDER,
-    LatentCache,
-    RowReader,
-    build_latent_cache,
-    cache_key,
-    decode_latents,
-    scale_latents,
-    unscale_latents,
-)
 from utils.sources import read_images
 
 

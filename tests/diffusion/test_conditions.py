@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 import torch
 
+from diffusion.dataset import TrainingConditions
+from diffusion.layout import WidthModel
+from diffusion.trainer import pick_previews
 from utils.charset import Charset
-from utils.conditions import TrainingConditions, pick_previews
-from utils.layout import WidthModel
 from utils.word_folder import WordRecord
 
 RECORDS = [WordRecord(f"images/{i}.png", text, writer) for i, (text, writer) in

@@ -1,11 +1,11 @@
-"""Images to scaled latents and back, and the latent cache: each image is encoded once, not at every step."""
+"""What a training step is made of: cached latents of all images, and their conditions."""
 
 import hashlib
 import json
 import mmap
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,30 +13,17 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from utils.images import measure_ink, to_images, to_pixel_values
-from utils.layout import CANVAS_STEP, COLUMN, canvas_widths
+from diffusion.autoencoder import scale_latents
+from diffusion.layout import CANVAS_STEP, COLUMN, WidthModel, canvas_widths, layout_columns, pad_edges
+from utils.charset import Charset, order_along_line
+from utils.images import measure_ink, to_pixel_values
 from utils.sources import read_images
+from utils.word_folder import WordRecord
 
 CACHE_FOLDER = ".latent_cache"
 _VERSION = 2
 _POOL = 16  # batches that are sorted by width together
 _MARGIN = 8  # pixels of white behind the ink that are encoded with it
-
-
-def scale_latents(vae: nn.Module, latents: Tensor) -> Tensor:
-    """The VAE's latents to about unit variance: (latents - shift_factor) * scaling_factor."""
-    return (latents - (vae.config.get("shift_factor") or 0.0)) * vae.config.scaling_factor
-
-
-def unscale_latents(vae: nn.Module, latents: Tensor) -> Tensor:
-    """The inverse of ``scale_latents``."""
-    return latents / vae.config.scaling_factor + (vae.config.get("shift_factor") or 0.0)
-
-
-@torch.no_grad()
-def decode_latents(vae: nn.Module, latents: Tensor) -> np.ndarray:
-    """(N, 4, h, w) scaled latents to (N, 8h, 8w) uint8 images."""
-    return to_images(vae.decode(unscale_latents(vae, latents)).sample)
 
 
 class LatentCache:
@@ -162,3 +149,56 @@ def build_latent_cache(paths: Sequence[Path], vae: nn.Module, vae_hash: str, roo
         shutil.rmtree(temporary, ignore_errors=True)
         raise
     return folder
+
+
+class TrainingConditions:
+    """Character ids, writer rows and layouts of all records, in memory, with null where a condition is dropped.
+
+    Args:
+        records: all records; writers that the model does not know become the null writer, and texts that it can't spell
+            become null text (they are never drawn for training).
+        writers: name to row.
+        null_writer: row of the null writer, or None for a model without.
+        width_model: for models with text layout, else None.
+        ink: (N, 4) measured ink of each record's image, pixels. In training the layout has the image's own extent, so that
+            the width of a word follows the layout exactly.
+    """
+
+    def __init__(self, records: Sequence[WordRecord], *, charset: Charset, max_length: int, writers: Mapping[str, int],
+                 null_writer: int | None, width_model: WidthModel | None, ink: np.ndarray,
+                 device: torch.device) -> None:  # fmt: skip
+        is_known = [len(r.text) <= max_length and not charset.unknown(r.text) for r in records]
+        texts = [r.text if ok else "" for r, ok in zip(records, is_known)]
+        self.input_ids = charset.encode(texts, max_length).to(device)
+        self.reading_ids = charset.encode([order_along_line(text) for text in texts], max_length).to(device)
+        self.lengths = torch.tensor([len(text) for text in texts])  # on the CPU
+        self.writer_ids = torch.tensor([writers.get(record.writer, null_writer or 0) for record in records], device=device)
+        self.pad_id, self.null_writer = charset.pad_id, null_writer
+        self._edges = None
+        if width_model is not None:
+            edges = [
+                width_model.edges(text, {r.writer: 1.0}, (float(box[0]), float(box[2]))) if text else np.zeros(1)
+                for text, r, box in zip(texts, records, ink)
+            ]
+            self._edges = torch.from_numpy(np.stack([pad_edges(e, max_length) for e in edges])).to(device)
+
+    def batch(self, indices: Tensor, columns: int,
+              dropped: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, Tensor, Tensor | None]:  # fmt: skip
+        """Conditions of a batch.
+
+        Args:
+            indices: (B,) record numbers.
+            columns: columns of the latents.
+            dropped: (B,) bool for text and for writer: replaced by null.
+        Returns:
+            input_ids (B, L), writer_ids (B,), layout (B, 2, L, W) or None.
+        """
+        input_ids, writer_ids = self.input_ids[indices], self.writer_ids[indices]
+        layout = None if self._edges is None else layout_columns(self._edges[indices], columns)
+        if dropped is not None:
+            no_text, no_writer = dropped
+            input_ids = input_ids.masked_fill(no_text[:, None], self.pad_id)
+            writer_ids = writer_ids.masked_fill(no_writer, self.null_writer)
+            if layout is not None:
+                layout = layout.masked_fill(no_text[:, None, None, None], 0.0)
+        return input_ids, writer_ids, layout

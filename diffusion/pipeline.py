@@ -16,16 +16,15 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from autoencoder import DOWNSCALE, VAE_FOLDER, CompactAutoencoder, hash_vae, load_vae
-from latent_reader import READER_FOLDER, LatentReader
-from model_card import ModelCard, find_checkpoint
+from diffusion.autoencoder import DOWNSCALE, VAE_FOLDER, CompactAutoencoder, decode_latents, hash_vae, load_vae
+from diffusion.config import ModelCard, find_checkpoint
+from diffusion.latent_recogniser import READER_FOLDER, LatentReader
+from diffusion.layout import layout_columns, pad_edges
+from diffusion.noise_schedule import NoiseSchedule, draw_noise, sample_latents
+from diffusion.published import PUBLISHED_CHARACTERS, PUBLISHED_PAD_ID, find_published, load_published
 from unet import PRESETS, UNet, UNetConfig
 from utils.charset import Charset, normalise_text, order_along_line
 from utils.checkpoint import CONFIG_NAME, WEIGHTS_NAME, list_checkpoints, save_weights, share_files
-from utils.diffusion import NoiseSchedule, draw_noise, sample_latents
-from utils.latents import decode_latents
-from utils.layout import layout_columns, pad_edges
-from utils.published import PUBLISHED_CHARACTERS, PUBLISHED_PAD_ID, find_published, load_published
 from utils.training import make_generator
 
 Writer = str | Mapping[str, float] | None

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from utils.diffusion import PREDICTION_TYPES, SCHEDULERS, NoiseSchedule, draw_noise, sample_latents
+from diffusion.noise_schedule import PREDICTION_TYPES, SCHEDULERS, NoiseSchedule, draw_noise, sample_latents
 from utils.training import make_generator
 
 PAIRS = [(kind, name) for kind in PREDICTION_TYPES for name in SCHEDULERS

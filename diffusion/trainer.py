@@ -6,6 +6,7 @@ Everything random is a function of (seed, step, rank), so that a resumed run goe
 import json
 import shutil
 import time
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -16,17 +17,18 @@ import torch.nn.functional as F
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from autoencoder import DOWNSCALE
-from latent_reader import LatentReader, LatentReaderConfig, add_some_noise, train_latent_reader
-from model_card import ModelCard
-from pipeline import DEFAULT_STEPS, HandwritingPipeline
+from diffusion.autoencoder import DOWNSCALE
+from diffusion.config import ModelCard
+from diffusion.dataset import LatentCache, RowReader, TrainingConditions
+from diffusion.latent_recogniser import LatentReader, LatentReaderConfig, add_some_noise, train_latent_reader
+from diffusion.pipeline import DEFAULT_STEPS, HandwritingPipeline
 from unet import UNet
+from utils.charset import Charset
 from utils.checkpoint import CONFIG_NAME, TRAINING_STATE, save_checkpoint, save_training_state
-from utils.conditions import TrainingConditions, pick_previews
 from utils.images import make_sheet
-from utils.latents import LatentCache, RowReader
 from utils.sources import TrainingWords
 from utils.training import EpochSampler, ExponentialMovingAverage, learning_rate_factor, make_generator
+from utils.word_folder import WordRecord
 
 VALIDATION_WORDS = 256
 GPU_SHARE = 0.3  # of a GPU's free memory that latents may take
@@ -294,3 +296,15 @@ class TrainingLog:
 def read_settings(state_file: Path) -> TrainingSettings:
     """The settings that a checkpoint's ``training_state/state.json`` was made with."""
     return TrainingSettings(**json.loads(state_file.read_text(encoding="utf-8"))["settings"])
+
+
+def pick_previews(records: Sequence[WordRecord], val: Sequence[int], writers: Sequence[str], charset: Charset,
+                  max_length: int, count: int = 16) -> tuple[list[str], list[str]]:  # fmt: skip
+    """(texts, writers) for preview sheets: validation words of as many different writers as there are."""
+    known = set(writers)
+    candidates = [r for r in (records[i] for i in val) if r.writer in known and len(r.text) <= max_length]
+    candidates = [record for record in candidates if not charset.unknown(record.text)]
+    first_of_each = {record.writer: record for record in reversed(candidates)}
+    others = [record for record in candidates if first_of_each[record.writer] is not record]
+    chosen = [*first_of_each.values(), *others][:count]
+    return [record.text for record in chosen], [record.writer for record in chosen]

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
+from diffusion.layout import WidthModel, canvas_widths, fit_width_model, layout_columns, natural_widths, pad_edges, shape_class
 from utils.images import measure_ink
-from utils.layout import WidthModel, canvas_widths, fit_width_model, layout_columns, natural_widths, pad_edges, shape_class
 
 WIDTHS = dict(zip("abcdefghilmnorstuw", np.random.default_rng(3).permutation(np.linspace(5.0, 22.0, 18))))
 SCALES = {"wide": 1.3, "middle": 1.0, "narrow": 0.7}

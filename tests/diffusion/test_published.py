@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 
+from diffusion.pipeline import HandwritingPipeline
+from diffusion.published import load_published
 from inference import read_writer_dict
-from pipeline import HandwritingPipeline
 from tests.helpers import PUBLISHED
 from unet import PRESETS, UNet, UNetConfig
-from utils.published import load_published
 
 WEIGHTS = PUBLISHED / "models" / "ema_ckpt.pt"
 
