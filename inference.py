@@ -25,35 +25,33 @@ import torch
 
 from diffusion.noise_schedule import SCHEDULERS
 from diffusion.pipeline import DEFAULT_GUIDANCE, DEFAULT_REDRAWS, DEFAULT_STEPS, FULL_INTERVAL, HandwritingPipeline
-from generation import (
+from generation.folder_writer import (
     REJECTED_NAME,
-    SamplingSettings,
-    Selection,
-    check_jobs,
     kept_records,
+    merge_shards,
+    outcomes_name,
     read_outcomes,
+    shard_metadata_name,
     write_images,
     write_sheets,
 )
+from generation.jobs import Job, choose_writers, jobs_of_records, jobs_of_texts, jobs_out_of_vocabulary, parse_mix
+from generation.sampling import SamplingSettings, Selection, check_jobs
+from generation.tar_writer import INDEX_NAME, finish_tars, write_tars
 from htr.error_rates import NORMALISERS
 from htr.recogniser import CHOICES, load_recogniser
-from tar_shards import INDEX_NAME, finish_tars, write_tars
 from utils.charset import normalise_text, normalise_texts, read_texts
 from utils.cli import parse_bool, positive_int, run
 from utils.device import compile_in_place
-from utils.jobs import Job, choose_writers, jobs_of_records, jobs_of_texts, jobs_out_of_vocabulary, parse_mix
 from utils.output import write_atomically
 from utils.vocabulary import SCOPES
 from utils.word_folder import (
     INFERENCE_SETTINGS,
     METADATA_NAME,
     SPLITS,
-    merge_shards,
-    outcomes_name,
     prepare_output,
     read_metadata,
     read_word_folder,
-    shard_metadata_name,
     write_metadata,
 )
 

@@ -41,12 +41,12 @@ from diffusion.layout import CANVAS_STEP, WidthModel
 from diffusion.noise_schedule import NoiseSchedule
 from diffusion.pipeline import DEFAULT_STEPS, FULL_INTERVAL, HandwritingPipeline
 from diffusion.trainer import DiffusionTrainer, TrainingSettings
-from generation import SamplingSettings, write_batches
+from generation.jobs import jobs_of_texts
+from generation.sampling import SamplingSettings, write_batches
 from unet import UNet, make_config
 from utils.charset import Charset
 from utils.cli import positive_int, run
 from utils.device import compile_in_place, has_fast_bf16
-from utils.jobs import jobs_of_texts
 from utils.output import write_atomically
 from utils.sources import TrainingWords
 from utils.timing import (

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from diffusion.latent_recogniser import READER_FOLDER, LatentReader, LatentReaderConfig
+from generation.jobs import parse_mix
 from htr.recogniser import Reading
 from inference import DEFAULT_WORDS, main, parse_args
 from tests.helpers import (
@@ -22,7 +23,6 @@ from tests.helpers import (
     start_script,
 )
 from utils.cli import run
-from utils.jobs import parse_mix
 from utils.word_folder import read_word_folder
 
 FAST = ("--num_steps", "2", "--device", "cpu")

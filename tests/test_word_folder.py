@@ -6,17 +6,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from generation.folder_writer import merge_shards, shard_metadata_name
 from tests.helpers import make_word_folder
 from utils.output import save_image, write_atomically
-from utils.word_folder import (
-    METADATA_NAME,
-    WordRecord,
-    merge_shards,
-    read_metadata,
-    read_word_folder,
-    shard_metadata_name,
-    write_metadata,
-)
+from utils.word_folder import METADATA_NAME, WordRecord, read_metadata, read_word_folder, write_metadata
 
 RECORDS = [WordRecord("images/a.png", 'Größe "so", it\'s', "007", "train"), WordRecord("images/b.png", "b", "7", "val")]
 

@@ -7,7 +7,7 @@ so its presence says that the folder is complete.
 
 import json
 import shutil
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
@@ -172,50 +172,3 @@ def name_choosers(folder: Path) -> dict[str, str]:
             if name == FILTER_SETTINGS and values.get("dataset_path"):
                 source = Path(values["dataset_path"])
     return choosers
-
-
-def shard_metadata_name(shard: int, shards: int) -> str:
-    """File name of shard ``shard`` (from 0) of ``shards``."""
-    return f"metadata-{shard:05d}-of-{shards:05d}.jsonl"
-
-
-def outcomes_name(shard: int, shards: int) -> str:
-    """File name of what a recogniser said of the words of shard ``shard`` (from 0) of ``shards``."""
-    return f"readings-{shard:05d}-of-{shards:05d}.jsonl"
-
-
-def merge_shards(folder: Path, shards: int, expected: Sequence[str], write_rest: Callable[[], None] | None = None) -> bool:
-    """Write the whole ``metadata.jsonl`` once every shard's file is there.
-
-    Args:
-        expected: every file name of the job, in order; what the shards hold together must be exactly this.
-        write_rest: writes what else belongs to the folder; called when all is known to be there, just before the whole file.
-    Returns:
-        True if the whole file is there (written here, or by another process just now), False if shards are still missing.
-    Raises:
-        ValueError: if a record is missing, twice or foreign.
-    """
-    paths = [folder / shard_metadata_name(shard, shards) for shard in range(shards)]
-    if not all(path.is_file() for path in paths):
-        return False
-    try:
-        records = [record for path in paths for record in read_metadata(path)]
-    except FileNotFoundError:
-        # The last two processes both saw all shards, and the other one is done with them.
-        if (folder / METADATA_NAME).is_file():
-            return True
-        raise
-    by_name = {record.file_name: record for record in records}
-    if len(by_name) != len(records) or set(by_name) != set(expected):
-        missing = sorted(set(expected) - set(by_name))
-        foreign = sorted(set(by_name) - set(expected))
-        raise ValueError(
-            f"{folder}: the {shards} shards don't add up: {len(missing)} records missing ({missing[:3]}), "
-            f"{len(records) - len(by_name)} twice, {len(foreign)} of another job ({foreign[:3]})"
-        )
-    if write_rest:
-        write_rest()
-    write_metadata(folder, [by_name[name] for name in expected])
-    for path in paths:
-        path.unlink(missing_ok=True)
-    return True

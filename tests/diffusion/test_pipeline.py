@@ -13,9 +13,9 @@ from diffusion.config import ModelCard, find_checkpoint
 from diffusion.latent_recogniser import LatentReader, LatentReaderConfig
 from diffusion.noise_schedule import SCHEDULERS
 from diffusion.pipeline import FULL_INTERVAL, HandwritingPipeline
+from generation.jobs import choose_writers, jobs_of_texts
 from tests.helpers import IMG_SIZE, WRITERS
 from utils.charset import Charset
-from utils.jobs import choose_writers, jobs_of_texts
 
 TEXTS = ["cab", "zebra"]
 FAST = {"num_inference_steps": 3}

@@ -14,8 +14,8 @@ from PIL import Image
 from tqdm import tqdm
 
 from diffusion.pipeline import HandwritingPipeline
-from generation import Outcome, SamplingSettings, Selection, write_batches
-from utils.jobs import Job
+from generation.jobs import Job
+from generation.sampling import Outcome, SamplingSettings, Selection, write_batches
 from utils.output import write_atomically
 
 INDEX_NAME = "index.json"

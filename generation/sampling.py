@@ -1,26 +1,15 @@
-"""Writing many words into a word folder: what can be written, batches, going on after an interruption, and the choice among
-variants by a recogniser."""
+"""Batches of text images: what a checkpoint can write, and the choice among variants by a recogniser."""
 
-import json
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image
-from tqdm import tqdm
 
 from diffusion.pipeline import HandwritingPipeline
+from generation.jobs import Job
 from htr.error_rates import character_error_rates
 from htr.recogniser import Recogniser
-from utils.images import make_sheet
-from utils.jobs import Job, slug
-from utils.output import save_image
-from utils.word_folder import WordRecord, read_notes
 
-REJECTED_NAME = "rejected.jsonl"
-SHEET_WORDS = 64
 VARIANT_STRIDE = 1_000_003  # added to the seed for each further variant of a word
 
 
@@ -100,52 +89,6 @@ def check_jobs(pipeline: HandwritingPipeline, jobs: Sequence[Job], skip_unknown:
     return kept
 
 
-def find_missing(jobs: Sequence[Job], folder: Path, outcomes: dict[str, Outcome] | None) -> list[Job]:
-    """The jobs that are still to be done; with a selection's ``outcomes`` rejected words are done, and images without an
-    outcome, written just before a kill, are not."""
-    if outcomes is None:
-        return [job for job in jobs if not (folder / job.record.file_name).is_file()]
-
-    def is_done(name: str) -> bool:
-        return name in outcomes and (not outcomes[name].is_kept or (folder / name).is_file())
-
-    return [job for job in jobs if not is_done(job.record.file_name)]
-
-
-def write_images(pipeline: HandwritingPipeline, jobs: Sequence[Job], folder: Path, settings: SamplingSettings,
-                 selection: Selection | None = None,
-                 outcomes_path: Path | None = None) -> tuple[int, dict[str, Outcome]]:  # fmt: skip
-    """Write the images that are not there yet, in batches.
-
-    Args:
-        selection: chooses among variants of each word; None writes one variant and keeps it.
-        outcomes_path: where a selection's outcomes are noted batch by batch, so that an interrupted job knows them.
-    Returns:
-        The number of images written, and the outcomes by file name (none without a selection).
-    """
-    outcomes = read_outcomes(outcomes_path) if selection else {}
-    missing = find_missing(jobs, folder, outcomes if selection else None)
-    for parent in {(folder / job.record.file_name).parent for job in missing}:
-        parent.mkdir(parents=True, exist_ok=True)
-    with tqdm(total=len(jobs), initial=len(jobs) - len(missing), unit="word", desc="write") as bar, \
-            ThreadPoolExecutor() as pool:  # fmt: skip
-        saving: list[Future] = []
-        for batch, images, found in write_batches(pipeline, missing, settings, selection):
-            for future in saving:  # the last batch's images were saved while this one was written
-                future.result()
-            saving = [pool.submit(save_image, image, folder / job.record.file_name)
-                      for job, image in zip(batch, images) if image is not None]  # fmt: skip
-            if selection:
-                with outcomes_path.open("a", encoding="utf-8") as file:
-                    file.write("\n")  # behind a line that a kill cut off
-                    file.writelines(json.dumps(vars(outcome), ensure_ascii=False) + "\n" for outcome in found)
-                outcomes |= {outcome.file_name: outcome for outcome in found}
-            bar.update(len(batch))
-        for future in saving:
-            future.result()
-    return len(missing), outcomes
-
-
 def write_batches(pipeline: HandwritingPipeline, jobs: Sequence[Job], settings: SamplingSettings,
                   selection: Selection | None) -> Iterator[tuple[Sequence[Job], Sequence[np.ndarray | None],
                                                                  list[Outcome]]]:  # fmt: skip
@@ -193,37 +136,3 @@ def choose_variants(pipeline: HandwritingPipeline, jobs: Sequence[Job], settings
             if best[i] is None or (new.cer, -new.confidence) < (best[i].cer, -best[i].confidence):
                 best[i], images[i] = new, image
     return [image if outcome.is_kept else None for image, outcome in zip(images, best)], best
-
-
-def kept_records(jobs: Sequence[Job], outcomes: dict[str, Outcome]) -> list[WordRecord]:
-    """The records of the words that are kept, with their scores; all of them where nothing was selected."""
-    records = []
-    for record in (job.record for job in jobs):
-        outcome = outcomes.get(record.file_name)
-        if outcome is None:
-            records.append(record)
-        elif outcome.is_kept:
-            records.append(replace(record, extra=outcome.scores))
-    return records
-
-
-def read_outcomes(path: Path) -> dict[str, Outcome]:
-    """The outcomes that were noted, by file name."""
-    return {values["file_name"]: Outcome(**values) for values in read_notes(path)}
-
-
-def write_sheets(jobs: Sequence[Job], folder: Path, is_single: bool) -> None:
-    """``sheet.png`` of the first words; with ``--single_image False`` also ``sheets/<word>.png``, a word in many hands."""
-
-    def sheet(chosen: Sequence[Job], path: Path) -> None:
-        images = [np.asarray(Image.open(folder / job.record.file_name)) for job in chosen]
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_image(make_sheet(images, captions=[f"{job.record.text} ({job.record.writer})" for job in chosen]), path)
-
-    sheet(jobs[:SHEET_WORDS], folder / "sheet.png")
-    if not is_single:
-        by_text: dict[str, list[Job]] = {}
-        for job in jobs:
-            by_text.setdefault(job.record.text, []).append(job)
-        for number, (text, chosen) in enumerate(by_text.items()):
-            sheet(chosen, folder / "sheets" / f"{number:04d}-{slug(text)}.png")

@@ -2,12 +2,12 @@
 
 import json
 
+import filter_words
 import numpy as np
 import pytest
 from PIL import Image
 
-import filter_words
-from filter_words import choose_best, main, parse_args
+from generation.filter_words import choose_best, main, parse_args
 from htr.recogniser import Reading
 from tests.helpers import hash_tree, make_word_folder
 from utils.cli import run
