@@ -132,12 +132,12 @@ class StyleEncoder(nn.Module):
         """Load a style encoder, in evaluation mode, on the CPU.
 
         Args:
-            path: a folder that ``save_pretrained`` wrote, or a run of ``train_style_encoder.py`` (its newest checkpoint).
+            path: a folder that ``save_pretrained`` wrote, or a run of ``evaluation/train_style_encoder.py`` (its newest checkpoint).
         Raises:
             FileNotFoundError: if there is none; ValueError: if it is damaged, or something else.
         """
         return load_described(lambda config: cls(StyleEncoderConfig(**config)), Path(path), STYLE_WEIGHTS_NAME, KIND, flag=flag,
-                              script="train_style_encoder.py")  # fmt: skip
+                              script="evaluation/train_style_encoder.py")  # fmt: skip
 
 
 def ink_width(image: np.ndarray) -> int:

@@ -60,7 +60,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     group.add_argument("--dataset_path", "--iam_path", nargs="+", required=True, metavar="FOLDER[:SHARE]",
                        help="word folders; FOLDER:2 counts twice in an epoch, FOLDER:0.5 half of it")  # fmt: skip
     group.add_argument("--save_path", type=Path, help="the run's folder (default: runs/<dataset>)")
-    group.add_argument("--vae", help="Hugging Face id or folder of a Stable Diffusion VAE, or a run of train_autoencoder.py "
+    group.add_argument("--vae", help="Hugging Face id or folder of a Stable Diffusion VAE, or a run of diffusion/train_autoencoder.py "
                        f"(default: {DEFAULT_VAE}, or that of --init_from)")  # fmt: skip
     group.add_argument("--latent_cache", type=Path, help="folder for encoded images (default: beside the first word folder)")
     group.add_argument("--resume", action="store_true", help="go on with the run in --save_path")

@@ -104,7 +104,7 @@ def load_vae(name_or_path: str | Path, *, flag: str = "--vae") -> CompactAutoenc
 
     Args:
         name_or_path: a folder with ``config.json`` (compact or Stable Diffusion's), a folder with such a ``vae``
-            subfolder, a run of ``train_autoencoder.py`` (its newest checkpoint), or a hub id such as
+            subfolder, a run of ``diffusion/train_autoencoder.py`` (its newest checkpoint), or a hub id such as
             ``stable-diffusion-v1-5/stable-diffusion-v1-5`` or ``stabilityai/sd-vae-ft-mse``.
     Raises:
         FileNotFoundError: if the folder holds no VAE, or the hub can't be reached and has no cached copy. There is
@@ -120,7 +120,7 @@ def load_vae(name_or_path: str | Path, *, flag: str = "--vae") -> CompactAutoenc
                 vae = _load_folder(candidate, flag)
                 return vae.eval().requires_grad_(False).to(memory_format=torch.channels_last)  # encodes twice as fast on a CPU
         raise FileNotFoundError(f"{flag} {path}: no VAE there (a folder with {CONFIG_NAME} and its weights, or with a "
-                                f"{VAE_FOLDER} folder). train_autoencoder.py makes one.")  # fmt: skip
+                                f"{VAE_FOLDER} folder). diffusion/train_autoencoder.py makes one.")  # fmt: skip
     if path.is_absolute() or str(name_or_path).startswith((".", "~")) or str(name_or_path).count("/") != 1:
         raise FileNotFoundError(f"{flag} {name_or_path}: no such folder, and not a Hugging Face id (owner/name).")
     return _load_from_hub(str(name_or_path), flag).eval().requires_grad_(False)
@@ -159,7 +159,7 @@ def _load_from_hub(hub_id: str, flag: str) -> AutoencoderKL:
         raise FileNotFoundError(
             f"{flag} {hub_id}: no such folder; {constants.ENDPOINT} can't be reached from here, and the local cache "
             f"({constants.HF_HUB_CACHE}) has no such VAE. Give {flag} a folder that holds one (a copy of a Stable Diffusion "
-            "'vae' folder, or what train_autoencoder.py makes), or fetch it on a machine with a connection: "
+            "'vae' folder, or what diffusion/train_autoencoder.py makes), or fetch it on a machine with a connection: "
             f"hf download {hub_id}" + (f" --include '{subfolder}/*'" if subfolder else "")
         )
     try:

@@ -1,6 +1,6 @@
 """The one way from texts to images: for inference, previews, evaluation, and one's own Python.
 
-from pipeline import HandwritingPipeline
+from diffusion.pipeline import HandwritingPipeline
 pipeline = HandwritingPipeline.from_pretrained("runs/iam")
 images = pipeline(["handwriting", "archive"], ["000", {"000": 0.7, "011": 0.3}])   # (N, H, W) uint8
 """

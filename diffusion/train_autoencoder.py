@@ -1,6 +1,6 @@
 """Train the compact VAE for handwriting on one or more word folders.
 
-  python3 train_autoencoder.py --dataset_path data/iam --save_path runs/vae
+  python3 diffusion/train_autoencoder.py --dataset_path data/iam --save_path runs/vae
   python3 train_diffusion.py --dataset iam --iam_path data/iam --vae runs/vae
 
 Reports the PSNR of held-out words (--max_train_steps 0 with --resume only measures). A run is resumed with --resume.

@@ -1,8 +1,8 @@
 """Keep the best part of a generated word folder, by how well its words are read or how near they are to real ones.
 
-  python3 filter_words.py --dataset_path data/synthetic --save_dir data/top90 --by confidence --recogniser runs/htr --top 90
-  python3 filter_words.py --dataset_path data/synthetic --save_dir data/top50 --by nmae --reference data/iam --top 50
-  python3 filter_words.py --dataset_path data/synthetic --save_dir data/legible --by cer --recogniser rapidocr --threshold 0
+  python3 generation/filter_words.py --dataset_path data/synthetic --save_dir data/top90 --by confidence --recogniser runs/htr --top 90
+  python3 generation/filter_words.py --dataset_path data/synthetic --save_dir data/top50 --by nmae --reference data/iam --top 50
+  python3 generation/filter_words.py --dataset_path data/synthetic --save_dir data/legible --by cer --recogniser rapidocr --threshold 0
 
 The source is only read. What was dropped and why stands in dropped.jsonl and filter_summary.json; an interrupted run goes on
 when it is started again. The recogniser that filters must not be the one that judges the result.

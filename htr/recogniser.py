@@ -1,6 +1,6 @@
 """Recognisers behind one interface: word images to texts with confidences.
 
-A CRNN that ``train_htr.py`` trains, TrOCR and rapidocr. ``load_recogniser`` makes any of them from its name.
+A CRNN that ``htr/train_htr.py`` trains, TrOCR and rapidocr. ``load_recogniser`` makes any of them from its name.
 """
 
 from collections.abc import Iterable, Sequence
@@ -59,7 +59,7 @@ def decode_best_path(log_probs: Tensor, frames: Tensor, charset: Charset) -> lis
     return readings
 RECOGNISER_WEIGHTS_NAME = "recogniser.safetensors"
 KIND = "recogniser"
-CHOICES = "rapidocr, trocr:FOLDER, trocr:HUB_ID (e.g. trocr:microsoft/trocr-base-handwritten), or a run of train_htr.py"
+CHOICES = "rapidocr, trocr:FOLDER, trocr:HUB_ID (e.g. trocr:microsoft/trocr-base-handwritten), or a run of htr/train_htr.py"
 DROPOUT = 0.2
 TROCR_WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin")
 MAX_TOKENS = 64  # that TrOCR writes for a word
@@ -200,13 +200,13 @@ class CRNN(nn.Module):
         """Load a recogniser, in evaluation mode, on the CPU.
 
         Args:
-            path: a folder that ``save_pretrained`` wrote, or a run of ``train_htr.py`` (its best weights).
+            path: a folder that ``save_pretrained`` wrote, or a run of ``htr/train_htr.py`` (its best weights).
         Raises:
             FileNotFoundError: if there is none; ValueError: if it is damaged, or something else.
         """
         # Each checkpoint holds the best weights up to its step, so the newest one holds the run's best.
         return load_described(lambda config: cls(CRNNConfig(**config)), Path(path), RECOGNISER_WEIGHTS_NAME, KIND, flag=flag,
-                              script="train_htr.py")  # fmt: skip
+                              script="htr/train_htr.py")  # fmt: skip
 
 
 class CRNNRecogniser:
@@ -308,7 +308,7 @@ def load_recogniser(name: str, *, flag: str = "--recogniser", device: torch.devi
     """The recogniser of a name.
 
     Args:
-        name: ``rapidocr``; ``trocr:`` and a folder or Hugging Face id; or a folder: a run or checkpoint of ``train_htr.py``.
+        name: ``rapidocr``; ``trocr:`` and a folder or Hugging Face id; or a folder: a run or checkpoint of ``htr/train_htr.py``.
         flag: the command line flag to name in messages.
         device: where it computes (default: CPU); rapidocr stays on the CPU.
     Raises:

@@ -1,8 +1,8 @@
 """Train a recogniser (CRNN with CTC) on any mix of word folders, and measure it.
 
-  python3 train_htr.py --train data/iam --test data/iam --save_path runs/htr
-  python3 train_htr.py --train data/iam --train data/iam_synthetic:0.5 --test data/iam --save_path runs/htr_mixed
-  python3 train_htr.py --train data/iam --test data/iam --save_path runs/htr --resume
+  python3 htr/train_htr.py --train data/iam --test data/iam --save_path runs/htr
+  python3 htr/train_htr.py --train data/iam --train data/iam_synthetic:0.5 --test data/iam --save_path runs/htr_mixed
+  python3 htr/train_htr.py --train data/iam --test data/iam --save_path runs/htr --resume
 
 A run folder holds step_* checkpoints (each with the best weights so far), log.csv and, at the end, results.json with character
 and word error rates (exact, case and all) and their 95 % intervals. SIGTERM and

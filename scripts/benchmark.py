@@ -43,21 +43,13 @@ from diffusion.pipeline import DEFAULT_STEPS, FULL_INTERVAL, HandwritingPipeline
 from diffusion.trainer import DiffusionTrainer, TrainingSettings
 from generation.jobs import jobs_of_texts
 from generation.sampling import SamplingSettings, write_batches
+from scripts.timing import Timing, copy_ceiling, count_flops, describe_machine, matrix_ceiling, peak_memory, time_interleaved
 from unet import UNet, make_config
 from utils.charset import Charset
 from utils.cli import positive_int, run
 from utils.device import compile_in_place, has_fast_bf16
 from utils.output import write_atomically
 from utils.sources import TrainingWords
-from utils.timing import (
-    Timing,
-    copy_ceiling,
-    count_flops,
-    describe_machine,
-    matrix_ceiling,
-    peak_memory,
-    time_interleaved,
-)
 from utils.vocabulary import dictionary_words
 from utils.word_folder import WordRecord
 

@@ -91,7 +91,7 @@ setup)
 vae)
     say "VAE"
     resume=(); compgen -G "$job/vae/step_*" > /dev/null && resume=(--resume)
-    "$python" train_autoencoder.py --dataset_path "$job/fonts:0.5" "$job/real" --save_path "$job/vae" --max_train_steps "$vae_steps" \
+    "$python" diffusion/train_autoencoder.py --dataset_path "$job/fonts:0.5" "$job/real" --save_path "$job/vae" --max_train_steps "$vae_steps" \
         --batch_size 128 --save_every 2000 "${resume[@]}"
     is_at "$job/vae" "$vae_steps" || { echo "the VAE was stopped; call the step again to go on"; exit 1; }
     ;;

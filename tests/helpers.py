@@ -27,11 +27,11 @@ TINY_TRAINING = ("--preset", "tiny", "--batch_size", "4", "--save_every", "2", "
 
 
 def run_script(name: str, *argv: object) -> None:
-    """Call a script's ``main`` in this process with a command line."""
+    """Call a script's ``main`` in this process with a command line; ``name`` is its path from the root, without ``.py``."""
     from accelerate.state import AcceleratorState
 
     AcceleratorState._reset_state(reset_partial_state=True)  # a process has one, with one precision
-    script = importlib.import_module(name)
+    script = importlib.import_module(name.replace("/", "."))
     script.main(script.parse_args([str(value) for value in argv]))
 
 

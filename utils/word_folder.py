@@ -149,26 +149,3 @@ def prepare_output(folder: Path, settings: dict, overwrite: bool, *, marker: str
 
 
 INFERENCE_SETTINGS, FILTER_SETTINGS = "inference.json", "filter.json"  # what words were written, and chosen, by
-
-
-def name_choosers(folder: Path) -> dict[str, str]:
-    """Recognisers that had a say in which words a generated folder holds: name to what it did.
-
-    Looks into the settings that inference.py and filter_words.py leave, and those of the folder that was filtered.
-    """
-    choosers: dict[str, str] = {}
-    seen: set[Path] = set()
-    source: Path | None = folder
-    while source is not None and source.resolve() not in seen:
-        seen.add(source.resolve())
-        folder, source = source, None
-        for name, deed in ((FILTER_SETTINGS, "filtered the words"), (INFERENCE_SETTINGS, "chose among variants")):
-            try:
-                values = json.loads((folder / name).read_text(encoding="utf-8"))
-            except (OSError, ValueError):
-                continue
-            if values.get("recogniser"):
-                choosers.setdefault(str(values["recogniser"]), deed)
-            if name == FILTER_SETTINGS and values.get("dataset_path"):
-                source = Path(values["dataset_path"])
-    return choosers

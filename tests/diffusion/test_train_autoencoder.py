@@ -25,7 +25,7 @@ STATE = ("vae/diffusion_pytorch_model.safetensors", "training_state/raw_weights.
 def script(words_folder, tmp_path_factory):
     """(run folder, printed text) of four steps, run as a process of its own."""
     run = tmp_path_factory.mktemp("vae") / "run"
-    process = start_script("train_autoencoder", "--dataset_path", words_folder, "--save_path", run, "--max_train_steps", 4,
+    process = start_script("diffusion/train_autoencoder", "--dataset_path", words_folder, "--save_path", run, "--max_train_steps", 4,
                            *OPTIONS)  # fmt: skip
     output, errors = process.communicate(timeout=120)
     assert process.returncode == 0, errors
@@ -35,7 +35,7 @@ def script(words_folder, tmp_path_factory):
 @pytest.fixture
 def train(words_folder, tmp_path):
     def run(*argv, save_path=tmp_path / "run"):
-        run_script("train_autoencoder", "--dataset_path", words_folder, "--save_path", save_path, *OPTIONS, *argv)
+        run_script("diffusion/train_autoencoder", "--dataset_path", words_folder, "--save_path", save_path, *OPTIONS, *argv)
         return save_path
 
     return run
@@ -71,7 +71,7 @@ def test_a_resumed_run_goes_on_bit_for_bit(script, train, tmp_path):
 
 def test_a_resumed_run_keeps_its_sizes(script, words_folder, tmp_path):
     run = clone_checkpoint(script[0] / "step_00000002", tmp_path / "run")
-    run_script("train_autoencoder", "--dataset_path", words_folder, "--save_path", run, "--resume", "--max_train_steps", 0)
+    run_script("diffusion/train_autoencoder", "--dataset_path", words_folder, "--save_path", run, "--resume", "--max_train_steps", 0)
     assert tuple(load_vae(run).config.block_out_channels) == (16, 16)
 
 
@@ -95,7 +95,7 @@ def test_a_run_is_never_overwritten(script, train):
 
 
 def test_sigterm_saves_and_stops(words_folder, tmp_path):
-    process = start_script("train_autoencoder", "--dataset_path", words_folder, "--save_path", tmp_path / "run", *OPTIONS,
+    process = start_script("diffusion/train_autoencoder", "--dataset_path", words_folder, "--save_path", tmp_path / "run", *OPTIONS,
                            "--max_train_steps", 100000, "--save_every", 1000000)  # fmt: skip
     end = time.monotonic() + 120
     log = tmp_path / "run" / "log.csv"

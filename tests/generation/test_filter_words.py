@@ -2,11 +2,11 @@
 
 import json
 
-import filter_words
 import numpy as np
 import pytest
 from PIL import Image
 
+from generation import filter_words
 from generation.filter_words import choose_best, main, parse_args
 from htr.recogniser import Reading
 from tests.helpers import hash_tree, make_word_folder

@@ -5,14 +5,11 @@ import pytest
 import torch
 from torch import nn
 
-from htr.error_rates import character_error_rates, count_errors, keep_letters
-from htr.recogniser import Reading
-from utils.bootstrap import Bootstrap
-from utils.copies import choose_controls, class_pairs, find_neighbours, make_thumbnail, nearest, thumbnail_distance
-from utils.distances import frechet_distance, kernel_distance
-from utils.images import pixel_difference
-from utils.measures import (
+from evaluation.comparison import make_thumbnail
+from evaluation.distances import frechet_distance, kernel_distance
+from evaluation.measures import (
     StyledWords,
+    average_precisions,
     compare_readings,
     group_error_rates,
     length_names,
@@ -21,7 +18,11 @@ from utils.measures import (
     measure_retrieval,
     measure_writer_accuracy,
 )
-from utils.metrics import average_precisions
+from evaluation.pixel_measures import choose_controls, class_pairs, find_neighbours, nearest, thumbnail_distance
+from htr.error_rates import character_error_rates, count_errors, keep_letters
+from htr.recogniser import Reading
+from utils.bootstrap import Bootstrap
+from utils.images import pixel_difference
 
 BOOTSTRAP = Bootstrap(200, 0)
 
@@ -91,7 +92,7 @@ def test_an_influence_is_the_derivative_of_the_distance():
 def test_blocks_of_the_kernel_add_up(monkeypatch):
     one, other = make_features(40, 30)
     whole = kernel_distance(one, other)
-    monkeypatch.setattr("utils.distances.KERNEL_ROWS", 7)
+    monkeypatch.setattr("evaluation.distances.KERNEL_ROWS", 7)
     parts = kernel_distance(one, other)
     assert parts.value == pytest.approx(whole.value) and np.allclose(parts.other, whole.other)
 
@@ -286,7 +287,7 @@ def test_a_copy_under_another_text_is_found_too():
 def test_neighbours_are_found_in_parts_as_at_once(monkeypatch):
     one, other = thumbnails(make_words(9)), thumbnails(make_words(20, seed=1))
     whole = nearest(one, other)
-    monkeypatch.setattr("utils.copies._CELLS", 40)
+    monkeypatch.setattr("evaluation.pixel_measures._CELLS", 40)
     assert (nearest(one, other)[0] == whole[0]).all() and np.allclose(nearest(one, other)[1], whole[1])
 
 

@@ -1,18 +1,20 @@
 """Two word folders side by side: read with every image looked at once, paired by record, drawn at equal numbers."""
 
+import json
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+import cv2
 import numpy as np
 from tqdm import tqdm
 
 from utils.charset import normalise_text
-from utils.copies import THUMBNAIL, make_thumbnail
+from utils.images import ink_box
 from utils.sources import read_image
-from utils.word_folder import WordRecord, read_word_folder
+from utils.word_folder import FILTER_SETTINGS, INFERENCE_SETTINGS, WordRecord, read_word_folder
 
 CHUNK = 256  # images in memory at once
 NAMED = 3  # examples in messages
@@ -300,3 +302,39 @@ def compare_folders(real_folder: Path, generated_folder: Path, *, split: str | N
     partners = pair_records(generated, real)
     return Comparison(real, generated, name, rows, partners, choose_equal_sets(real, rows, generated, partners, seed),
                       choose_readable(real, rows, generated, partners, seed), seed)  # fmt: skip
+
+
+def name_choosers(folder: Path) -> dict[str, str]:
+    """Recognisers that had a say in which words a generated folder holds: name to what it did.
+
+    Looks into the settings that inference.py and generation/filter_words.py leave, and those of the folder that was filtered.
+    """
+    choosers: dict[str, str] = {}
+    seen: set[Path] = set()
+    source: Path | None = folder
+    while source is not None and source.resolve() not in seen:
+        seen.add(source.resolve())
+        folder, source = source, None
+        for name, deed in ((FILTER_SETTINGS, "filtered the words"), (INFERENCE_SETTINGS, "chose among variants")):
+            try:
+                values = json.loads((folder / name).read_text(encoding="utf-8"))
+            except (OSError, ValueError):
+                continue
+            if values.get("recogniser"):
+                choosers.setdefault(str(values["recogniser"]), deed)
+            if name == FILTER_SETTINGS and values.get("dataset_path"):
+                source = Path(values["dataset_path"])
+    return choosers
+THUMBNAIL = (16, 64)  # (height, width) in cells
+
+
+def make_thumbnail(image: np.ndarray) -> np.ndarray:
+    """The darkness of a word's ink box, stretched to 16x64 cells: (16, 64) uint8, 0 white; all 0 where there is no ink.
+
+    A copy stays near its original when it is moved, scaled, blurred or a little noisier.
+    """
+    box = ink_box(image)
+    if box is None:
+        return np.zeros(THUMBNAIL, np.uint8)
+    left, top, right, bottom = box
+    return cv2.resize(255 - image[top:bottom, left:right], THUMBNAIL[::-1], interpolation=cv2.INTER_AREA)

@@ -4,12 +4,12 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from evaluation.charts import draw_bars, draw_histogram
+from evaluation.comparison import Comparison
+from evaluation.measures import ReadWords, Results, group_error_rates, length_names
+from evaluation.pixel_measures import Neighbours
+from evaluation.report import Example
 from utils.bootstrap import Bootstrap, Estimate
-from utils.charts import draw_bars, draw_histogram
-from utils.copies import Neighbours
-from utils.measures import ReadWords, Results, group_error_rates, length_names
-from utils.report import Example
-from utils.word_sets import Comparison
 
 SHOWN = 6  # words under each heading
 SHOWN_COPIES = 12

@@ -1,10 +1,10 @@
 """Does generated handwriting make a recogniser better? Real words, generated words, and both, at several amounts of real data.
 
-  python3 htr_study.py --dataset_path data/iam --generator runs/fonts --save_path runs/study
-  python3 htr_study.py --dataset_path data/iam --generator runs/fonts --save_path runs/study --fractions 10 100 --seeds 5 \\
+  python3 evaluation/htr_study.py --dataset_path data/iam --generator runs/fonts --save_path runs/study
+  python3 evaluation/htr_study.py --dataset_path data/iam --generator runs/fonts --save_path runs/study --fractions 10 100 --seeds 5 \\
       --generator_steps 4000 --htr_steps 6000 --synthetic 4 --recogniser rapidocr --normalise letters --best_of 4 \\
       --max_cer 0.2
-  accelerate launch --num_processes 4 htr_study.py --dataset_path data/iam --generator runs/fonts --save_path runs/study
+  accelerate launch --num_processes 4 evaluation/htr_study.py --dataset_path data/iam --generator runs/fonts --save_path runs/study
 
 At each fraction, --generator (which must not have seen the data set: trained on fonts, say) is fine-tuned on that part of the
 split train and on nothing else, and writes words that this part does not hold; recognisers are trained on the real part, on
@@ -18,6 +18,7 @@ import argparse
 import json
 import math
 import signal
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,9 +26,14 @@ from datetime import timedelta
 from itertools import product
 from pathlib import Path
 
+if not __package__:
+    sys.path[0] = str(Path(__file__).resolve().parents[1])  # the project's root, from whichever folder this is run
+
 import torch
 from accelerate import Accelerator, InitProcessGroupKwargs
 
+from evaluation.study import ARMS, UNITS, Arm, RunErrors, choose_fraction, copy_words, hold_out_val, summarise
+from evaluation.study_report import render_study, write_table
 from htr.dataset import load_crops, read_split
 from htr.error_rates import NORMALISERS, count_errors
 from htr.recogniser import CRNN, CRNNRecogniser, load_recogniser
@@ -38,8 +44,6 @@ from utils.cli import call_script, flags, positive_int, run
 from utils.device import name_gpu
 from utils.output import check_no_file, write_atomically
 from utils.sources import parse_sources, read_sources
-from utils.study import ARMS, UNITS, Arm, RunErrors, choose_fraction, copy_words, hold_out_val, summarise
-from utils.study_report import render_study, write_table
 from utils.word_folder import METADATA_NAME, SPLITS, read_word_folder
 
 SETTINGS_NAME, STUDY_NAME, TABLE_NAME, REPORT_NAME = "settings.json", "study.json", "study.csv", "report.html"
@@ -120,7 +124,7 @@ class Task:
     """One recogniser to train: an arm at a fraction with a seed.
 
     Attributes:
-        train: sources, as ``train_htr.py`` takes them.
+        train: sources, as ``htr/train_htr.py`` takes them.
         init_from: the recogniser that it starts from, if any.
     """
 

@@ -6,10 +6,10 @@ import io
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from utils.charts import draw_lines
+from evaluation.charts import draw_lines
+from evaluation.report import STYLE
+from evaluation.study import ARMS, BASE, Difference, Row, Study, correct_for_several, format_p, format_rate
 from utils.output import write_atomically
-from utils.report import STYLE
-from utils.study import ARMS, BASE, Difference, Row, Study, correct_for_several, format_p, format_rate
 
 COLUMNS = ("fraction_percent", "trained_on", "upper_bound", "words", "cer", "cer_low", "cer_high", "wer", "wer_low", "wer_high",
            "cer_by_seed", "seconds")  # fmt: skip

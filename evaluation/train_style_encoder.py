@@ -1,7 +1,7 @@
 """Train the style encoder on the real images of one or more word folders: it names the writer of a word.
 
-  python3 train_style_encoder.py --dataset_path data/iam --save_path runs/style
-  python3 evaluation.py --real data/iam --generated data/iam_synthetic --style_encoder runs/style --save_dir report
+  python3 evaluation/train_style_encoder.py --dataset_path data/iam --save_path runs/style
+  python3 evaluation/evaluate.py --real data/iam --generated data/iam_synthetic --style_encoder runs/style --save_dir report
 
 Reports the accuracy on held-out words (--max_train_steps 0 with --resume only measures). A run is resumed with --resume.
 """
@@ -13,6 +13,9 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+
+if not __package__:
+    sys.path[0] = str(Path(__file__).resolve().parents[1])  # the project's root, from whichever folder this is run
 
 import numpy as np
 import torch

@@ -6,9 +6,9 @@ from collections import Counter
 import numpy as np
 import pytest
 
+from evaluation.study import ARMS, RunErrors, choose_fraction, copy_words, correct_for_several, hold_out_val, summarise
+from evaluation.study_report import render_study, verdict, write_table
 from tests.helpers import make_word_folder
-from utils.study import ARMS, RunErrors, choose_fraction, copy_words, correct_for_several, hold_out_val, summarise
-from utils.study_report import render_study, verdict, write_table
 from utils.word_folder import WordRecord, read_word_folder
 
 RECORDS = [WordRecord(f"images/{i:03d}.png", "word", f"w{i % 3}", ("train", "train", "train", "val", "test")[i % 5])

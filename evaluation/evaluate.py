@@ -1,7 +1,7 @@
 """Measure generated words against real ones: how near, how legible, in whose hand, and whether they are copies.
 
-  python3 evaluation.py --real data/iam --generated data/iam_synthetic --save_dir report
-  python3 evaluation.py --real data/iam --generated data/iam_synthetic --save_dir report --recogniser rapidocr runs/htr \\
+  python3 evaluation/evaluate.py --real data/iam --generated data/iam_synthetic --save_dir report
+  python3 evaluation/evaluate.py --real data/iam --generated data/iam_synthetic --save_dir report --recogniser rapidocr runs/htr \\
       --style_encoder runs/style --vae runs/vae --inception_weights weights-inception-2015-12-05-6726825d.pth
 
 Writes metrics.json (each number with its interval, its count and how it was measured) and report.html (the same to read, with
@@ -10,22 +10,21 @@ figures and words; it opens offline). What can't be measured is left out, with a
 
 import argparse
 import json
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+
+if not __package__:
+    sys.path[0] = str(Path(__file__).resolve().parents[1])  # the project's root, from whichever folder this is run
 
 import numpy as np
 import torch
 
 from diffusion.autoencoder import load_vae, vae_in_channels
-from feature_extractor import StyleEncoder
-from htr.error_rates import NORMALISERS
-from htr.recogniser import CHOICES, Recogniser, load_recogniser
-from utils.bootstrap import Bootstrap
-from utils.cli import positive_int, run
-from utils.figures import chart_legibility, choose_examples, list_copies
-from utils.images import pad_to_width, to_images, to_pixel_values
-from utils.inception import embed_images, load_inception
-from utils.measures import (
+from evaluation.comparison import Comparison, WordSet, compare_folders, name_choosers
+from evaluation.figures import chart_legibility, choose_examples, list_copies
+from evaluation.inception import embed_images, load_inception
+from evaluation.measures import (
     LeftOut,
     ReadWords,
     Results,
@@ -36,11 +35,16 @@ from utils.measures import (
     measure_retrieval,
     measure_writer_accuracy,
 )
+from evaluation.pixel_measures import measure_copies, measure_diversity, measure_pixels
+from evaluation.report import Report, describe_measures, render_report
+from feature_extractor import StyleEncoder
+from htr.error_rates import NORMALISERS
+from htr.recogniser import CHOICES, Recogniser, load_recogniser
+from utils.bootstrap import Bootstrap
+from utils.cli import positive_int, run
+from utils.images import pad_to_width, to_images, to_pixel_values
 from utils.output import check_no_file, write_atomically
-from utils.pixel_measures import measure_copies, measure_diversity, measure_pixels
-from utils.report import Report, describe_measures, render_report
-from utils.word_folder import SPLITS, name_choosers
-from utils.word_sets import Comparison, WordSet, compare_folders
+from utils.word_folder import SPLITS
 
 METRICS_NAME, REPORT_NAME = "metrics.json", "report.html"
 METRICS = ("inception", "style", "legibility", "nmae", "copies", "diversity")
@@ -66,7 +70,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
                        "several are compared")  # fmt: skip
     group.add_argument("--normalise", choices=tuple(NORMALISERS), default="exact", help="compare texts exactly, or their "
                        "letters and digits without case (rapidocr hardly tells case) (default: %(default)s)")  # fmt: skip
-    group.add_argument("--style_encoder", type=Path, help="style: a run of train_style_encoder.py")
+    group.add_argument("--style_encoder", type=Path, help="style: a run of evaluation/train_style_encoder.py")
     group.add_argument("--inception_weights", type=Path, metavar="FILE", help="FID and KID: weights of FID's Inception "
                        "(default: torch's cache, else the standard ones are fetched)")  # fmt: skip
     group.add_argument("--vae", help="also measure the real words encoded and decoded by this VAE: the best that a model "

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
+from evaluation.measures import Measure
 from utils.bootstrap import Estimate
-from utils.metrics import Measure
 
 COLUMNS = {"generated": "generated", "real": "real", "vae": "real through the VAE", "difference": "generated − real"}
 STYLE = """

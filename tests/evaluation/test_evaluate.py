@@ -10,15 +10,15 @@ import torch
 from PIL import Image
 from torch import nn
 
-import evaluation
-from evaluation import main, parse_args
+from evaluation import evaluate as evaluation
+from evaluation.comparison import compare_folders
+from evaluation.evaluate import main, parse_args
+from evaluation.inception import load_inception
 from feature_extractor import StyleEncoder, StyleEncoderConfig
 from htr.recogniser import Reading
 from tests.helpers import hash_tree, make_word_folder
 from utils.cli import run
-from utils.inception import load_inception
 from utils.word_folder import WordRecord, read_word_folder, write_metadata
-from utils.word_sets import compare_folders
 
 WORDS = ("cab", "abe", "deaf", "bad", "ace", "face", "dab", "fed", "bead", "cafe", "deed", "fade", "gab", "beg", "cage", "edge")
 
@@ -46,7 +46,7 @@ class TinyInception(nn.Module):
 @pytest.fixture(autouse=True)
 def offline(monkeypatch, tmp_path):
     """No weights in the cache and none to be fetched."""
-    monkeypatch.setattr("utils.inception.can_reach", lambda host: False)
+    monkeypatch.setattr("evaluation.inception.can_reach", lambda host: False)
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
 
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from evaluation.train_style_encoder import augment, main, parse_args
 from feature_extractor import StyleEncoder
 from tests.helpers import make_word_folder
-from train_style_encoder import augment, main, parse_args
 from utils.images import measure_ink
 
 FLAGS = ["--batch_size", "4", "--style_dim", "16", "--window", "32", "--mixed_precision", "no", "--save_every", "2"]

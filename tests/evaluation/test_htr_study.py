@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-import htr_study
+from evaluation import htr_study
+from evaluation.htr_study import main, parse_args
 from htr import trainer as htr_trainer
-from htr_study import main, parse_args
 from tests.helpers import IMG_SIZE, WORDS, make_word_folder
 from utils.word_folder import read_word_folder
 

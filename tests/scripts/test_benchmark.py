@@ -8,8 +8,8 @@ import pytest
 import torch
 from diffusers import AutoencoderKL
 
+from scripts.timing import Timing, count_flops, matrix_ceiling, time_interleaved
 from tests.helpers import ROOT
-from utils.timing import Timing, count_flops, matrix_ceiling, time_interleaved
 
 
 @pytest.fixture(scope="module")
@@ -29,8 +29,8 @@ def small(benchmark, monkeypatch):
         down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4).eval())  # fmt: skip
     make_unet = benchmark.make_unet
     monkeypatch.setattr(benchmark, "make_unet", lambda preset: make_unet(preset, model_channels=32, num_heads=2))
-    monkeypatch.setattr("utils.timing.MATRIX", {"cpu": 64})
-    monkeypatch.setattr("utils.timing.COPY_BYTES", 1 << 16)
+    monkeypatch.setattr("scripts.timing.MATRIX", {"cpu": 64})
+    monkeypatch.setattr("scripts.timing.COPY_BYTES", 1 << 16)
     return benchmark
 
 
@@ -82,5 +82,5 @@ def test_flops_of_a_product():
 
 
 def test_the_ceiling_is_a_rate(monkeypatch):
-    monkeypatch.setattr("utils.timing.MATRIX", {"cpu": 64})
+    monkeypatch.setattr("scripts.timing.MATRIX", {"cpu": 64})
     assert matrix_ceiling(torch.device("cpu"), torch.float32, rounds=1) > 1e6
