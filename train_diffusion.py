@@ -50,6 +50,8 @@ MODEL_FLAGS = ("preset", "model_channels", "num_heads", "text_layout", "max_leng
 DEFAULT_VAE = "stable-diffusion-v1-5/stable-diffusion-v1-5"
 # Peak learning rate, words a step and weight of legibility of each size, where no flag says otherwise.
 RECIPES = {"wordstylist": (1e-4, 224, 0.0), "base": (2e-4, 128, 0.5), "small": (6e-4, 64, 0.5), "tiny": (2e-3, 32, 0.0)}
+# Rows of new writers start at the mean hand; at the rate of the other weights they would stay there.
+NEW_WRITERS_FACTOR = 60.0
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -83,6 +85,9 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     group.add_argument("--lr_schedule", choices=("cosine", "constant"), help=f"default: {TrainingSettings.lr_schedule}")
     group.add_argument("--lr_warmup_steps", type=int, help=f"default: {TrainingSettings.lr_warmup_steps}")
     group.add_argument("--learning_rate", type=float, help="peak of AdamW's (default: 2e-4 for base, 6e-4 for small)")
+    group.add_argument("--writer_rate_factor", type=float, metavar="FACTOR", help="learning rate of the writers' rows, as a "
+                       "multiple of --learning_rate: new hands leave the mean hand the sooner the higher it is (default: "
+                       f"{NEW_WRITERS_FACTOR:g} with --init_from, else 1)")  # fmt: skip
     group.add_argument("--weight_decay", type=float, help=f"default: {TrainingSettings.weight_decay}")
     group.add_argument("--max_grad_norm", type=float, help="gradients are clipped to this norm (default: "
                        f"{TrainingSettings.max_grad_norm})")  # fmt: skip
@@ -117,7 +122,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
             parser.error(f"--{name} {getattr(args, name)}: must be at least 0 and under 1")
     if args.legibility_weight is not None and not 0 <= args.legibility_weight < math.inf:
         parser.error(f"--legibility_weight {args.legibility_weight}: must be at least 0")
-    for name in ("learning_rate", "max_grad_norm"):
+    for name in ("learning_rate", "max_grad_norm", "writer_rate_factor"):
         if getattr(args, name) is not None and not 0 < getattr(args, name) < math.inf:
             parser.error(f"--{name} {getattr(args, name)}: must be above 0")
     for name in (name for name in MODEL_FLAGS if name != "max_length"):
@@ -179,7 +184,9 @@ def make_settings(given: dict, epochs: int | None, card: ModelCard, words_an_epo
     batch = given["batch_size"] or (resumed.batch_size // ranks if resumed else batch)
     steps = given["max_train_steps"] or (resumed.max_train_steps if resumed and not epochs else
                                          math.ceil((epochs or DEFAULT_EPOCHS) * words_an_epoch / (batch * ranks)))  # fmt: skip
-    start = resumed or TrainingSettings(steps, steps, batch * ranks, rate, legibility_weight=legibility)
+    factor = NEW_WRITERS_FACTOR if "init_from" in card.extra else 1.0
+    start = resumed or TrainingSettings(steps, steps, batch * ranks, rate, legibility_weight=legibility,
+                                        writer_rate_factor=factor)  # fmt: skip
     changes = {name: value for name, value in given.items() if value is not None}
     return replace(start, **{**changes, "max_train_steps": steps, "batch_size": batch * ranks})
 

@@ -9,6 +9,7 @@ import time
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
@@ -44,6 +45,9 @@ class TrainingSettings:
         batch_size: words a step over all processes.
         learning_rate: peak of AdamW's.
         lr_schedule: ``cosine`` or ``constant``, after ``lr_warmup_steps``.
+        writer_rate_factor: of the learning rate, for the rows of the writer embedding, which then have no weight decay: what
+            no word of the training calls up stays exactly where it is. None is a run of before there was such a factor, whose
+            rows learn like all other weights.
         text_dropout, writer_dropout: chances that a sample's text or writer is replaced by null.
         legibility_weight: of the loss for what a reader of latents can't read in the clean latents that a prediction implies,
             in nats a character, beside the squared error; 0 does without.
@@ -64,7 +68,20 @@ class TrainingSettings:
     writer_dropout: float = 0.1
     legibility_weight: float = 0.0
     reader_steps: int = 2500
+    writer_rate_factor: float | None = None
     seed: int = 0
+
+
+def make_optimizer(unet: UNet, settings: TrainingSettings, device: torch.device) -> torch.optim.AdamW:
+    """AdamW whose groups have a ``rate_factor``: 1, or for the writer embedding ``settings.writer_rate_factor``."""
+    groups = []
+    # Neighbours make a group, so that the optimiser numbers the parameters as the UNet does: a saved state fits any groups.
+    for is_writer, named in groupby(unet.named_parameters(), lambda item: item[0] == "writer_embedding.weight"):
+        has_own_rate = is_writer and settings.writer_rate_factor is not None
+        groups.append({"params": [parameter for _, parameter in named],
+                       "rate_factor": settings.writer_rate_factor if has_own_rate else 1.0,
+                       "weight_decay": 0.0 if has_own_rate else settings.weight_decay})  # fmt: skip
+    return torch.optim.AdamW(groups, lr=settings.learning_rate, fused=device.type in ("cpu", "cuda"))
 
 
 class DiffusionTrainer:
@@ -86,9 +103,7 @@ class DiffusionTrainer:
         self.has_null = unet.config.has_null_condition
         self.ema = ExponentialMovingAverage(unet, settings.ema_decay)
         self.ema.module.to(self.device)
-        optimizer = torch.optim.AdamW(unet.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay,
-                                      fused=self.device.type in ("cpu", "cuda"))  # fmt: skip
-        self.unet, self.optimizer = accelerator.prepare(unet, optimizer)
+        self.unet, self.optimizer = accelerator.prepare(unet, make_optimizer(unet, settings, self.device))
         self.bare_unet: UNet = accelerator.unwrap_model(self.unet)
         self.conditions = TrainingConditions(
             words.records, charset=card.charset, max_length=unet.config.max_length,
@@ -188,7 +203,7 @@ class DiffusionTrainer:
         """One optimiser step; returns (loss, gradient norm), both left on the device."""
         s, accelerator = self.settings, self.accelerator
         for group in self.optimizer.param_groups:
-            group["lr"] = self.learning_rate()
+            group["lr"] = self.learning_rate() * group["rate_factor"]
         rank, ranks = accelerator.process_index, accelerator.num_processes
         indices = self.sampler.batch(self.step, rank, ranks)
         if self.rows_on_disk:  # those of the next step, during this one

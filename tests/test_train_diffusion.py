@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from diffusers import AutoencoderKL
 from PIL import Image
 from safetensors.torch import load_file
 
+import diffusion_trainer
 import train_diffusion
 from diffusion.autoencoder import CompactAutoencoder
 from diffusion.pipeline import HandwritingPipeline
@@ -23,6 +25,7 @@ from tests.helpers import (
     TINY_TRAINING,
     WORDS,
     WRITERS,
+    assert_equal_files,
     assert_equal_states,
     clone_checkpoint,
     make_word_folder,
@@ -381,6 +384,76 @@ def test_a_grown_model_tells_where_it_came_from(grown):
     assert grown.card.extra["init_from"] == {"dataset": "words", "step": 4, "preset": "tiny"}
 
 
+def read_rows(checkpoint):
+    """Writer rows of the averaged and of the raw weights."""
+    files = ("unet.safetensors", "training_state/raw_weights.safetensors")
+    return [load_file(checkpoint / name)["writer_embedding.weight"] for name in files]
+
+
+@pytest.fixture
+def teach(new_words, tiny_run, tmp_path):
+    """Go on from tiny_run with words of the writers 99 and 01; returns the last checkpoint."""
+
+    def run(name, *argv):
+        run_script("train_diffusion", "--dataset_path", new_words, "--init_from", tiny_run, "--save_path", tmp_path / name,
+                   "--learning_rate", 1e-3, "--writer_dropout", 0.5, *TINY_TRAINING[2:], *argv)  # fmt: skip
+        return list_checkpoints(tmp_path / name)[-1]
+
+    return run
+
+
+def test_rows_of_writers_without_words_stay_exactly_where_they_are(teach, tiny_run):
+    checkpoint = teach("run", "--max_train_steps", 4, "--weight_decay", 0.9)
+    before = load_file(tiny_run / "step_00000004" / "unet.safetensors")["writer_embedding.weight"]
+    for rows in read_rows(checkpoint):
+        assert torch.equal(rows[1:3], before[1:3])
+        assert not torch.equal(rows[0], before[0])
+        assert not torch.equal(rows[4], before[3])  # the null writer's
+
+
+def test_rows_of_writers_move_as_many_times_as_far_as_asked(teach, tiny_run):
+    start = load_file(tiny_run / "step_00000004" / "unet.safetensors")["writer_embedding.weight"]
+    once, often = (read_rows(teach(f"run-{factor}", "--max_train_steps", 1, "--writer_rate_factor", factor))[1]
+                   for factor in (1, 50))  # fmt: skip
+    assert (once[0] - start[0]).abs().max() > 0
+    torch.testing.assert_close(often[0] - start[0], 50 * (once[0] - start[0]), rtol=0.01, atol=1e-5)
+
+
+def test_other_weights_learn_at_the_rate_that_they_had(teach):
+    once, often = (load_file(teach(f"run-{factor}", "--max_train_steps", 1, "--writer_rate_factor", factor)
+                             / "training_state/raw_weights.safetensors") for factor in (1, 50))  # fmt: skip
+    assert [name for name in once if not torch.equal(once[name], often[name])] == ["writer_embedding.weight"]
+
+
+def test_new_writers_learn_faster_where_a_trained_model_is_the_start():
+    given = {field: None for field in ("batch_size", "max_train_steps")}
+    card = type("Card", (), {"extra": {"preset": "small"}})()
+    assert train_diffusion.make_settings(given, 1, card, 640, 1, None).writer_rate_factor == 1
+    card.extra["init_from"] = {"dataset": "words"}
+    settings = train_diffusion.make_settings(given, 1, card, 640, 1, None)
+    assert settings.writer_rate_factor == train_diffusion.NEW_WRITERS_FACTOR
+    older = replace(settings, writer_rate_factor=None)
+    assert train_diffusion.make_settings(given, 1, card, 640, 1, older).writer_rate_factor is None
+
+
+def test_a_run_of_before_writers_had_a_rate_of_their_own_goes_on_bit_for_bit(train, tmp_path, monkeypatch):
+    def make_one_group(unet, settings, device):
+        groups = [{"params": list(unet.parameters()), "rate_factor": 1.0}]
+        return torch.optim.AdamW(groups, lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(diffusion_trainer, "make_optimizer", make_one_group)
+        whole = train("--max_train_steps", 4, "--weight_decay", 0.5)
+    part = clone_checkpoint(whole / "step_00000002", tmp_path / "part")
+    file = part / "step_00000002" / "training_state" / "state.json"
+    state = json.loads(file.read_text())
+    del state["settings"]["writer_rate_factor"]
+    file.write_text(json.dumps(state))
+    train("--resume", save_path=part)
+    names = ("unet.safetensors", "training_state/raw_weights.safetensors", "training_state/optimizer.safetensors")
+    assert_equal_files(part / "step_00000004", whole / "step_00000004", names)
+
+
 def test_init_from_refuses_images_of_another_height(tiny_run, tmp_path):
     make_word_folder(tmp_path / "new", ["bad", "cab"], img_size=(64, 64))
     with pytest.raises(ValueError, match=r"its images have 32x64 pixels, those of --dataset_path 64x64.*--img_size 32 64"):
@@ -471,7 +544,8 @@ def test_shares_lie_under_one(flag, capsys):
     assert "must be at least 0 and under 1" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("flag", [("--learning_rate", "0"), ("--max_grad_norm", "-1"), ("--learning_rate", "nan")])
+@pytest.mark.parametrize("flag", [("--learning_rate", "0"), ("--max_grad_norm", "-1"), ("--learning_rate", "nan"),
+                                  ("--writer_rate_factor", "0")])
 def test_rates_and_norms_are_positive(flag, capsys):
     with pytest.raises(SystemExit):
         parse_args(["--dataset_path", "x", *flag])
