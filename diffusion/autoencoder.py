@@ -28,11 +28,12 @@ DOWNSCALE = 8  # pixels per latent cell, each way, of every VAE used here
 
 
 class CompactAutoencoder(ModelMixin, ConfigMixin):
-    """A KL autoencoder for grey word images, 8x smaller each way, with a small fraction of Stable Diffusion's work.
+    """A KL autoencoder for grey word images, 8x smaller each way, with a small fraction of Stable Diffusion's
+    work.
 
-    Pixels are first folded by space-to-depth (4x4 pixels become 16 channels), so that the convolutions run at a quarter of
-    the resolution; an AutoencoderKL of two levels does the rest. It has no attention: it works on any width, and a
-    word's reconstruction does not depend on what lies far away.
+    Pixels are first folded by space-to-depth (4x4 pixels become 16 channels), so that the convolutions run at
+    a quarter of the resolution; an AutoencoderKL of two levels does the rest. It has no attention: it works
+    on any width, and a word's reconstruction does not depend on what lies far away.
 
     Args:
         space_to_depth: pixels folded into channels, each way.
@@ -42,8 +43,8 @@ class CompactAutoencoder(ModelMixin, ConfigMixin):
         scaling_factor: factor that brings latents to about unit variance.
         shift_factor: mean of the latents, subtracted before scaling.
 
-    Source: Rombach et al. 2022, https://arxiv.org/abs/2112.10752, section 3.1; space-to-depth: Shi et al. 2016,
-    https://arxiv.org/abs/1609.05158.
+    Source: Rombach et al. 2022, https://arxiv.org/abs/2112.10752, section 3.1; space-to-depth: Shi et al.
+    2016, https://arxiv.org/abs/1609.05158.
     """
 
     config_name = CONFIG_NAME
@@ -61,7 +62,9 @@ class CompactAutoencoder(ModelMixin, ConfigMixin):
         super().__init__()
         levels = len(block_out_channels)
         if space_to_depth * 2 ** (levels - 1) != DOWNSCALE:
-            raise ValueError(f"space_to_depth {space_to_depth} with {levels} levels is not {DOWNSCALE}x smaller")
+            raise ValueError(
+                f"space_to_depth {space_to_depth} with {levels} levels is not {DOWNSCALE}x smaller"
+            )
         folded = space_to_depth**2
         self.autoencoder = AutoencoderKL(
             in_channels=folded,
@@ -86,9 +89,13 @@ class CompactAutoencoder(ModelMixin, ConfigMixin):
 
     def decode(self, latents: Tensor) -> DecoderOutput:
         """(B, 1, H, W) pixels, about [-1, 1], of unscaled (B, 4, H/8, W/8) latents."""
-        return DecoderOutput(sample=F.pixel_shuffle(self.autoencoder.decode(latents).sample, self.config.space_to_depth))
+        return DecoderOutput(
+            sample=F.pixel_shuffle(self.autoencoder.decode(latents).sample, self.config.space_to_depth)
+        )
 
-    def forward(self, pixel_values: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, AutoencoderKLOutput]:
+    def forward(
+        self, pixel_values: Tensor, generator: torch.Generator | None = None
+    ) -> tuple[Tensor, AutoencoderKLOutput]:
         """Reconstruct through a sampled latent; returns (pixels, posterior), which is what training needs."""
         posterior = self.encode(pixel_values)
         return self.decode(posterior.latent_dist.sample(generator)).sample, posterior
@@ -103,12 +110,12 @@ def load_vae(name_or_path: str | Path, *, flag: str = "--vae") -> CompactAutoenc
     """Load a VAE from a folder or the Hugging Face hub, on the CPU, in fp32, in evaluation mode.
 
     Args:
-        name_or_path: a folder with ``config.json`` (compact or Stable Diffusion's), a folder with such a ``vae``
-            subfolder, a run of ``diffusion/train_autoencoder.py`` (its newest checkpoint), or a hub id such as
-            ``stable-diffusion-v1-5/stable-diffusion-v1-5`` or ``stabilityai/sd-vae-ft-mse``.
+        name_or_path: a folder with ``config.json`` (compact or Stable Diffusion's), a folder with such a
+            ``vae`` subfolder, a run of ``diffusion/train_autoencoder.py`` (its newest checkpoint), or a hub
+            id such as ``stable-diffusion-v1-5/stable-diffusion-v1-5`` or ``stabilityai/sd-vae-ft-mse``.
     Raises:
-        FileNotFoundError: if the folder holds no VAE, or the hub can't be reached and has no cached copy. There is
-            never a silent fallback to another VAE.
+        FileNotFoundError: if the folder holds no VAE, or the hub can't be reached and has no cached copy.
+            There is never a silent fallback to another VAE.
     """
     from utils.checkpoint import list_checkpoints
 
@@ -118,11 +125,17 @@ def load_vae(name_or_path: str | Path, *, flag: str = "--vae") -> CompactAutoenc
         for candidate in candidates:
             if is_vae_folder(candidate):
                 vae = _load_folder(candidate, flag)
-                return vae.eval().requires_grad_(False).to(memory_format=torch.channels_last)  # encodes twice as fast on a CPU
-        raise FileNotFoundError(f"{flag} {path}: no VAE there (a folder with {CONFIG_NAME} and its weights, or with a "
-                                f"{VAE_FOLDER} folder). diffusion/train_autoencoder.py makes one.")  # fmt: skip
+                return (
+                    vae.eval().requires_grad_(False).to(memory_format=torch.channels_last)
+                )  # encodes twice as fast on a CPU
+        raise FileNotFoundError(
+            f"{flag} {path}: no VAE there (a folder with {CONFIG_NAME} and its weights, or with a "
+            f"{VAE_FOLDER} folder). diffusion/train_autoencoder.py makes one."
+        )
     if path.is_absolute() or str(name_or_path).startswith((".", "~")) or str(name_or_path).count("/") != 1:
-        raise FileNotFoundError(f"{flag} {name_or_path}: no such folder, and not a Hugging Face id (owner/name).")
+        raise FileNotFoundError(
+            f"{flag} {name_or_path}: no such folder, and not a Hugging Face id (owner/name)."
+        )
     return _load_from_hub(str(name_or_path), flag).eval().requires_grad_(False)
 
 
@@ -132,7 +145,9 @@ def is_vae_folder(path: Path) -> bool:
         config = json.loads((path / CONFIG_NAME).read_text(encoding="utf-8"))
     except (OSError, json.JSONDecodeError):
         return False
-    return config.get("_class_name") in ("AutoencoderKL", "CompactAutoencoder") and any(path.glob("*.safetensors"))
+    return config.get("_class_name") in ("AutoencoderKL", "CompactAutoencoder") and any(
+        path.glob("*.safetensors")
+    )
 
 
 def _load_folder(path: Path, flag: str) -> CompactAutoencoder | AutoencoderKL:
@@ -142,7 +157,9 @@ def _load_folder(path: Path, flag: str) -> CompactAutoencoder | AutoencoderKL:
         vae = kind.from_pretrained(path, local_files_only=True)
     except (OSError, SafetensorError, ValueError) as error:
         raise ValueError(f"{flag} {path}: not readable as a VAE ({str(error).splitlines()[0]})") from error
-    vae.register_to_config(_name_or_path="")  # a checkpoint that is passed on says nothing about the disk it came from
+    vae.register_to_config(
+        _name_or_path=""
+    )  # a checkpoint that is passed on says nothing about the disk it came from
     return vae
 
 
@@ -153,21 +170,24 @@ def _load_from_hub(hub_id: str, flag: str) -> AutoencoderKL:
 
     subfolder = None if "vae" in hub_id.lower() else VAE_FOLDER
     config = f"{subfolder}/{CONFIG_NAME}" if subfolder else CONFIG_NAME
-    weights = [config.replace(CONFIG_NAME, f"diffusion_pytorch_model.{suffix}") for suffix in ("safetensors", "bin")]
+    weights = [
+        config.replace(CONFIG_NAME, f"diffusion_pytorch_model.{suffix}") for suffix in ("safetensors", "bin")
+    ]
     is_local = is_cached(hub_id, config, weights)
     if not is_local and not hub_answers():
         raise FileNotFoundError(
-            f"{flag} {hub_id}: no such folder; {constants.ENDPOINT} can't be reached from here, and the local cache "
-            f"({constants.HF_HUB_CACHE}) has no such VAE. Give {flag} a folder that holds one (a copy of a Stable Diffusion "
-            "'vae' folder, or what diffusion/train_autoencoder.py makes), or fetch it on a machine with a connection: "
-            f"hf download {hub_id}" + (f" --include '{subfolder}/*'" if subfolder else "")
+            f"{flag} {hub_id}: no such folder; {constants.ENDPOINT} can't be reached from here, and the local"
+            f" cache ({constants.HF_HUB_CACHE}) has no such VAE. Give {flag} a folder that holds one (a copy"
+            " of a Stable Diffusion 'vae' folder, or what diffusion/train_autoencoder.py makes), or fetch it"
+            f" on a machine with a connection: hf download {hub_id}"
+            + (f" --include '{subfolder}/*'" if subfolder else "")
         )
     try:
         return AutoencoderKL.from_pretrained(hub_id, subfolder=subfolder, local_files_only=is_local)
     except (OSError, HfHubHTTPError) as error:
         raise FileNotFoundError(
-            f"{flag} {hub_id}: no such folder, and the hub has no VAE by this name ({type(error).__name__}). Known good: "
-            "stable-diffusion-v1-5/stable-diffusion-v1-5, stabilityai/sd-vae-ft-mse."
+            f"{flag} {hub_id}: no such folder, and the hub has no VAE by this name ({type(error).__name__})."
+            " Known good: stable-diffusion-v1-5/stable-diffusion-v1-5, stabilityai/sd-vae-ft-mse."
         ) from error
 
 

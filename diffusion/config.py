@@ -1,4 +1,6 @@
-"""``config.json``: what a checkpoint says of itself, and how a training's model begins: new, or grown from another."""
+"""``config.json``: what a checkpoint says of itself, and how a training's model begins: new, or grown from
+another.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -23,8 +25,8 @@ class ModelCard:
         writers: names of the hands, in the order of their embedding rows.
         width_model: None for a model without text layout that was not given one.
         vae: ``name``, ``hash`` of the VAE that made the latents.
-        canvas_step: the words' canvases are the narrowest multiples of this that hold them, in pixels; None: all are as wide
-            as the images.
+        canvas_step: the words' canvases are the narrowest multiples of this that hold them, in pixels; None:
+            all are as wide as the images.
         extra: everything else: step, preset, library versions, condition dropout.
     """
 
@@ -62,7 +64,9 @@ class ModelCard:
         """
         values = dict(values)
         if values.get("format_version", 0) > FORMAT_VERSION:
-            raise ValueError(f"checkpoint format {values['format_version']} is newer than this program's {FORMAT_VERSION}")
+            raise ValueError(
+                f"checkpoint format {values['format_version']} is newer than this program's {FORMAT_VERSION}"
+            )
         values.pop("format_version", None)
         values.pop("kind", None)
         unet_config = UNetConfig.from_dict(values.pop("unet"))
@@ -128,46 +132,73 @@ class FreshModel:
     def build(self, preset: str, prediction_type: str, **changes) -> tuple[UNet, ModelCard]:
         """A UNet of a preset for this data; ``changes`` override single fields of ``UNetConfig``."""
         charset, names = Charset.from_texts(self.texts), tuple(sorted(set(self.writers)))
-        config = make_config(preset, num_writers=len(names), vocabulary_size=charset.vocabulary_size,
-                             max_length=self._max_length(), **changes)  # fmt: skip
+        config = make_config(
+            preset,
+            num_writers=len(names),
+            vocabulary_size=charset.vocabulary_size,
+            max_length=self._max_length(),
+            **changes,
+        )
         width_model = fit_width_model(self.texts, self.writers, self.ink, self.img_size[1])
         # A layout says how wide a word will be; a centred word has its place from the whole width.
         canvas_step = CANVAS_STEP if config.text_layout and not width_model.is_centered else None
-        card = ModelCard(charset, names, NoiseSchedule(prediction_type), self.img_size, width_model, self.vae, canvas_step,
-                         {"preset": preset, **self.extra, "library_versions": library_versions()})  # fmt: skip
+        card = ModelCard(
+            charset,
+            names,
+            NoiseSchedule(prediction_type),
+            self.img_size,
+            width_model,
+            self.vae,
+            canvas_step,
+            {"preset": preset, **self.extra, "library_versions": library_versions()},
+        )
         return UNet(config), card
 
     def grow(self, start: UNet, old: ModelCard) -> tuple[UNet, ModelCard]:
         """``start``, whose card is ``old``, with rows for this data's new writers and characters.
 
         Raises:
-            ValueError: if ``start`` has another VAE, or images of another height (or width, where all canvases have it); its
-                weights would not fit.
+            ValueError: if ``start`` has another VAE, or images of another height (or width, where all
+                canvases have it); its weights would not fit.
         """
         if old.vae["hash"] != self.vae["hash"]:
-            raise ValueError(f"--vae {self.vae['name']}: not the VAE of --init_from ({old.vae['name']}), whose weights fit no "
-                             "other latents. Leave --vae out.")  # fmt: skip
+            raise ValueError(
+                f"--vae {self.vae['name']}: not the VAE of --init_from ({old.vae['name']}), whose weights fit"
+                " no other latents. Leave --vae out."
+            )
         if old.img_size != self.img_size and (old.canvas_step is None or old.img_size[0] != self.img_size[0]):
-            raise ValueError(f"--init_from: its images have {old.img_size[0]}x{old.img_size[1]} pixels, those of "
-                             f"--dataset_path {self.img_size[0]}x{self.img_size[1]}. Preprocess with --img_size "
-                             f"{old.img_size[0]} {old.img_size[1]}.")  # fmt: skip
+            raise ValueError(
+                f"--init_from: its images have {old.img_size[0]}x{old.img_size[1]} pixels, those of "
+                f"--dataset_path {self.img_size[0]}x{self.img_size[1]}. Preprocess with --img_size "
+                f"{old.img_size[0]} {old.img_size[1]}."
+            )
         new = sorted(set().union(*self.texts) - set(old.charset.characters))
         charset = replace(old.charset, characters=(*old.charset.characters, *new))
         names = (*old.writers, *sorted(set(self.writers) - set(old.writers)))
-        unet = grow_unet(start, num_writers=len(names), vocabulary_size=charset.vocabulary_size,
-                         max_length=self._max_length())  # fmt: skip
-        width_model = fit_width_model(self.texts, self.writers, self.ink, self.img_size[1], prior=old.width_model)
+        unet = grow_unet(
+            start,
+            num_writers=len(names),
+            vocabulary_size=charset.vocabulary_size,
+            max_length=self._max_length(),
+        )
+        width_model = fit_width_model(
+            self.texts, self.writers, self.ink, self.img_size[1], prior=old.width_model
+        )
         history = {"init_from": {key: old.extra.get(key) for key in ("dataset", "step", "preset")}}
         extra = {**old.extra, **self.extra, **history, "library_versions": library_versions()}
         img_size = max(old.img_size, self.img_size)  # of one height
-        return unet, replace(old, charset=charset, writers=names, img_size=img_size, width_model=width_model, extra=extra)
+        return unet, replace(
+            old, charset=charset, writers=names, img_size=img_size, width_model=width_model, extra=extra
+        )
 
     def _max_length(self) -> int:
         longest = max(len(text) for text in self.texts)
         if self.max_length is not None and self.max_length < longest:
             text = max(self.texts, key=len)
-            raise ValueError(f"--max_length {self.max_length}: {text!r} has {longest} characters. Preprocess with --max_length "
-                             f"{self.max_length}, or give at least {longest}.")  # fmt: skip
+            raise ValueError(
+                f"--max_length {self.max_length}: {text!r} has {longest} characters. Preprocess with"
+                f" --max_length {self.max_length}, or give at least {longest}."
+            )
         return self.max_length or longest
 
 

@@ -30,7 +30,8 @@ class LatentCache:
     """Posterior means and standard deviations of all images of a training set, on disk, memory-mapped.
 
     Attributes:
-        moments: (N, 2, 4, H/8, W/8) float16, scaled as the diffusion model sees them: [:, 0] means, [:, 1] deviations.
+        moments: (N, 2, 4, H/8, W/8) float16, scaled as the diffusion model sees them: [:, 0] means, [:, 1]
+            deviations.
         ink: (N, 4) float32, left, top, right, bottom of the ink in pixels.
     """
 
@@ -41,10 +42,11 @@ class LatentCache:
 
 
 class RowReader:
-    """Rows of a memory-mapped array that may be larger than memory, read in random order without waiting for the disk.
+    """Rows of a memory-mapped array that may be larger than memory, read in random order without waiting for
+    the disk.
 
-    By itself a system reads much around each row, which fills memory with what is not asked for. Of an array in memory, and
-    where a system can't be told, nothing is different.
+    By itself a system reads much around each row, which fills memory with what is not asked for. Of an array
+    in memory, and where a system can't be told, nothing is different.
 
     Args:
         rows: (N, …) as ``np.load(…, mmap_mode=…)`` gives it.
@@ -78,7 +80,9 @@ def cache_key(paths: Sequence[Path], vae_hash: str) -> str:
         try:
             stat = path.stat()
         except FileNotFoundError as error:
-            raise FileNotFoundError(f"{path}: the image is named in metadata.jsonl but is not there") from error
+            raise FileNotFoundError(
+                f"{path}: the image is named in metadata.jsonl but is not there"
+            ) from error
         digest.update(f"{path.parent.parent.name}/{path.name} {stat.st_size} {stat.st_mtime_ns}\n".encode())
     return digest.hexdigest()[:20]
 
@@ -86,16 +90,28 @@ def cache_key(paths: Sequence[Path], vae_hash: str) -> str:
 def _encode(vae: nn.Module, images: Tensor, channels: int, device: torch.device) -> Tensor:
     """(N, 2, 4, H/8, W/8) float16 scaled means and deviations of (N, H, W) uint8 images, on the CPU."""
     posterior = vae.encode(to_pixel_values(images, channels).to(device, vae.dtype)).latent_dist
-    moments = torch.stack([scale_latents(vae, posterior.mean), posterior.std * vae.config.scaling_factor], dim=1)
+    moments = torch.stack(
+        [scale_latents(vae, posterior.mean), posterior.std * vae.config.scaling_factor], dim=1
+    )
     return moments.to("cpu", torch.float16)
 
 
 @torch.no_grad()
-def build_latent_cache(paths: Sequence[Path], vae: nn.Module, vae_hash: str, root: Path, *, channels: int,
-                       device: torch.device, batch_size: int = 32, is_main: bool = True) -> Path:  # fmt: skip
+def build_latent_cache(
+    paths: Sequence[Path],
+    vae: nn.Module,
+    vae_hash: str,
+    root: Path,
+    *,
+    channels: int,
+    device: torch.device,
+    batch_size: int = 32,
+    is_main: bool = True,
+) -> Path:
     """Encode all images, or find them encoded.
 
-    An image is encoded on the canvas that just holds its word; what is right of it becomes the latents of white paper.
+    An image is encoded on the canvas that just holds its word; what is right of it becomes the latents of
+    white paper.
 
     Args:
         root: the folder that holds caches; an interrupted encoding leaves nothing behind that is ever used.
@@ -114,8 +130,10 @@ def build_latent_cache(paths: Sequence[Path], vae: nn.Module, vae_hash: str, roo
     try:
         temporary.mkdir(parents=True)
     except OSError as error:
-        raise ValueError(f"--latent_cache {root}: can't be written to ({error.strerror}). Name a folder for encoded images "
-                         "that can.") from error  # fmt: skip
+        raise ValueError(
+            f"--latent_cache {root}: can't be written to ({error.strerror}). Name a folder for encoded images"
+            " that can."
+        ) from error
     moments, inks = None, []
     try:
         pool = _POOL * batch_size
@@ -125,10 +143,14 @@ def build_latent_cache(paths: Sequence[Path], vae: nn.Module, vae_hash: str, roo
             height, width = images.shape[1:]
             if moments is None:
                 white = _encode(vae, torch.full((1, height, width), 255, dtype=torch.uint8), channels, device)
-                moments = np.lib.format.open_memmap(temporary / "moments.npy", "w+", np.float16, (len(paths), *white.shape[1:]))
+                moments = np.lib.format.open_memmap(
+                    temporary / "moments.npy", "w+", np.float16, (len(paths), *white.shape[1:])
+                )
             if (height, width) != (moments.shape[-2] * COLUMN, moments.shape[-1] * COLUMN):
-                raise ValueError(f"{paths[start]}: {height}x{width} pixels, unlike the images before it. "
-                                 "Preprocess all word folders with one --img_size.")  # fmt: skip
+                raise ValueError(
+                    f"{paths[start]}: {height}x{width} pixels, unlike the images before it. "
+                    "Preprocess all word folders with one --img_size."
+                )
             ink = measure_ink(images)
             inks.append(ink)
             canvases = canvas_widths(ink[:, 2].numpy(), _MARGIN, CANVAS_STEP, width)
@@ -152,38 +174,55 @@ def build_latent_cache(paths: Sequence[Path], vae: nn.Module, vae_hash: str, roo
 
 
 class TrainingConditions:
-    """Character ids, writer rows and layouts of all records, in memory, with null where a condition is dropped.
+    """Character ids, writer rows and layouts of all records, in memory, with null where a condition is
+    dropped.
 
     Args:
-        records: all records; writers that the model does not know become the null writer, and texts that it can't spell
-            become null text (they are never drawn for training).
+        records: all records; writers that the model does not know become the null writer, and texts that it
+            can't spell become null text (they are never drawn for training).
         writers: name to row.
         null_writer: row of the null writer, or None for a model without.
         width_model: for models with text layout, else None.
-        ink: (N, 4) measured ink of each record's image, pixels. In training the layout has the image's own extent, so that
-            the width of a word follows the layout exactly.
+        ink: (N, 4) measured ink of each record's image, pixels. In training the layout has the image's own
+            extent, so that the width of a word follows the layout exactly.
     """
 
-    def __init__(self, records: Sequence[WordRecord], *, charset: Charset, max_length: int, writers: Mapping[str, int],
-                 null_writer: int | None, width_model: WidthModel | None, ink: np.ndarray,
-                 device: torch.device) -> None:  # fmt: skip
+    def __init__(
+        self,
+        records: Sequence[WordRecord],
+        *,
+        charset: Charset,
+        max_length: int,
+        writers: Mapping[str, int],
+        null_writer: int | None,
+        width_model: WidthModel | None,
+        ink: np.ndarray,
+        device: torch.device,
+    ) -> None:
         is_known = [len(r.text) <= max_length and not charset.unknown(r.text) for r in records]
-        texts = [r.text if ok else "" for r, ok in zip(records, is_known)]
+        texts = [r.text if ok else "" for r, ok in zip(records, is_known, strict=True)]
         self.input_ids = charset.encode(texts, max_length).to(device)
         self.reading_ids = charset.encode([order_along_line(text) for text in texts], max_length).to(device)
         self.lengths = torch.tensor([len(text) for text in texts])  # on the CPU
-        self.writer_ids = torch.tensor([writers.get(record.writer, null_writer or 0) for record in records], device=device)
+        self.writer_ids = torch.tensor(
+            [writers.get(record.writer, null_writer or 0) for record in records], device=device
+        )
         self.pad_id, self.null_writer = charset.pad_id, null_writer
         self._edges = None
         if width_model is not None:
             edges = [
-                width_model.edges(text, {r.writer: 1.0}, (float(box[0]), float(box[2]))) if text else np.zeros(1)
-                for text, r, box in zip(texts, records, ink)
+                (
+                    width_model.edges(text, {r.writer: 1.0}, (float(box[0]), float(box[2])))
+                    if text
+                    else np.zeros(1)
+                )
+                for text, r, box in zip(texts, records, ink, strict=True)
             ]
             self._edges = torch.from_numpy(np.stack([pad_edges(e, max_length) for e in edges])).to(device)
 
-    def batch(self, indices: Tensor, columns: int,
-              dropped: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, Tensor, Tensor | None]:  # fmt: skip
+    def batch(
+        self, indices: Tensor, columns: int, dropped: tuple[Tensor, Tensor] | None = None
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
         """Conditions of a batch.
 
         Args:

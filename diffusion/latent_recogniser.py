@@ -1,8 +1,10 @@
-"""A small recogniser of latents, and the loss that it gives a generator in training: can the text be read in what it draws?
+"""A small recogniser of latents, and the loss that it gives a generator in training: can the text be read in
+what it draws?
 
-The squared error of a diffusion model counts each value of the latents alike; whether an a became an o is a few of them. A
-recogniser that has learned real words from the same latents says which. Source of the idea: the text perceptual loss of
-AnyText (Tuo et al. 2024, https://arxiv.org/abs/2311.03054, section 3.4), here with CTC on latents, without decoding.
+The squared error of a diffusion model counts each value of the latents alike; whether an a became an o is a
+few of them. A recogniser that has learned real words from the same latents says which. Source of the idea:
+the text perceptual loss of AnyText (Tuo et al. 2024, https://arxiv.org/abs/2311.03054, section 3.4), here
+with CTC on latents, without decoding.
 """
 
 from collections.abc import Callable
@@ -57,17 +59,25 @@ class LineBlock(nn.Module):
 
 
 class LatentReader(nn.Module):
-    """Convolutions alone: it sees two or three letters at a time, and so can't guess one from the word that it is in."""
+    """Convolutions alone: it sees two or three letters at a time, and so can't guess one from the word that
+    it is in.
+    """
 
     def __init__(self, config: LatentReaderConfig) -> None:
         super().__init__()
         self.config = config
         first, second, third, line = config.channels
         self.convolutions = nn.Sequential(
-            nn.Conv2d(config.latent_channels, first, 3, padding=1), nn.GroupNorm(8, first), nn.SiLU(),
-            nn.Conv2d(first, second, 3, stride=(2, 1), padding=1), nn.GroupNorm(8, second), nn.SiLU(),
-            nn.Conv2d(second, third, 3, stride=(2, 1), padding=1), nn.GroupNorm(8, third), nn.SiLU(),
-        )  # fmt: skip
+            nn.Conv2d(config.latent_channels, first, 3, padding=1),
+            nn.GroupNorm(8, first),
+            nn.SiLU(),
+            nn.Conv2d(first, second, 3, stride=(2, 1), padding=1),
+            nn.GroupNorm(8, second),
+            nn.SiLU(),
+            nn.Conv2d(second, third, 3, stride=(2, 1), padding=1),
+            nn.GroupNorm(8, third),
+            nn.SiLU(),
+        )
         self.project = nn.Conv1d(third * -(-config.latent_height // 4), line, 1)
         self.line = nn.Sequential(*(LineBlock(line) for _ in range(3)))
         self.norm = nn.GroupNorm(1, line)
@@ -102,8 +112,13 @@ class LatentReader(nn.Module):
         return losses / lengths.clamp_min(1).to(losses.device)
 
     def grow(self, vocabulary_size: int) -> "LatentReader":
-        """A copy that can learn to read more characters, whose ids follow those that it knows; to be trained."""
-        old, grown = self.config.vocabulary_size, LatentReader(replace(self.config, vocabulary_size=vocabulary_size))
+        """A copy that can learn to read more characters, whose ids follow those that it knows; to be
+        trained.
+        """
+        old, grown = (
+            self.config.vocabulary_size,
+            LatentReader(replace(self.config, vocabulary_size=vocabulary_size)),
+        )
         state = grown.state_dict()
         for name, value in self.state_dict().items():
             if name.startswith("head."):
@@ -123,8 +138,14 @@ class LatentReader(nn.Module):
         Raises:
             FileNotFoundError: if there is none; ValueError: if it is damaged.
         """
-        return load_described(lambda config: cls(LatentReaderConfig(**config)), path, READER_WEIGHTS_NAME, KIND,
-                              flag="--save_path", script="train_diffusion.py --legibility_weight")  # fmt: skip
+        return load_described(
+            lambda config: cls(LatentReaderConfig(**config)),
+            path,
+            READER_WEIGHTS_NAME,
+            KIND,
+            flag="--save_path",
+            script="train_diffusion.py --legibility_weight",
+        )
 
 
 def find_reader(models_path: Path) -> Path | None:
@@ -136,14 +157,24 @@ def find_reader(models_path: Path) -> Path | None:
 def add_some_noise(latents: Tensor, generator: torch.Generator) -> Tensor:
     """Mix noise into (B, 4, h, W) latents, each with its own share up to ``MAX_NOISE``.
 
-    The reader learns from such latents and judges such ones, so that it can't be satisfied by details that nobody sees.
+    The reader learns from such latents and judges such ones, so that it can't be satisfied by details that
+    nobody sees.
     """
     share = MAX_NOISE * torch.rand(len(latents), 1, 1, 1, device=latents.device, generator=generator)
-    return (1 - share) * latents + share * torch.randn(latents.shape, device=latents.device, generator=generator)
+    return (1 - share) * latents + share * torch.randn(
+        latents.shape, device=latents.device, generator=generator
+    )
 
 
-def train_latent_reader(reader: LatentReader, draw: Callable[[int], tuple[Tensor, Tensor, Tensor]], steps: int, *, seed: int,
-                        autocast: Callable, learning_rate: float = 1e-3) -> float:  # fmt: skip
+def train_latent_reader(
+    reader: LatentReader,
+    draw: Callable[[int], tuple[Tensor, Tensor, Tensor]],
+    steps: int,
+    *,
+    seed: int,
+    autocast: Callable,
+    learning_rate: float = 1e-3,
+) -> float:
     """Teach a reader real words.
 
     Args:

@@ -1,7 +1,7 @@
 """Text layout: a width model that says where each character of a word is expected, and the columns it covers.
 
-Cross-attention alone needs hundreds of thousands of words to learn which letter goes where; given an expected place for
-every character, a model writes legibly after tens of thousands.
+Cross-attention alone needs hundreds of thousands of words to learn which letter goes where; given an expected
+place for every character, a model writes legibly after tens of thousands.
 """
 
 import unicodedata
@@ -24,8 +24,8 @@ _SMALL = frozenset("acemnorsuvwxzgpqyıçµ.,:;-_~=+·…")  # no ascender; ever
 
 
 def shape_class(text: str) -> int:
-    """Which of nine kinds of height a text has: 3 * (0 no ascender, 1 ascenders, 2 a capital with a mark above)
-    + (0 no descender, 1 shallow ones, 2 deep ones).
+    """Which of nine kinds of height a text has: 3 * (0 no ascender, 1 ascenders, 2 a capital with a mark
+    above) + (0 no descender, 1 shallow ones, 2 deep ones).
 
     A word scaled to a fixed height is the wider the less it reaches up and down.
     """
@@ -38,7 +38,8 @@ def shape_class(text: str) -> int:
 
 @dataclass(frozen=True)
 class WidthModel:
-    """``width = writer_scale * shape_scale * sum of character widths``, in pixels of the canvas, at most ``room``.
+    """``width = writer_scale * shape_scale * sum of character widths``, in pixels of the canvas, at most
+    ``room``.
 
     Attributes:
         character_widths: expected width of each character in the mean hand, pixels.
@@ -66,17 +67,21 @@ class WidthModel:
         return asdict(self) | {"shape_scales": list(self.shape_scales)}
 
     def scale(self, writers: Mapping[str, float] | None) -> float:
-        """The hand's scale for a mix of writers (shares summing to 1); None is the null writer: the mean hand."""
+        """The hand's scale for a mix of writers (shares summing to 1); None is the null writer: the mean
+        hand.
+        """
         if writers is None:
             return 1.0
         return sum(share * self.writer_scales.get(writer, 1.0) for writer, share in writers.items())
 
-    def edges(self, text: str, writers: Mapping[str, float] | None,
-              ink: tuple[float, float] | None = None) -> np.ndarray:  # fmt: skip
+    def edges(
+        self, text: str, writers: Mapping[str, float] | None, ink: tuple[float, float] | None = None
+    ) -> np.ndarray:
         """Expected borders of a text's characters.
 
         Args:
-            ink: measured (left, right) of the ink in pixels, where the image is known; else both are expected.
+            ink: measured (left, right) of the ink in pixels, where the image is known; else both are
+                expected.
         Returns:
             (len(text) + 1,) pixel positions: rising, or falling where the text is written from right to left.
         """
@@ -99,7 +104,8 @@ class WidthModel:
 
 
 def canvas_widths(rights: np.ndarray, margin: float, step: int, image_width: int) -> np.ndarray:
-    """Widths of canvases that just hold words: short words cost less to draw, and long ones need not be squeezed.
+    """Widths of canvases that just hold words: short words cost less to draw, and long ones need not be
+    squeezed.
 
     Args:
         rights: (N,) where the ink ends, in pixels.
@@ -109,11 +115,15 @@ def canvas_widths(rights: np.ndarray, margin: float, step: int, image_width: int
     Returns:
         (N,) int64 pixels, multiples of ``step`` or ``image_width``.
     """
-    return np.minimum(np.ceil((np.asarray(rights) + margin) / step).clip(1) * step, image_width).astype(np.int64)
+    return np.minimum(np.ceil((np.asarray(rights) + margin) / step).clip(1) * step, image_width).astype(
+        np.int64
+    )
 
 
 def pad_edges(edges: np.ndarray, max_length: int) -> np.ndarray:
-    """(max_length + 1,) float32 borders of n <= max_length characters; the absent ones are empty, at the last border."""
+    """(max_length + 1,) float32 borders of n <= max_length characters; the absent ones are empty, at the last
+    border.
+    """
     return np.pad(edges.astype(np.float32), (0, max_length + 1 - len(edges)), mode="edge")
 
 
@@ -121,11 +131,12 @@ def layout_columns(edges: Tensor, columns: int) -> Tensor:
     """Texts' characters over the latent's columns.
 
     Args:
-        edges: (B, L + 1) rising or falling pixel positions of the borders of L characters; an empty one covers nothing.
+        edges: (B, L + 1) rising or falling pixel positions of the borders of L characters; an empty one
+            covers nothing.
         columns: columns of the latents, 8 pixels each.
     Returns:
-        (B, 2, L, columns) float32: each character's share of each column in [0, 1] (several share a column by fractions),
-        and the position of the column's centre inside the character in [0, 1].
+        (B, 2, L, columns) float32: each character's share of each column in [0, 1] (several share a column by
+        fractions), and the position of the column's centre inside the character in [0, 1].
     """
     borders = edges.unfold(1, 2, 1)  # (B, L, 2)
     starts, ends = borders.amin(dim=2)[..., None], borders.amax(dim=2)[..., None]  # (B, L, 1)
@@ -141,11 +152,17 @@ def natural_widths(ink: np.ndarray) -> np.ndarray:
     A word that is too long for the canvas was scaled down to its width; its height tells by how much.
     """
     heights = np.maximum(ink[:, 3] - ink[:, 1], 1.0).astype(np.float64)
-    return (ink[:, 2] - ink[:, 0]) * np.percentile(heights, 99) / np.minimum(heights, np.percentile(heights, 99))
+    return (
+        (ink[:, 2] - ink[:, 0]) * np.percentile(heights, 99) / np.minimum(heights, np.percentile(heights, 99))
+    )
 
 
-def _fit_scales(groups: np.ndarray, expected: np.ndarray, target: np.ndarray, scales: np.ndarray) -> np.ndarray:
-    """Each group's factor from ``expected`` to ``target``, shrunk as if two words had been seen at 1; else the old one."""
+def _fit_scales(
+    groups: np.ndarray, expected: np.ndarray, target: np.ndarray, scales: np.ndarray
+) -> np.ndarray:
+    """Each group's factor from ``expected`` to ``target``, shrunk as if two words had been seen at 1; else
+    the old one.
+    """
     counts = np.bincount(groups, minlength=len(scales))
     squares = np.bincount(groups, expected * expected, minlength=len(scales))
     products = np.bincount(groups, expected * target, minlength=len(scales))
@@ -153,17 +170,24 @@ def _fit_scales(groups: np.ndarray, expected: np.ndarray, target: np.ndarray, sc
     return np.where(counts > 0, (products + shrink) / np.maximum(squares + shrink, 1e-30), scales)
 
 
-def fit_width_model(texts: Sequence[str], writers: Sequence[str], ink: np.ndarray, image_width: int,
-                    prior: WidthModel | None = None, iterations: int = 12) -> WidthModel:  # fmt: skip
+def fit_width_model(
+    texts: Sequence[str],
+    writers: Sequence[str],
+    ink: np.ndarray,
+    image_width: int,
+    prior: WidthModel | None = None,
+    iterations: int = 12,
+) -> WidthModel:
     """Fit the width model by alternating least squares on relative errors.
 
-    Only words that fill the canvas are scaled down to its width; all others have its height, whatever their height is.
+    Only words that fill the canvas are scaled down to its width; all others have its height, whatever their
+    height is.
 
     Args:
         ink: (N, 4) measured left, top, right, bottom of each word's ink in pixels.
         image_width: the canvas, pixels.
-        prior: a fitted model to extend: its characters keep their widths (new data moves them little), its writers
-            their scales.
+        prior: a fitted model to extend: its characters keep their widths (new data moves them little), its
+            writers their scales.
     """
     measured = (ink[:, 2] - ink[:, 0]).astype(np.float64)
     lefts, rights = ink[:, 0].astype(np.float64), ink[:, 2].astype(np.float64)
@@ -198,8 +222,12 @@ def fit_width_model(texts: Sequence[str], writers: Sequence[str], ink: np.ndarra
         # Relative errors, and words that are far off (a wrong label, half of the ink lost) count little.
         weights = 1.0 / (expected * (1 + (np.log(widths / expected) / 0.3) ** 2))
         rows = counts * (scale * weights)[:, None]
-        # As if every new character had been seen in two words at the mean width, every known one in two hundred at its own.
-        strength = np.where([c in old_widths for c in characters], 200.0, 2.0) * (1.0 / (counts.sum(axis=1) * mean).mean()) ** 2
+        # As if every new character had been seen in two words at the mean width, every known one in two
+        # hundred at its own.
+        strength = (
+            np.where([c in old_widths for c in characters], 200.0, 2.0)
+            * (1.0 / (counts.sum(axis=1) * mean).mean()) ** 2
+        )
         gram = rows.T @ rows + np.diag(strength)
         character_widths = np.linalg.solve(gram, rows.T @ (widths * weights) + strength * anchor)
         character_widths = np.maximum(character_widths, MIN_CHARACTER_SHARE * mean)
@@ -211,12 +239,19 @@ def fit_width_model(texts: Sequence[str], writers: Sequence[str], ink: np.ndarra
             character_widths *= hand_scales.mean()
             hand_scales /= hand_scales.mean()
     # Rounded here and not in the file: a resumed run must lay out exactly what the run before it did.
-    character_widths, hand_scales, shape_scales = character_widths.round(2), hand_scales.round(4), shape_scales.round(4)
+    character_widths, hand_scales, shape_scales = (
+        character_widths.round(2),
+        hand_scales.round(4),
+        shape_scales.round(4),
+    )
     expected = hand_scales[hands] * shape_scales[shapes] * (counts @ character_widths)
     has_spread = len(widths) > 1 and widths.std() > 0 and expected.std() > 0
     return WidthModel(
-        character_widths={c: float(w) for c, w in zip(characters, character_widths)},
-        writer_scales={**(prior.writer_scales if prior else {}), **{n: float(s) for n, s in zip(names, hand_scales)}},
+        character_widths={c: float(w) for c, w in zip(characters, character_widths, strict=True)},
+        writer_scales={
+            **(prior.writer_scales if prior else {}),
+            **{n: float(s) for n, s in zip(names, hand_scales, strict=True)},
+        },
         shape_scales=tuple(float(s) for s in shape_scales),
         left=left,
         room=room,

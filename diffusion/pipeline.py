@@ -16,7 +16,14 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from diffusion.autoencoder import DOWNSCALE, VAE_FOLDER, CompactAutoencoder, decode_latents, hash_vae, load_vae
+from diffusion.autoencoder import (
+    DOWNSCALE,
+    VAE_FOLDER,
+    CompactAutoencoder,
+    decode_latents,
+    hash_vae,
+    load_vae,
+)
 from diffusion.config import ModelCard, find_checkpoint
 from diffusion.latent_recogniser import READER_FOLDER, LatentReader
 from diffusion.layout import layout_columns, pad_edges
@@ -48,7 +55,9 @@ class HandwritingPipeline:
         reader: says which words came out illegible; None for a model that was trained without.
     """
 
-    def __init__(self, unet: UNet, vae: nn.Module, card: ModelCard, reader: LatentReader | None = None) -> None:
+    def __init__(
+        self, unet: UNet, vae: nn.Module, card: ModelCard, reader: LatentReader | None = None
+    ) -> None:
         self.unet = unet.eval().requires_grad_(False)
         self.vae = vae
         self.reader = reader
@@ -57,12 +66,20 @@ class HandwritingPipeline:
         self.dtype = torch.float32
         self._writer_index = {name: i for i, name in enumerate(card.writers)}
 
-    # Loading and saving ---------------------------------------------------------------------------------------------
+    # Loading and saving
+    # ---------------------------------------------------------------------------------------------
 
     @classmethod
-    def from_pretrained(cls, models_path: str | Path, *, vae: str | Path | None = None,
-                        writer_dict: Mapping[str, int] | None = None, max_length: int | None = None,
-                        warn: Callable[[str], None] = print, flag: str = "--models_path") -> "HandwritingPipeline":  # fmt: skip
+    def from_pretrained(
+        cls,
+        models_path: str | Path,
+        *,
+        vae: str | Path | None = None,
+        writer_dict: Mapping[str, int] | None = None,
+        max_length: int | None = None,
+        warn: Callable[[str], None] = print,
+        flag: str = "--models_path",
+    ) -> "HandwritingPipeline":
         """Load a checkpoint, a run's newest checkpoint, or the published weights.
 
         Args:
@@ -80,12 +97,16 @@ class HandwritingPipeline:
             return cls._from_published(published, vae, writer_dict, max_length, flag)
         folder = find_checkpoint(models_path, flag=flag)
         try:
-            card, unet_config = ModelCard.from_dict(json.loads((folder / CONFIG_NAME).read_text(encoding="utf-8")))
+            card, unet_config = ModelCard.from_dict(
+                json.loads((folder / CONFIG_NAME).read_text(encoding="utf-8"))
+            )
         except (KeyError, TypeError, json.JSONDecodeError) as error:
             raise ValueError(f"{flag} {folder}: {CONFIG_NAME} is damaged ({error!r})") from error
         unet = UNet(unet_config)
         try:
-            unet.load_state_dict({name: value.float() for name, value in load_file(folder / WEIGHTS_NAME).items()})
+            unet.load_state_dict(
+                {name: value.float() for name, value in load_file(folder / WEIGHTS_NAME).items()}
+            )
         except (SafetensorError, RuntimeError) as error:
             raise ValueError(f"{flag} {folder}: {WEIGHTS_NAME} is damaged ({one_line(error)})") from error
         own = folder / VAE_FOLDER
@@ -93,38 +114,56 @@ class HandwritingPipeline:
         loaded = load_vae(name)
         if hash_vae(loaded) != card.vae["hash"]:
             if vae is None:
-                raise ValueError(f"{flag} {folder}: its VAE {name} has changed since training. Give the right one "
-                                 "with --vae.")  # fmt: skip
+                raise ValueError(
+                    f"{flag} {folder}: its VAE {name} has changed since training. Give the right one "
+                    "with --vae."
+                )
             warn(f"warning: --vae {vae} is not the VAE that this model was trained with ({card.vae['name']})")
         reader = None
         if (folder / READER_FOLDER / CONFIG_NAME).is_file():
             reader = LatentReader.from_pretrained(folder / READER_FOLDER)
             if reader.config.vocabulary_size != card.charset.vocabulary_size:
-                raise ValueError(f"{flag} {folder}: {READER_FOLDER}/ is another model's: it reads "
-                                 f"{reader.config.vocabulary_size - 1} characters, not {card.charset.vocabulary_size - 1}. "
-                                 "Remove it, or copy the checkpoint again.")  # fmt: skip
+                raise ValueError(
+                    f"{flag} {folder}: {READER_FOLDER}/ is another model's: it reads"
+                    f" {reader.config.vocabulary_size - 1} characters, not"
+                    f" {card.charset.vocabulary_size - 1}. Remove it, or copy the checkpoint again."
+                )
         return cls(unet, loaded, card, reader)
 
     @classmethod
-    def _from_published(cls, path: Path, vae: str | Path | None, writer_dict: Mapping[str, int] | None,
-                        max_length: int | None, flag: str) -> "HandwritingPipeline":  # fmt: skip
+    def _from_published(
+        cls,
+        path: Path,
+        vae: str | Path | None,
+        writer_dict: Mapping[str, int] | None,
+        max_length: int | None,
+        flag: str,
+    ) -> "HandwritingPipeline":
         if vae is None:
-            raise ValueError(f"{flag} {path}: published weights don't hold their VAE. Give it with --vae, e.g. "
-                             "--vae stable-diffusion-v1-5/stable-diffusion-v1-5.")  # fmt: skip
+            raise ValueError(
+                f"{flag} {path}: published weights don't hold their VAE. Give it with --vae, e.g. "
+                "--vae stable-diffusion-v1-5/stable-diffusion-v1-5."
+            )
         fields, state_dict = load_published(path, max_length=max_length, flag=flag)
         if fields["vocabulary_size"] != len(PUBLISHED_CHARACTERS) + 1:
-            raise ValueError(f"{flag} {path}: {fields['vocabulary_size']} symbols; only the published 52 letters "
-                             "and padding are known")  # fmt: skip
+            raise ValueError(
+                f"{flag} {path}: {fields['vocabulary_size']} symbols; only the published 52 letters "
+                "and padding are known"
+            )
         unet = UNet(UNetConfig(**(PRESETS["wordstylist"] | fields)))
         try:
             unet.load_state_dict(state_dict)
         except RuntimeError as error:
-            raise ValueError(f"{flag} {path}: not the published UNet's weights ({one_line(error)})") from error
+            raise ValueError(
+                f"{flag} {path}: not the published UNet's weights ({one_line(error)})"
+            ) from error
         count = fields["num_writers"]
         names = [str(i) for i in range(count)]
         for name, row in (writer_dict or {}).items():
             if not isinstance(row, int) or not 0 <= row < count:
-                raise ValueError(f"--writer_dict: {name!r} has row {row}, but the weights have {count} writers")
+                raise ValueError(
+                    f"--writer_dict: {name!r} has row {row}, but the weights have {count} writers"
+                )
             names[row] = str(name)
         loaded = load_vae(vae)
         card = ModelCard(
@@ -150,8 +189,11 @@ class HandwritingPipeline:
         if isinstance(self.vae, CompactAutoencoder):
             self.vae.save_pretrained(folder / VAE_FOLDER)
             if dtype is not None:
-                save_weights(self.vae, folder / VAE_FOLDER / "diffusion_pytorch_model.safetensors", dtype=dtype)
-            # It travels with the checkpoint: where it once came from says nothing, and the hash is of what is loaded again.
+                save_weights(
+                    self.vae, folder / VAE_FOLDER / "diffusion_pytorch_model.safetensors", dtype=dtype
+                )
+            # It travels with the checkpoint: where it once came from says nothing, and the hash is of what is
+            # loaded again.
             saved_hash = card.vae["hash"] if dtype is None else hash_vae(load_vae(folder / VAE_FOLDER))
             card = replace(card, vae={"name": VAE_FOLDER, "hash": saved_hash})
         if self.reader is not None:
@@ -170,7 +212,8 @@ class HandwritingPipeline:
             self.reader.to(self.device)
         return self
 
-    # Conditions -----------------------------------------------------------------------------------------------------
+    # Conditions
+    # -----------------------------------------------------------------------------------------------------
 
     def check(self, texts: Sequence[str], writers: Sequence[Writer]) -> None:
         """Check that the checkpoint knows every character and writer, and that no text is too long.
@@ -185,33 +228,50 @@ class HandwritingPipeline:
             for name in [writer] if isinstance(writer, str) else (writer or {}):
                 if name not in self._writer_index:
                     known = ", ".join(self.card.writers[:40]) + (", …" if len(self.card.writers) > 40 else "")
-                    raise ValueError(f"writer {name!r} is not in this checkpoint. It knows {len(self.card.writers)}: {known}")
+                    raise ValueError(
+                        f"writer {name!r} is not in this checkpoint. It knows {len(self.card.writers)}:"
+                        f" {known}"
+                    )
             if writer is None:
                 self.unet.config.null_writer_id  # noqa: B018 (raises where there is none)
             elif not isinstance(writer, str) and abs(sum(writer.values()) - 1) > 1e-3:
                 raise ValueError(f"the shares of a mixed hand must sum to 1, not {sum(writer.values()):.3f}")
 
-    def check_sampling(self, guidance_scale: float | None = None, writer_guidance_scale: float | None = None,
-                       redraws: int | None = None, scheduler: str = "dpmsolver++") -> None:  # fmt: skip
+    def check_sampling(
+        self,
+        guidance_scale: float | None = None,
+        writer_guidance_scale: float | None = None,
+        redraws: int | None = None,
+        scheduler: str = "dpmsolver++",
+    ) -> None:
         """Check that the model can be sampled with these settings; see ``__call__``.
 
         Raises:
-            ValueError: for guidance of a model without null conditions, redraws of one without a reader, and a scheduler that
-                doesn't fit what the model predicts.
+            ValueError: for guidance of a model without null conditions, redraws of one without a reader, and
+                a scheduler that doesn't fit what the model predicts.
         """
         self.card.schedule.make_scheduler(scheduler)
         if redraws and self.reader is None:
-            raise ValueError(f"--redraws {redraws}: this model has no reader to say which words are illegible. Leave it at 0, "
-                             "or name a --recogniser and --best_of.")  # fmt: skip
-        for flag, scale in (("guidance_scale", guidance_scale), ("writer_guidance_scale", writer_guidance_scale)):
+            raise ValueError(
+                f"--redraws {redraws}: this model has no reader to say which words are illegible. Leave it at"
+                " 0, or name a --recogniser and --best_of."
+            )
+        for flag, scale in (
+            ("guidance_scale", guidance_scale),
+            ("writer_guidance_scale", writer_guidance_scale),
+        ):
             if scale not in (None, 1) and not self.unet.config.has_null_condition:
-                raise ValueError(f"--{flag} {scale}: this model was trained without null conditions, so guidance can't work. "
-                                 "Leave it at 1.")  # fmt: skip
+                raise ValueError(
+                    f"--{flag} {scale}: this model was trained without null conditions, so guidance can't"
+                    " work. Leave it at 1."
+                )
 
     def _edges(self, text: str, writer: Writer) -> np.ndarray:
         return self.card.width_model.edges(text, {writer: 1.0} if isinstance(writer, str) else writer)
 
-    def make_layout(self, texts: Sequence[str], writers: Sequence[Writer], width: int | None = None) -> Tensor | None:
+    def make_layout(
+        self, texts: Sequence[str], writers: Sequence[Writer], width: int | None = None
+    ) -> Tensor | None:
         """(B, 2, L, width / 8) layouts at the expected places; None for a model without text layout.
 
         Args:
@@ -219,7 +279,10 @@ class HandwritingPipeline:
         """
         if not self.unet.config.text_layout:
             return None
-        edges = [pad_edges(self._edges(text, writer), self.unet.config.max_length) for text, writer in zip(texts, writers)]
+        edges = [
+            pad_edges(self._edges(text, writer), self.unet.config.max_length)
+            for text, writer in zip(texts, writers, strict=True)
+        ]
         columns = (width or self.card.img_size[1]) // DOWNSCALE
         return layout_columns(torch.from_numpy(np.stack(edges)).to(self.device), columns)
 
@@ -230,12 +293,18 @@ class HandwritingPipeline:
         """
         if self.card.canvas_step is None:
             return np.full(len(texts), self.card.img_size[1])
-        rights = [self._edges(text, writer).max() if text else np.inf for text, writer in zip(texts, writers)]
+        rights = [
+            self._edges(text, writer).max() if text else np.inf
+            for text, writer in zip(texts, writers, strict=True)
+        ]
         return self.card.canvas_widths(np.array(rights))
 
     def _writer_rows(self, writers: Sequence[Writer]) -> tuple[Tensor, Tensor]:
         """(B, M) rows and (B, M) shares; unused places have share 0."""
-        mixes = [[(name, 1.0)] if isinstance(name := writer, str) else list((writer or {}).items()) for writer in writers]
+        mixes = [
+            [(name, 1.0)] if isinstance(name := writer, str) else list((writer or {}).items())
+            for writer in writers
+        ]
         most = max(1, *(len(mix) for mix in mixes))
         rows = torch.zeros(len(writers), most, dtype=torch.int64)
         shares = torch.zeros(len(writers), most)
@@ -246,23 +315,29 @@ class HandwritingPipeline:
                 rows[i, j], shares[i, j] = self._writer_index[name], share
         return rows.to(self.device), shares.to(self.device)
 
-    def make_denoiser(self, texts: Sequence[str], writers: Sequence[Writer], guidance_scale: float,
-                      writer_guidance_scale: float, width: int | None = None,
-                      guidance_interval: tuple[float, float] = FULL_INTERVAL
-                      ) -> Callable[[Tensor, Tensor], Tensor]:  # fmt: skip
+    def make_denoiser(
+        self,
+        texts: Sequence[str],
+        writers: Sequence[Writer],
+        guidance_scale: float,
+        writer_guidance_scale: float,
+        width: int | None = None,
+        guidance_interval: tuple[float, float] = FULL_INTERVAL,
+    ) -> Callable[[Tensor, Tensor], Tensor]:
         """A denoiser with guidance on text and on writer, all branches in one batched call.
 
-        ``e00 + s_text (e_t0 - e00) + s_writer (e_tw - e_t0)``, where e00 has neither, e_t0 only the text, e_tw both
-        conditions. Equal scales need no e_t0; scales of 1 need one branch.
+        ``e00 + s_text (e_t0 - e00) + s_writer (e_tw - e_t0)``, where e00 has neither, e_t0 only the text,
+        e_tw both conditions. Equal scales need no e_t0; scales of 1 need one branch.
 
-        Source: classifier-free guidance, Ho and Salimans 2022, https://arxiv.org/abs/2207.12598, equation 6; two
-        conditions: Brooks et al. 2023, https://arxiv.org/abs/2211.09800, equation 3; on a part of the trajectory:
-        Kynkäänniemi et al. 2024, https://arxiv.org/abs/2404.07724, section 3.
+        Source: classifier-free guidance, Ho and Salimans 2022, https://arxiv.org/abs/2207.12598, equation 6;
+            two
+        conditions: Brooks et al. 2023, https://arxiv.org/abs/2211.09800, equation 3; on a part of the
+        trajectory: Kynkäänniemi et al. 2024, https://arxiv.org/abs/2404.07724, section 3.
 
         Args:
             width: of the canvas, pixels; the images' by default.
-            guidance_interval: of timesteps, as shares from 0 (clean) to 1 (noise), in which there is guidance; in the others
-                one branch does.
+            guidance_interval: of timesteps, as shares from 0 (clean) to 1 (noise), in which there is
+                guidance; in the others one branch does.
         Raises:
             ValueError: if guidance is asked of a model without null conditions.
         """
@@ -281,50 +356,74 @@ class HandwritingPipeline:
         if guidance_scale != writer_guidance_scale:
             branches.append((input_ids, null_rows, null_shares, layout))
         branches.append((input_ids, rows, shares, layout))
-        joined = [torch.cat(parts) if parts[0] is not None else None for parts in zip(*branches)]
+        joined = [torch.cat(parts) if parts[0] is not None else None for parts in zip(*branches, strict=True)]
 
         least, most = (end * self.card.schedule.num_train_timesteps for end in guidance_interval)
 
         def denoise(latents: Tensor, timestep: Tensor) -> Tensor:
             if not least <= float(timestep) <= most:
                 return self._predict(latents, timestep, input_ids, rows, shares, layout)
-            parts = self._predict(latents.repeat(len(branches), 1, 1, 1), timestep, *joined).chunk(len(branches))
+            parts = self._predict(latents.repeat(len(branches), 1, 1, 1), timestep, *joined).chunk(
+                len(branches)
+            )
             if len(parts) == 2:
                 return parts[0] + guidance_scale * (parts[1] - parts[0])
-            return parts[0] + guidance_scale * (parts[1] - parts[0]) + writer_guidance_scale * (parts[2] - parts[1])
+            return (
+                parts[0]
+                + guidance_scale * (parts[1] - parts[0])
+                + writer_guidance_scale * (parts[2] - parts[1])
+            )
 
         return denoise
 
-    def _predict(self, latents: Tensor, timestep: Tensor, input_ids: Tensor, rows: Tensor, shares: Tensor,
-                 layout: Tensor | None) -> Tensor:  # fmt: skip
+    def _predict(
+        self,
+        latents: Tensor,
+        timestep: Tensor,
+        input_ids: Tensor,
+        rows: Tensor,
+        shares: Tensor,
+        layout: Tensor | None,
+    ) -> Tensor:
         timesteps = torch.full((len(latents),), float(timestep), device=self.device)  # no copy to wait for
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
             return self.unet(latents, timesteps, input_ids, rows, layout, writer_weights=shares).float()
 
-    # Writing --------------------------------------------------------------------------------------------------------
+    # Writing
+    # --------------------------------------------------------------------------------------------------------
 
     @torch.inference_mode()
-    def __call__(self, texts: Sequence[str], writers: Sequence[Writer], *, num_inference_steps: int = DEFAULT_STEPS,
-                 guidance_scale: float | None = None, writer_guidance_scale: float | None = None,
-                 guidance_interval: tuple[float, float] | None = None, scheduler: str = "dpmsolver++",
-                 redraws: int | None = None, seed: int = 0,
-                 indices: Sequence[int] | None = None) -> np.ndarray:  # fmt: skip
+    def __call__(
+        self,
+        texts: Sequence[str],
+        writers: Sequence[Writer],
+        *,
+        num_inference_steps: int = DEFAULT_STEPS,
+        guidance_scale: float | None = None,
+        writer_guidance_scale: float | None = None,
+        guidance_interval: tuple[float, float] | None = None,
+        scheduler: str = "dpmsolver++",
+        redraws: int | None = None,
+        seed: int = 0,
+        indices: Sequence[int] | None = None,
+    ) -> np.ndarray:
         """Write one image per text; those on canvases of one width as one batch.
 
         Args:
             writers: a name, shares of several names (a mixed hand), or None (the mean hand) for each text.
             guidance_scale: weight of the text; None is 3, or 1 for a model without null conditions.
             writer_guidance_scale: weight of the writer; None is the same as ``guidance_scale``.
-            guidance_interval: see ``make_denoiser``; None is 0.25 to 0.9 for a model of flow prediction, else all.
+            guidance_interval: see ``make_denoiser``; None is 0.25 to 0.9 for a model of flow prediction, else
+                all.
             scheduler: ``dpmsolver++``, ``unipc``, ``ddim``, ``ddpm`` or ``euler``.
-            redraws: how often a word is drawn anew that the model's reader can't read; the drawing that it reads best is kept.
-                None is 2, or 0 for a model without a reader.
+            redraws: how often a word is drawn anew that the model's reader can't read; the drawing that it
+                reads best is kept. None is 2, or 0 for a model without a reader.
             indices: the images' record numbers, which with ``seed`` fix the noise; 0, 1, ... by default.
         Returns:
             (N, H, W) uint8 grey.
         Raises:
-            ValueError: for texts or writers that the model doesn't know, guidance of a model without null conditions, redraws
-                of one without a reader, and latents that are not finite.
+            ValueError: for texts or writers that the model doesn't know, guidance of a model without null
+                conditions, redraws of one without a reader, and latents that are not finite.
         """
         if len(texts) != len(writers):
             raise ValueError(f"{len(texts)} texts for {len(writers)} writers")
@@ -345,13 +444,21 @@ class HandwritingPipeline:
         for width in sorted(set(widths.tolist())):
             rows = np.flatnonzero(widths == width)
 
-            def draw(places: Sequence[int], attempt: int, rows: np.ndarray = rows, width: int = width) -> Tensor:
+            def draw(
+                places: Sequence[int], attempt: int, rows: np.ndarray = rows, width: int = width
+            ) -> Tensor:
                 drawn = rows[places]
                 # The first attempt's noise is that of a model without a reader.
                 keys = (attempt,) if attempt else ()
                 generators = [make_generator("cpu", seed, indices[row], *keys) for row in drawn]
-                denoise = self.make_denoiser([texts[row] for row in drawn], [writers[row] for row in drawn], guidance_scale,
-                                             writer_guidance_scale, width, guidance_interval)  # fmt: skip
+                denoise = self.make_denoiser(
+                    [texts[row] for row in drawn],
+                    [writers[row] for row in drawn],
+                    guidance_scale,
+                    writer_guidance_scale,
+                    width,
+                    guidance_interval,
+                )
                 return self._sample(denoise, width, generators, scheduler, num_inference_steps)
 
             latents = self._draw_legibly(draw, [texts[row] for row in rows], redraws)
@@ -359,7 +466,9 @@ class HandwritingPipeline:
                 images[rows, :, :width] = decode_latents(self.vae, latents)
         return images
 
-    def _draw_legibly(self, draw: Callable[[Sequence[int], int], Tensor], texts: Sequence[str], redraws: int) -> Tensor:
+    def _draw_legibly(
+        self, draw: Callable[[Sequence[int], int], Tensor], texts: Sequence[str], redraws: int
+    ) -> Tensor:
         """(N, 4, h, w) latents of words; those that can't be read are drawn again, at most ``redraws`` times.
 
         Args:
@@ -387,13 +496,23 @@ class HandwritingPipeline:
         lengths = torch.tensor([len(text) for text in texts])
         return (self.reader.loss(latents, input_ids, lengths) * (lengths > 0).to(self.device)).cpu().numpy()
 
-    def _sample(self, denoise: Callable[[Tensor, Tensor], Tensor], width: int, generators: Sequence[torch.Generator],
-                scheduler: str, num_inference_steps: int) -> Tensor:  # fmt: skip
+    def _sample(
+        self,
+        denoise: Callable[[Tensor, Tensor], Tensor],
+        width: int,
+        generators: Sequence[torch.Generator],
+        scheduler: str,
+        num_inference_steps: int,
+    ) -> Tensor:
         """(N, 4, h, width / 8) latents from noise."""
         shape = (self.unet.config.latent_channels, self.card.img_size[0] // DOWNSCALE, width // DOWNSCALE)
         noise = draw_noise(shape, generators, self.device)
-        latents = sample_latents(denoise, self.card.schedule.make_scheduler(scheduler), noise, num_inference_steps, generators)
+        latents = sample_latents(
+            denoise, self.card.schedule.make_scheduler(scheduler), noise, num_inference_steps, generators
+        )
         if not latents.isfinite().all():
-            raise ValueError(f"the latents are not finite: too many or too few steps for --scheduler {scheduler}, too much "
-                             "guidance, or --mixed_precision fp16 where bf16 or no is needed")  # fmt: skip
+            raise ValueError(
+                f"the latents are not finite: too many or too few steps for --scheduler {scheduler}, too much"
+                " guidance, or --mixed_precision fp16 where bf16 or no is needed"
+            )
         return latents

@@ -1,8 +1,8 @@
 """The published weights of WordStylist and of the original DiffusionHTR: found, named anew, their sizes read.
 
-Their layout is ``<models_path>/models/{ema_ckpt,ckpt,optim}.pt``, state dicts of the published UNet. Nothing but tensors
-is in them, so sizes follow from shapes; heads (4) and positions (10) were always those. Padding has the id of the letter
-z, nothing is masked, no condition was ever dropped: such a model takes no guidance.
+Their layout is ``<models_path>/models/{ema_ckpt,ckpt,optim}.pt``, state dicts of the published UNet. Nothing
+but tensors is in them, so sizes follow from shapes; heads (4) and positions (10) were always those. Padding
+has the id of the letter z, nothing is masked, no condition was ever dropped: such a model takes no guidance.
 """
 
 import re
@@ -18,30 +18,57 @@ PUBLISHED_MAX_LENGTH = 10
 FILE_NAMES = ("models/ema_ckpt.pt", "models/ckpt.pt", "ema_ckpt.pt", "ckpt.pt")
 
 _BLOCKS = {
-    "input_blocks.1.0": "down_block1", "input_blocks.1.1": "down_attention1", "input_blocks.3.0": "down_block2",
-    "middle_block.0": "mid_block1", "middle_block.1": "mid_attention", "middle_block.2": "mid_block2",
-    "output_blocks.0.0": "up_block1", "output_blocks.1.0": "up_block2", "output_blocks.2.0": "up_block3",
-    "output_blocks.2.1": "up_attention3", "output_blocks.3.0": "up_block4", "output_blocks.3.1": "up_attention4",
-}  # fmt: skip
+    "input_blocks.1.0": "down_block1",
+    "input_blocks.1.1": "down_attention1",
+    "input_blocks.3.0": "down_block2",
+    "middle_block.0": "mid_block1",
+    "middle_block.1": "mid_attention",
+    "middle_block.2": "mid_block2",
+    "output_blocks.0.0": "up_block1",
+    "output_blocks.1.0": "up_block2",
+    "output_blocks.2.0": "up_block3",
+    "output_blocks.2.1": "up_attention3",
+    "output_blocks.3.0": "up_block4",
+    "output_blocks.3.1": "up_attention4",
+}
 _SINGLE = {
-    "time_embed.0": "time_embedding.0", "time_embed.2": "time_embedding.2", "label_emb": "writer_embedding",
+    "time_embed.0": "time_embedding.0",
+    "time_embed.2": "time_embedding.2",
+    "label_emb": "writer_embedding",
     "word_emb.embedding": "character_encoder.embedding",
     "word_emb.attention.linear_query": "character_encoder.layers.0.to_q",
     "word_emb.attention.linear_key": "character_encoder.layers.0.to_k",
     "word_emb.attention.linear_value": "character_encoder.layers.0.to_v",
-    "input_blocks.0.0": "conv_in", "input_blocks.2.0.op": "downsample", "output_blocks.1.1.conv": "upsample",
-    "out.0": "norm_out", "out.2": "conv_out",
-}  # fmt: skip
+    "input_blocks.0.0": "conv_in",
+    "input_blocks.2.0.op": "downsample",
+    "output_blocks.1.1.conv": "upsample",
+    "out.0": "norm_out",
+    "out.2": "conv_out",
+}
 _PARTS = {
-    "in_layers.0": "norm1", "in_layers.2": "conv1", "emb_layers.1": "embedding", "out_layers.0": "norm2",
-    "out_layers.3": "conv2", "skip_connection": "skip", "norm": "norm", "proj_in": "proj_in", "proj_out": "proj_out",
-    "transformer_blocks.0.attn1.to_q": "attn1.to_q", "transformer_blocks.0.attn1.to_k": "attn1.to_k",
-    "transformer_blocks.0.attn1.to_v": "attn1.to_v", "transformer_blocks.0.attn1.to_out.0": "attn1.to_out",
-    "transformer_blocks.0.attn2.to_q": "attn2.to_q", "transformer_blocks.0.attn2.to_k": "attn2.to_k",
-    "transformer_blocks.0.attn2.to_v": "attn2.to_v", "transformer_blocks.0.attn2.to_out.0": "attn2.to_out",
-    "transformer_blocks.0.ff.net.0.proj": "ff.proj_in", "transformer_blocks.0.ff.net.2": "ff.proj_out",
-    "transformer_blocks.0.norm1": "norm1", "transformer_blocks.0.norm2": "norm2", "transformer_blocks.0.norm3": "norm3",
-}  # fmt: skip
+    "in_layers.0": "norm1",
+    "in_layers.2": "conv1",
+    "emb_layers.1": "embedding",
+    "out_layers.0": "norm2",
+    "out_layers.3": "conv2",
+    "skip_connection": "skip",
+    "norm": "norm",
+    "proj_in": "proj_in",
+    "proj_out": "proj_out",
+    "transformer_blocks.0.attn1.to_q": "attn1.to_q",
+    "transformer_blocks.0.attn1.to_k": "attn1.to_k",
+    "transformer_blocks.0.attn1.to_v": "attn1.to_v",
+    "transformer_blocks.0.attn1.to_out.0": "attn1.to_out",
+    "transformer_blocks.0.attn2.to_q": "attn2.to_q",
+    "transformer_blocks.0.attn2.to_k": "attn2.to_k",
+    "transformer_blocks.0.attn2.to_v": "attn2.to_v",
+    "transformer_blocks.0.attn2.to_out.0": "attn2.to_out",
+    "transformer_blocks.0.ff.net.0.proj": "ff.proj_in",
+    "transformer_blocks.0.ff.net.2": "ff.proj_out",
+    "transformer_blocks.0.norm1": "norm1",
+    "transformer_blocks.0.norm2": "norm2",
+    "transformer_blocks.0.norm3": "norm3",
+}
 # Never called in the published forward pass: a third attention, and fused key-value projections.
 _DEAD = re.compile(r"\.transformer_blocks\.0\.(attnc\.|attn[12]\.to_kv\.)")
 
@@ -74,7 +101,9 @@ def rename_published(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
     return renamed
 
 
-def load_published(path: Path, *, max_length: int | None = None, flag: str = "--models_path") -> tuple[dict, dict[str, Tensor]]:
+def load_published(
+    path: Path, *, max_length: int | None = None, flag: str = "--models_path"
+) -> tuple[dict, dict[str, Tensor]]:
     """Read a published weights file, executing nothing in it.
 
     Args:
@@ -88,8 +117,10 @@ def load_published(path: Path, *, max_length: int | None = None, flag: str = "--
     try:
         state_dict = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises several kinds for foreign files
-        raise ValueError(f"{flag}: {path} is not a plain PyTorch state dict ({type(error).__name__}: "
-                         f"{str(error).splitlines()[0]})") from error  # fmt: skip
+        raise ValueError(
+            f"{flag}: {path} is not a plain PyTorch state dict ({type(error).__name__}: "
+            f"{str(error).splitlines()[0]})"
+        ) from error
     try:
         state = rename_published(state_dict)
         fields = {

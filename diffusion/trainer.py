@@ -1,6 +1,7 @@
 """The training of a handwriting generator: one step, validation, previews, checkpoints.
 
-Everything random is a function of (seed, step, rank), so that a resumed run goes on exactly as if it had not stopped.
+Everything random is a function of (seed, step, rank), so that a resumed run goes on exactly as if it had not
+stopped.
 """
 
 import json
@@ -45,14 +46,14 @@ class TrainingSettings:
         batch_size: words a step over all processes.
         learning_rate: peak of AdamW's.
         lr_schedule: ``cosine`` or ``constant``, after ``lr_warmup_steps``.
-        writer_rate_factor: of the learning rate, for the rows of the writer embedding, which then have no weight decay: what
-            no word of the training calls up stays exactly where it is. None is a run of before there was such a factor, whose
-            rows learn like all other weights.
+        writer_rate_factor: of the learning rate, for the rows of the writer embedding, which then have no
+            weight decay: what no word of the training calls up stays exactly where it is. None is a run of
+            before there was such a factor, whose rows learn like all other weights.
         text_dropout, writer_dropout: chances that a sample's text or writer is replaced by null.
-        legibility_weight: of the loss for what a reader of latents can't read in the clean latents that a prediction implies,
-            in nats a character, beside the squared error; 0 does without.
-        reader_steps: steps that the reader learns for, before the generator does; a fifth of them if one comes with the
-            model that the run starts from.
+        legibility_weight: of the loss for what a reader of latents can't read in the clean latents that a
+            prediction implies, in nats a character, beside the squared error; 0 does without.
+        reader_steps: steps that the reader learns for, before the generator does; a fifth of them if one
+            comes with the model that the run starts from.
     """
 
     max_train_steps: int
@@ -73,23 +74,46 @@ class TrainingSettings:
 
 
 def make_optimizer(unet: UNet, settings: TrainingSettings, device: torch.device) -> torch.optim.AdamW:
-    """AdamW whose groups have a ``rate_factor``: 1, or for the writer embedding ``settings.writer_rate_factor``."""
+    """AdamW whose groups have a ``rate_factor``: 1, or for the writer embedding
+    ``settings.writer_rate_factor``.
+    """
     groups = []
-    # Neighbours make a group, so that the optimiser numbers the parameters as the UNet does: a saved state fits any groups.
-    for is_writer, named in groupby(unet.named_parameters(), lambda item: item[0] == "writer_embedding.weight"):
+    # Neighbours make a group, so that the optimiser numbers the parameters as the UNet does: a saved state
+    # fits any groups.
+    for is_writer, named in groupby(
+        unet.named_parameters(), lambda item: item[0] == "writer_embedding.weight"
+    ):
         has_own_rate = is_writer and settings.writer_rate_factor is not None
-        groups.append({"params": [parameter for _, parameter in named],
-                       "rate_factor": settings.writer_rate_factor if has_own_rate else 1.0,
-                       "weight_decay": 0.0 if has_own_rate else settings.weight_decay})  # fmt: skip
+        groups.append(
+            {
+                "params": [parameter for _, parameter in named],
+                "rate_factor": settings.writer_rate_factor if has_own_rate else 1.0,
+                "weight_decay": 0.0 if has_own_rate else settings.weight_decay,
+            }
+        )
     return torch.optim.AdamW(groups, lr=settings.learning_rate, fused=device.type in ("cpu", "cuda"))
 
 
 class DiffusionTrainer:
     """Model, data and optimiser of one run."""
 
-    def __init__(self, accelerator: Accelerator, unet: UNet, card: ModelCard, vae: nn.Module, words: TrainingWords,
-                 cache: LatentCache, settings: TrainingSettings) -> None:  # fmt: skip
-        self.accelerator, self.card, self.vae, self.words, self.settings = accelerator, card, vae, words, settings
+    def __init__(
+        self,
+        accelerator: Accelerator,
+        unet: UNet,
+        card: ModelCard,
+        vae: nn.Module,
+        words: TrainingWords,
+        cache: LatentCache,
+        settings: TrainingSettings,
+    ) -> None:
+        self.accelerator, self.card, self.vae, self.words, self.settings = (
+            accelerator,
+            card,
+            vae,
+            words,
+            settings,
+        )
         self.device = accelerator.device
         self.step = 0
         self.train_indices = words.train_indices()
@@ -106,15 +130,22 @@ class DiffusionTrainer:
         self.unet, self.optimizer = accelerator.prepare(unet, make_optimizer(unet, settings, self.device))
         self.bare_unet: UNet = accelerator.unwrap_model(self.unet)
         self.conditions = TrainingConditions(
-            words.records, charset=card.charset, max_length=unet.config.max_length,
+            words.records,
+            charset=card.charset,
+            max_length=unet.config.max_length,
             writers={name: row for row, name in enumerate(card.writers)},
             null_writer=unet.config.null_writer_id if self.has_null else None,
             width_model=card.width_model if unet.config.text_layout else None,
-            ink=cache.ink, device=self.device,
-        )  # fmt: skip
+            ink=cache.ink,
+            device=self.device,
+        )
         self.reader: LatentReader | None = None  # see prepare_reader
-        # On a GPU all latents live there (44,000 words are 180 MB) as far as they fit; else they stay memory-mapped on disk.
-        if self.device.type == "cuda" and cache.moments.nbytes < GPU_SHARE * torch.cuda.mem_get_info(self.device)[0]:
+        # On a GPU all latents live there (44,000 words are 180 MB) as far as they fit; else they stay
+        # memory-mapped on disk.
+        if (
+            self.device.type == "cuda"
+            and cache.moments.nbytes < GPU_SHARE * torch.cuda.mem_get_info(self.device)[0]
+        ):
             self.moments, self.rows_on_disk = torch.from_numpy(cache.moments[:]).to(self.device), None
         else:
             self.moments, self.rows_on_disk = torch.from_numpy(cache.moments), RowReader(cache.moments)
@@ -127,34 +158,52 @@ class DiffusionTrainer:
     def learning_rate(self) -> float:
         """The rate of the step to come."""
         s = self.settings
-        return s.learning_rate * learning_rate_factor(self.step, warmup_steps=s.lr_warmup_steps, horizon=s.schedule_steps,
-                                                      schedule=s.lr_schedule)  # fmt: skip
+        return s.learning_rate * learning_rate_factor(
+            self.step, warmup_steps=s.lr_warmup_steps, horizon=s.schedule_steps, schedule=s.lr_schedule
+        )
 
     def draw_latents(self, indices: Tensor, generator: torch.Generator) -> Tensor:
         """(B, 4, h, w) fresh samples of the records' posteriors, on the canvas that holds the widest of them.
 
         Args:
-            indices: (B,) on the CPU, where they come from and the canvases are: a GPU would have to be waited for.
+            indices: (B,) on the CPU, where they come from and the canvases are: a GPU would have to be waited
+                for.
         """
         columns = int(self.canvases[indices].max()) // DOWNSCALE
         moments = self.moments[indices.to(self.moments.device), ..., :columns].to(self.device)
         means, deviations = moments.float().unbind(dim=1)
         return means + deviations * torch.randn(means.shape, device=self.device, generator=generator)
 
-    def loss(self, model: nn.Module, indices: Tensor, timesteps: Tensor, generator: torch.Generator,
-             dropped: tuple[Tensor, Tensor] | None = None, *, legibility_weight: float = 0.0) -> Tensor:  # fmt: skip
-        """Mean squared error of the prediction on records at given timesteps, and what can't be read in it; scalar."""
+    def loss(
+        self,
+        model: nn.Module,
+        indices: Tensor,
+        timesteps: Tensor,
+        generator: torch.Generator,
+        dropped: tuple[Tensor, Tensor] | None = None,
+        *,
+        legibility_weight: float = 0.0,
+    ) -> Tensor:
+        """Mean squared error of the prediction on records at given timesteps, and what can't be read in it;
+        scalar.
+        """
         latents = self.draw_latents(indices, generator)
         lengths, indices = self.conditions.lengths[indices], indices.to(self.device)
         noise = torch.randn(latents.shape, device=self.device, generator=generator)
         noisy_latents, target = self.schedule.add_noise(self.noise_scheduler, latents, noise, timesteps)
         with self.accelerator.autocast():
-            prediction = model(noisy_latents, timesteps, *self.conditions.batch(indices, latents.shape[-1], dropped)).float()
+            prediction = model(
+                noisy_latents, timesteps, *self.conditions.batch(indices, latents.shape[-1], dropped)
+            ).float()
         loss = F.mse_loss(prediction, target)
         if legibility_weight:
-            clean, share = self.schedule.predict_clean(self.noise_scheduler, noisy_latents, prediction, timesteps)
+            clean, share = self.schedule.predict_clean(
+                self.noise_scheduler, noisy_latents, prediction, timesteps
+            )
             with self.accelerator.autocast():
-                illegibility = self.reader.loss(add_some_noise(clean, generator), self.conditions.reading_ids[indices], lengths)
+                illegibility = self.reader.loss(
+                    add_some_noise(clean, generator), self.conditions.reading_ids[indices], lengths
+                )
             if dropped is not None:
                 share = share.masked_fill(dropped[0], 0.0)  # null text has nothing to read
             # Where there is more noise than signal, the clean latents are a guess that nobody could read.
@@ -162,18 +211,21 @@ class DiffusionTrainer:
         return loss
 
     def prepare_reader(self, folder: Path, start: Path | None = None) -> None:
-        """Teach a reader this run's words, on the main process, and save it in ``folder``; a run that goes on keeps its own.
+        """Teach a reader this run's words, on the main process, and save it in ``folder``; a run that goes on
+        keeps its own.
 
         Args:
-            start: folder of a reader that knows the letters already: it learns for a fifth of the steps. Of a run that goes
-                on, that of its checkpoint: it is taken as it is.
+            start: folder of a reader that knows the letters already: it learns for a fifth of the steps. Of a
+                run that goes on, that of its checkpoint: it is taken as it is.
         Raises:
             ValueError: for published weights, whose padding is a letter too.
         """
         accelerator, s = self.accelerator, self.settings
         if self.card.charset.pad_id:
-            raise ValueError("--legibility_weight: published weights have one symbol for padding and z, which no recogniser "
-                             "can tell apart. Give --legibility_weight 0.")  # fmt: skip
+            raise ValueError(
+                "--legibility_weight: published weights have one symbol for padding and z, which no"
+                " recogniser can tell apart. Give --legibility_weight 0."
+            )
         is_own = bool(self.step and (folder / CONFIG_NAME).is_file())
         if accelerator.is_main_process and self.step and start and not is_own:
             shutil.copytree(start, folder)
@@ -182,7 +234,11 @@ class DiffusionTrainer:
             def draw(step: int) -> tuple[Tensor, Tensor, Tensor]:
                 indices = self.sampler.batch(step)
                 latents = self.draw_latents(indices, make_generator(self.device, s.seed, step, 0xDA7A))
-                return latents, self.conditions.reading_ids[indices.to(self.device)], self.conditions.lengths[indices]
+                return (
+                    latents,
+                    self.conditions.reading_ids[indices.to(self.device)],
+                    self.conditions.lengths[indices],
+                )
 
             torch.manual_seed(s.seed)
             steps, vocabulary_size = s.reader_steps, self.card.charset.vocabulary_size
@@ -214,7 +270,9 @@ class DiffusionTrainer:
         if self.has_null:
             chances = torch.rand(2, len(indices), device=self.device, generator=generator)
             dropped = (chances[0] < s.text_dropout, chances[1] < s.writer_dropout)
-        loss = self.loss(self.unet, indices, timesteps, generator, dropped, legibility_weight=s.legibility_weight)
+        loss = self.loss(
+            self.unet, indices, timesteps, generator, dropped, legibility_weight=s.legibility_weight
+        )
         accelerator.backward(loss)
         grad_norm = accelerator.clip_grad_norm_(self.unet.parameters(), s.max_grad_norm)
         self.optimizer.step()
@@ -242,14 +300,28 @@ class DiffusionTrainer:
 
     def _write(self, folder: Path) -> None:
         s = self.settings
-        dropout = {"text": s.text_dropout, "writer": s.writer_dropout} if self.has_null else {"text": 0.0, "writer": 0.0}
-        card = replace(self.card, extra={**self.card.extra, "step": self.step, "epoch": round(self.epoch, 2),
-                                         "condition_dropout": dropout, "training": asdict(s)})  # fmt: skip
+        dropout = (
+            {"text": s.text_dropout, "writer": s.writer_dropout}
+            if self.has_null
+            else {"text": 0.0, "writer": 0.0}
+        )
+        card = replace(
+            self.card,
+            extra={
+                **self.card.extra,
+                "step": self.step,
+                "epoch": round(self.epoch, 2),
+                "condition_dropout": dropout,
+                "training": asdict(s),
+            },
+        )
         HandwritingPipeline(self.ema.module, self.vae, card, self.reader).save_pretrained(folder)
         state = {"step": self.step, "settings": asdict(self.settings)}
         if self.accelerator.scaler is not None:
             state["grad_scaler"] = self.accelerator.scaler.state_dict()
-        save_training_state(folder / TRAINING_STATE, self.bare_unet, self.optimizer.optimizer, state, self.ema.state_dict())
+        save_training_state(
+            folder / TRAINING_STATE, self.bare_unet, self.optimizer.optimizer, state, self.ema.state_dict()
+        )
 
     def restore(self, state: dict, averages: dict[str, Tensor]) -> None:
         """Take over what ``utils.checkpoint.load_training_state`` read; the weights are loaded already."""
@@ -260,22 +332,38 @@ class DiffusionTrainer:
 
     def write_preview(self, path: Path) -> None:
         """Save a sheet of validation words in their writers' hands."""
-        texts, writers = pick_previews(self.words.records, self.val_indices, self.card.writers, self.card.charset,
-                                       self.bare_unet.config.max_length)  # fmt: skip
+        texts, writers = pick_previews(
+            self.words.records,
+            self.val_indices,
+            self.card.writers,
+            self.card.charset,
+            self.bare_unet.config.max_length,
+        )
         if not texts:
             return
         pipeline = HandwritingPipeline(self.ema.module, self.vae, self.card).to(self.device)
         images = pipeline(texts, writers, num_inference_steps=DEFAULT_STEPS, seed=self.settings.seed)
         path.parent.mkdir(parents=True, exist_ok=True)
-        captions = [f"{text} ({writer})" for text, writer in zip(texts, writers)]
+        captions = [f"{text} ({writer})" for text, writer in zip(texts, writers, strict=True)]
         make_sheet(images, captions=captions).save(path)
         self.vae.to("cpu")
 
 
 class TrainingLog:
-    """``log.csv`` and, if asked for, a tracker: mean loss since the last row, and the speed since the start."""
+    """``log.csv`` and, if asked for, a tracker: mean loss since the last row, and the speed since the
+    start.
+    """
 
-    COLUMNS = ("step", "epoch", "loss", "val_loss", "learning_rate", "grad_norm", "words_per_second", "seconds")
+    COLUMNS = (
+        "step",
+        "epoch",
+        "loss",
+        "val_loss",
+        "learning_rate",
+        "grad_norm",
+        "words_per_second",
+        "seconds",
+    )
 
     def __init__(self, path: Path, trainer: DiffusionTrainer) -> None:
         self.path, self.trainer = path, trainer
@@ -296,16 +384,27 @@ class TrainingLog:
         trainer, seconds = self.trainer, time.monotonic() - self.start
         words = (trainer.step - self.first_step) * trainer.settings.batch_size
         self.last = {
-            "step": trainer.step, "epoch": round(trainer.epoch, 3), "loss": round(self.mean_loss(), 5),
-            "val_loss": "" if val_loss is None else round(val_loss, 5), "learning_rate": f"{learning_rate:.3e}",
-            "grad_norm": round(grad_norm, 4), "words_per_second": round(words / seconds, 1), "seconds": round(seconds, 1),
-        }  # fmt: skip
+            "step": trainer.step,
+            "epoch": round(trainer.epoch, 3),
+            "loss": round(self.mean_loss(), 5),
+            "val_loss": "" if val_loss is None else round(val_loss, 5),
+            "learning_rate": f"{learning_rate:.3e}",
+            "grad_norm": round(grad_norm, 4),
+            "words_per_second": round(words / seconds, 1),
+            "seconds": round(seconds, 1),
+        }
         with self.path.open("a", encoding="utf-8") as file:
             file.write(",".join(str(self.last[column]) for column in self.COLUMNS) + "\n")
-        tracked = {key: float(value) for key, value in self.last.items() if key not in ("step", "seconds") and value != ""}
+        tracked = {
+            key: float(value)
+            for key, value in self.last.items()
+            if key not in ("step", "seconds") and value != ""
+        }
         trainer.accelerator.log(tracked, step=trainer.step)
         self.total, self.count = torch.zeros((), device=trainer.device), 0
-        return {key: self.last[key] for key in ("loss", "val_loss", "words_per_second") if self.last[key] != ""}
+        return {
+            key: self.last[key] for key in ("loss", "val_loss", "words_per_second") if self.last[key] != ""
+        }
 
 
 def read_settings(state_file: Path) -> TrainingSettings:
@@ -313,8 +412,14 @@ def read_settings(state_file: Path) -> TrainingSettings:
     return TrainingSettings(**json.loads(state_file.read_text(encoding="utf-8"))["settings"])
 
 
-def pick_previews(records: Sequence[WordRecord], val: Sequence[int], writers: Sequence[str], charset: Charset,
-                  max_length: int, count: int = 16) -> tuple[list[str], list[str]]:  # fmt: skip
+def pick_previews(
+    records: Sequence[WordRecord],
+    val: Sequence[int],
+    writers: Sequence[str],
+    charset: Charset,
+    max_length: int,
+    count: int = 16,
+) -> tuple[list[str], list[str]]:
     """(texts, writers) for preview sheets: validation words of as many different writers as there are."""
     known = set(writers)
     candidates = [r for r in (records[i] for i in val) if r.writer in known and len(r.text) <= max_length]

@@ -1,4 +1,6 @@
-"""Two word folders side by side: read with every image looked at once, paired by record, drawn at equal numbers."""
+"""Two word folders side by side: read with every image looked at once, paired by record, drawn at equal
+numbers.
+"""
 
 import json
 from collections import Counter, defaultdict
@@ -56,17 +58,23 @@ class WordSet:
         """The image of one word, (H, W) uint8."""
         return read_image(self.folder / self.records[index].file_name)
 
-    def chunks(self, indices: Sequence[int] | np.ndarray, description: str) -> Iterator[tuple[slice, list[np.ndarray]]]:
+    def chunks(
+        self, indices: Sequence[int] | np.ndarray, description: str
+    ) -> Iterator[tuple[slice, list[np.ndarray]]]:
         """The images of some words in their order, ``CHUNK`` at a time: (places in ``indices``, images)."""
-        with ThreadPoolExecutor() as pool, tqdm(total=len(indices), desc=description, unit="word", leave=False) as bar:
+        with (
+            ThreadPoolExecutor() as pool,
+            tqdm(total=len(indices), desc=description, unit="word", leave=False) as bar,
+        ):
             for start in range(0, len(indices), CHUNK):
                 part = slice(start, min(len(indices), start + CHUNK))
                 yield part, list(pool.map(self.read, indices[part]))
                 bar.update(part.stop - part.start)
 
 
-def read_word_set(folder: Path, records: Sequence[WordRecord], *, flag: str, most: int | None = None,
-                  seed: int = 0) -> WordSet:  # fmt: skip
+def read_word_set(
+    folder: Path, records: Sequence[WordRecord], *, flag: str, most: int | None = None, seed: int = 0
+) -> WordSet:
     """Look at each image of a word folder.
 
     Args:
@@ -88,34 +96,55 @@ def read_word_set(folder: Path, records: Sequence[WordRecord], *, flag: str, mos
         return image.shape, make_thumbnail(image)
 
     with ThreadPoolExecutor() as pool:
-        seen = list(tqdm(pool.map(look, records), total=len(records), desc=f"read {folder.name}", unit="word", leave=False))
+        seen = list(
+            tqdm(
+                pool.map(look, records),
+                total=len(records),
+                desc=f"read {folder.name}",
+                unit="word",
+                leave=False,
+            )
+        )
     skipped = tuple(verdict for verdict in seen if isinstance(verdict, str))
-    kept = [(record, *verdict) for record, verdict in zip(records, seen) if not isinstance(verdict, str)]
+    kept = [
+        (record, *verdict)
+        for record, verdict in zip(records, seen, strict=True)
+        if not isinstance(verdict, str)
+    ]
     if not kept:
-        raise ValueError(f"{flag} {folder}: none of {len(records)} images can be read; the first: {skipped[0]}")
+        raise ValueError(
+            f"{flag} {folder}: none of {len(records)} images can be read; the first: {skipped[0]}"
+        )
     heights = Counter(shape[0] for _, shape, _ in kept)
     if len(heights) > 1:
         (usual, _), (other, _) = heights.most_common(2)
         odd = next(record.file_name for record, shape, _ in kept if shape[0] == other)
-        raise ValueError(f"{flag} {folder}: images of several heights ({usual} pixels, but {odd} has {other}). Make the folder "
-                         "with one --img_size.")  # fmt: skip
-    thumbnails = np.stack([thumbnail for _, _, thumbnail in kept]).reshape(len(kept), THUMBNAIL[0] * THUMBNAIL[1])
+        raise ValueError(
+            f"{flag} {folder}: images of several heights ({usual} pixels, but {odd} has {other}). Make the"
+            " folder with one --img_size."
+        )
+    thumbnails = np.stack([thumbnail for _, _, thumbnail in kept]).reshape(
+        len(kept), THUMBNAIL[0] * THUMBNAIL[1]
+    )
     widths = np.array([shape[1] for _, shape, _ in kept])
-    return WordSet(folder, tuple(record for record, _, _ in kept), next(iter(heights)), widths, thumbnails, skipped)
+    return WordSet(
+        folder, tuple(record for record, _, _ in kept), next(iter(heights)), widths, thumbnails, skipped
+    )
 
 
 def check_match(real: WordSet, generated: WordSet) -> None:
     """Raise ValueError unless the two folders can be compared: one height, and a writer in common."""
     if real.height != generated.height:
         raise ValueError(
-            f"--generated {generated.folder}: images {generated.height} pixels high, but those of --real {real.folder} have "
-            f"{real.height}. Preprocess the real words with the --img_size of the model's training."
+            f"--generated {generated.folder}: images {generated.height} pixels high, but those of --real"
+            f" {real.folder} have {real.height}. Preprocess the real words with the --img_size of the model's"
+            " training."
         )
     names, known = set(generated.writers), set(real.writers)
     if not names & known:
         raise ValueError(
-            f"--generated {generated.folder}: none of its {len(names)} writers ({_name(names)}) is in --real {real.folder} "
-            f"({len(known)} writers: {_name(known)}). Give the real words of the same hands."
+            f"--generated {generated.folder}: none of its {len(names)} writers ({_name(names)}) is in --real"
+            f" {real.folder} ({len(known)} writers: {_name(known)}). Give the real words of the same hands."
         )
 
 
@@ -124,7 +153,8 @@ def _name(names: set[str]) -> str:
 
 
 def choose_split(real: WordSet, split: str | None) -> tuple[str, np.ndarray]:
-    """The split that generated words are compared with, and its rows; by default ``test`` if there is one, else all.
+    """The split that generated words are compared with, and its rows; by default ``test`` if there is one,
+    else all.
 
     Raises:
         ValueError: if the split has no word; the message names those that have.
@@ -133,12 +163,17 @@ def choose_split(real: WordSet, split: str | None) -> tuple[str, np.ndarray]:
     name = split or ("test" if "test" in splits else "all")
     rows = np.arange(len(real)) if name == "all" else np.flatnonzero(splits == name)
     if not len(rows):
-        raise ValueError(f"--split {name}: --real {real.folder} has no word of it, only of {', '.join(sorted(set(splits)))}")
+        raise ValueError(
+            f"--split {name}: --real {real.folder} has no word of it, only of"
+            f" {', '.join(sorted(set(splits)))}"
+        )
     return name, rows
 
 
 def pair_records(generated: WordSet, real: WordSet) -> np.ndarray:
-    """(len(generated),) the real word of the same record (file name, and the same text), -1 where there is none."""
+    """(len(generated),) the real word of the same record (file name, and the same text), -1 where there is
+    none.
+    """
     place = {record.file_name: i for i, record in enumerate(real.records)}
     texts, real_texts = generated.texts, real.texts
     partners = [place.get(record.file_name, -1) for record in generated.records]
@@ -147,11 +182,13 @@ def pair_records(generated: WordSet, real: WordSet) -> np.ndarray:
 
 @dataclass(frozen=True)
 class EqualSets:
-    """Three sets of equal size with the same number of words of each writer: what distances are measured between.
+    """Three sets of equal size with the same number of words of each writer: what distances are measured
+    between.
 
     Attributes:
         reference: (n,) rows of real words, which everything is compared with.
-        real: (n,) rows of other real words: their distance to the reference is the floor that sampling alone leaves.
+        real: (n,) rows of other real words: their distance to the reference is the floor that sampling alone
+            leaves.
         generated: (n,) rows of generated words.
         pairs: how many of ``generated`` are of the same record as one of ``real``.
     """
@@ -167,11 +204,14 @@ class EqualSets:
         return len(self.reference)
 
 
-def choose_equal_sets(real: WordSet, rows: np.ndarray, generated: WordSet, partners: np.ndarray, seed: int) -> EqualSets:
+def choose_equal_sets(
+    real: WordSet, rows: np.ndarray, generated: WordSet, partners: np.ndarray, seed: int
+) -> EqualSets:
     """Draw ``EqualSets`` among the real words ``rows``: of each writer as many as both folders allow.
 
-    Generated words go first that have a partner among ``rows``, and their partners into ``real``: then floor and generated
-    words are the same texts in the same hands, and differ in nothing but who wrote them. The reference has other texts.
+    Generated words go first that have a partner among ``rows``, and their partners into ``real``: then floor
+    and generated words are the same texts in the same hands, and differ in nothing but who wrote them. The
+    reference has other texts.
     """
     rng = np.random.default_rng(seed)
     of_writer: dict[str, list[list[int]]] = defaultdict(lambda: [[], []])
@@ -185,8 +225,11 @@ def choose_equal_sets(real: WordSet, rows: np.ndarray, generated: WordSet, partn
     for writer in sorted(of_writer):
         reals, candidates = of_writer[writer]
         # A partner in another hand (words of one record by a mixed hand) is no pair here.
-        own = {i: int(partners[i]) for i in candidates if partners[i] in allowed
-               and real.records[partners[i]].writer == writer}  # fmt: skip
+        own = {
+            i: int(partners[i])
+            for i in candidates
+            if partners[i] in allowed and real.records[partners[i]].writer == writer
+        }
         candidates = sorted(candidates, key=lambda i: i not in own)
         count = min(len(candidates), len(reals) // 2)
         first = [own[i] for i in candidates[:count] if i in own]
@@ -199,12 +242,14 @@ def choose_equal_sets(real: WordSet, rows: np.ndarray, generated: WordSet, partn
     return EqualSets(*(np.array(rows, np.int64) for rows in chosen), pairs)
 
 
-def choose_readable(real: WordSet, rows: np.ndarray, generated: WordSet, partners: np.ndarray, seed: int) -> np.ndarray:
+def choose_readable(
+    real: WordSet, rows: np.ndarray, generated: WordSet, partners: np.ndarray, seed: int
+) -> np.ndarray:
     """Real words to read beside generated ones.
 
     Returns:
-        The partners among ``rows``, in the order of the generated words, if there are any; otherwise words of the same
-        writers, of each at most as many as there are generated ones.
+        The partners among ``rows``, in the order of the generated words, if there are any; otherwise words of
+        the same writers, of each at most as many as there are generated ones.
     """
     allowed = set(map(int, rows))
     paired = [int(j) for j in partners if j in allowed]
@@ -271,22 +316,31 @@ class Comparison:
         strangers = f" ({len(self.unshared)} of them not in the real words)" if self.unshared else ""
         return [
             ("generated", f"{self.generated.folder}: {count} words, {len(names)} writers{strangers}"),
-            ("real", f"{self.real.folder}: {len(self.real)} words, {len(set(self.real.writers))} writers; compared with: "
-                     f"{len(self.rows)} ({'all splits' if self.split == 'all' else f'split {self.split}'})"),
+            (
+                "real",
+                (
+                    f"{self.real.folder}: {len(self.real)} words, {len(set(self.real.writers))} writers;"
+                    f" compared with: {len(self.rows)}"
+                    f" ({'all splits' if self.split == 'all' else f'split {self.split}'})"
+                ),
+            ),
             ("same records", f"{(self.partners >= 0).sum()} of {count} generated words"),
             ("without ink", f"{blank} of {count} generated words"),
-        ]  # fmt: skip
+        ]
 
     @property
     def protocol(self) -> str:
         """How the sets were drawn."""
         named = "all splits" if self.split == "all" else f"split {self.split}"
-        return (f"against other real words of {named}, drawn by seed {self.seed}; of the generated words "
-                f"{self.sets.pairs} are of the records in the real set")  # fmt: skip
+        return (
+            f"against other real words of {named}, drawn by seed {self.seed}; of the generated words "
+            f"{self.sets.pairs} are of the records in the real set"
+        )
 
 
-def compare_folders(real_folder: Path, generated_folder: Path, *, split: str | None, most: int | None,
-                    seed: int) -> Comparison:  # fmt: skip
+def compare_folders(
+    real_folder: Path, generated_folder: Path, *, split: str | None, most: int | None, seed: int
+) -> Comparison:
     """Read two word folders and decide what is compared with what.
 
     Raises:
@@ -300,14 +354,23 @@ def compare_folders(real_folder: Path, generated_folder: Path, *, split: str | N
     check_match(real, generated)
     name, rows = choose_split(real, split)
     partners = pair_records(generated, real)
-    return Comparison(real, generated, name, rows, partners, choose_equal_sets(real, rows, generated, partners, seed),
-                      choose_readable(real, rows, generated, partners, seed), seed)  # fmt: skip
+    return Comparison(
+        real,
+        generated,
+        name,
+        rows,
+        partners,
+        choose_equal_sets(real, rows, generated, partners, seed),
+        choose_readable(real, rows, generated, partners, seed),
+        seed,
+    )
 
 
 def name_choosers(folder: Path) -> dict[str, str]:
     """Recognisers that had a say in which words a generated folder holds: name to what it did.
 
-    Looks into the settings that inference.py and generation/filter_words.py leave, and those of the folder that was filtered.
+    Looks into the settings that inference.py and generation/filter_words.py leave, and those of the folder
+    that was filtered.
     """
     choosers: dict[str, str] = {}
     seen: set[Path] = set()
@@ -315,7 +378,10 @@ def name_choosers(folder: Path) -> dict[str, str]:
     while source is not None and source.resolve() not in seen:
         seen.add(source.resolve())
         folder, source = source, None
-        for name, deed in ((FILTER_SETTINGS, "filtered the words"), (INFERENCE_SETTINGS, "chose among variants")):
+        for name, deed in (
+            (FILTER_SETTINGS, "filtered the words"),
+            (INFERENCE_SETTINGS, "chose among variants"),
+        ):
             try:
                 values = json.loads((folder / name).read_text(encoding="utf-8"))
             except (OSError, ValueError):
@@ -325,11 +391,14 @@ def name_choosers(folder: Path) -> dict[str, str]:
             if name == FILTER_SETTINGS and values.get("dataset_path"):
                 source = Path(values["dataset_path"])
     return choosers
+
+
 THUMBNAIL = (16, 64)  # (height, width) in cells
 
 
 def make_thumbnail(image: np.ndarray) -> np.ndarray:
-    """The darkness of a word's ink box, stretched to 16x64 cells: (16, 64) uint8, 0 white; all 0 where there is no ink.
+    """The darkness of a word's ink box, stretched to 16x64 cells: (16, 64) uint8, 0 white; all 0 where there
+    is no ink.
 
     A copy stays near its original when it is moved, scaled, blurred or a little noisier.
     """

@@ -1,8 +1,9 @@
-"""Distances between two sets of feature vectors, with what each vector contributes, which makes intervals cheap.
+"""Distances between two sets of feature vectors, with what each vector contributes, which makes intervals
+cheap.
 
-A distance is computed once; how it changes when a word counts twice or not at all is a derivative in closed form. So a
-bootstrap of a thousand resamples costs one distance, where recomputing it would cost a thousand of 2048 x 2048 matrices,
-and resampled words, being there twice, would add a bias of their own to each.
+A distance is computed once; how it changes when a word counts twice or not at all is a derivative in closed
+form. So a bootstrap of a thousand resamples costs one distance, where recomputing it would cost a thousand of
+2048 x 2048 matrices, and resampled words, being there twice, would add a bias of their own to each.
 """
 
 import numpy as np
@@ -15,9 +16,9 @@ KERNEL_ROWS = 512  # rows of the kernel matrix at once: bounds the memory
 def frechet_distance(reference: np.ndarray, other: np.ndarray) -> Distance:
     """Squared Fréchet distance of the normal distributions with the two sets' means and covariances.
 
-    ``|mu_1 - mu_2|^2 + tr(S_1 + S_2 - 2 (S_1 S_2)^(1/2))``. The last trace is the sum of the singular values of
-    ``A_1 A_2^T``, where ``A^T A = S`` (centred vectors in rows): no root of a matrix that may be singular, which it is when
-    there are fewer words than dimensions.
+    ``|mu_1 - mu_2|^2 + tr(S_1 + S_2 - 2 (S_1 S_2)^(1/2))``. The last trace is the sum of the singular values
+    of ``A_1 A_2^T``, where ``A^T A = S`` (centred vectors in rows): no root of a matrix that may be singular,
+    which it is when there are fewer words than dimensions.
 
     Args:
         reference: (n, d) vectors.
@@ -25,25 +26,31 @@ def frechet_distance(reference: np.ndarray, other: np.ndarray) -> Distance:
     Raises:
         ValueError: if a set has less than two vectors.
 
-    Source: Heusel et al. 2017, https://arxiv.org/abs/1706.08500, equation 6. It is biased upward the more, the smaller the
+    Source: Heusel et al. 2017, https://arxiv.org/abs/1706.08500, equation 6. It is biased upward the more,
+        the smaller the
     sets are: only values at equal sizes compare.
     """
     _check_sizes(reference, other)
     means = [x.mean(axis=0, dtype=np.float64) for x in (reference, other)]
-    rows = [(x - mean) / np.sqrt(len(x) - 1) for x, mean in zip((reference, other), means)]  # A: A^T A is the covariance
+    rows = [
+        (x - mean) / np.sqrt(len(x) - 1) for x, mean in zip((reference, other), means, strict=True)
+    ]  # A: A^T A is the covariance
     (q_1, r_1), (q_2, r_2) = (np.linalg.qr(a) for a in rows)
     left, singular, right = np.linalg.svd(r_1 @ r_2.T)
     shift = means[0] - means[1]
     value = shift @ shift + sum(float(np.square(a).sum()) for a in rows) - 2 * singular.sum()
 
     def influence(a: np.ndarray, q: np.ndarray, u: np.ndarray, shift: np.ndarray) -> np.ndarray:
-        # d/dw of the three terms; of the last one, row i of the singular vectors tells how much of it is word i's.
+        # d/dw of the three terms; of the last one, row i of the singular vectors tells how much of it is word
+        # i's.
         count = len(a)
         per_word = 2 * np.sqrt(count - 1) / count * (a @ shift) + np.square(a).sum(axis=1)
         per_word -= np.square(q @ u[:, : len(singular)]) @ singular
         return count * (per_word - per_word.mean())
 
-    return Distance(max(0.0, float(value)), influence(rows[0], q_1, left, shift), influence(rows[1], q_2, right.T, -shift))
+    return Distance(
+        max(0.0, float(value)), influence(rows[0], q_1, left, shift), influence(rows[1], q_2, right.T, -shift)
+    )
 
 
 def kernel_distance(reference: np.ndarray, other: np.ndarray) -> Distance:
@@ -57,16 +64,23 @@ def kernel_distance(reference: np.ndarray, other: np.ndarray) -> Distance:
     Raises:
         ValueError: if a set has less than two vectors.
 
-    Source: Binkowski et al. 2018, https://arxiv.org/abs/1801.01401, section 3 (the U-statistic, on all words instead of on
-    subsets of them).
+    Source: Binkowski et al. 2018, https://arxiv.org/abs/1801.01401, section 3 (the U-statistic, on all words
+    instead of on subsets of them).
     """
     _check_sizes(reference, other)
     n, m = len(reference), len(other)
     within_reference = _kernel_sums(reference, reference) - _kernel_diagonal(reference)
     within_other = _kernel_sums(other, other) - _kernel_diagonal(other)
     across, across_other = _kernel_sums(reference, other), _kernel_sums(other, reference)
-    value = within_reference.sum() / (n * (n - 1)) + within_other.sum() / (m * (m - 1)) - 2 * across.sum() / (n * m)
-    influences = [2 * (within_reference / (n - 1) - across / m), 2 * (within_other / (m - 1) - across_other / n)]
+    value = (
+        within_reference.sum() / (n * (n - 1))
+        + within_other.sum() / (m * (m - 1))
+        - 2 * across.sum() / (n * m)
+    )
+    influences = [
+        2 * (within_reference / (n - 1) - across / m),
+        2 * (within_other / (m - 1) - across_other / n),
+    ]
     return Distance(float(value), *(influence - influence.mean() for influence in influences))
 
 
@@ -85,4 +99,6 @@ def _kernel_diagonal(rows: np.ndarray) -> np.ndarray:
 
 def _check_sizes(reference: np.ndarray, other: np.ndarray) -> None:
     if min(len(reference), len(other)) < 2:
-        raise ValueError(f"a distance needs two words on each side; here are {len(reference)} and {len(other)}")
+        raise ValueError(
+            f"a distance needs two words on each side; here are {len(reference)} and {len(other)}"
+        )

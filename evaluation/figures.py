@@ -16,26 +16,43 @@ SHOWN_COPIES = 12
 SHOWN_WRITERS = 60
 
 
-def chart_legibility(name: str, generated: ReadWords, real: ReadWords, bootstrap: Bootstrap, results: Results) -> None:
+def chart_legibility(
+    name: str, generated: ReadWords, real: ReadWords, bootstrap: Bootstrap, results: Results
+) -> None:
     """Add a recogniser's error rates by length and by writer, and its confidence, to charts and details."""
     sides = {"generated": generated, "real": real}
     for kind, label in (("length", "characters of the text"), ("writer", "writer")):
-        keys = {side: length_names(words.texts) if kind == "length" else list(words.writers) for side, words in sides.items()}
+        keys = {
+            side: length_names(words.texts) if kind == "length" else list(words.writers)
+            for side, words in sides.items()
+        }
         groups = {side: group_error_rates(words, keys[side], bootstrap) for side, words in sides.items()}
         results.details[f"cer_by_{kind}/{name}"] = {
-            side: {key: estimate.as_json() for key, estimate in group.items()} for side, group in groups.items()
+            side: {key: estimate.as_json() for key, estimate in group.items()}
+            for side, group in groups.items()
         }
-        order = sorted(groups["generated"], key=lambda key: (int(key.rstrip("+")) if kind == "length" else len(key), key))
-        caption = f"Character error rate of {name} by {label}, with 95 % intervals, cut at the frame; below: generated words."
+        order = sorted(
+            groups["generated"], key=lambda key: (int(key.rstrip("+")) if kind == "length" else len(key), key)
+        )
+        caption = (
+            f"Character error rate of {name} by {label}, with 95 % intervals, cut at the frame; below:"
+            " generated words."
+        )
         if len(order) > SHOWN_WRITERS:
             caption += f" The first {SHOWN_WRITERS} of {len(order)} writers; metrics.json has all."
             order = order[:SHOWN_WRITERS]
         if order:
             bars = {side: [_bar(group.get(key)) for key in order] for side, group in groups.items()}
             counts = [groups["generated"][key].n for key in order]
-            results.charts.append((draw_bars(order, bars, x_label=label, y_label="character errors", counts=counts), caption))
-    chart = draw_histogram({side: words.confidences.tolist() for side, words in sides.items()}, x_label="confidence")
-    results.charts.append((chart, f"Confidence of {name}: the product of the probabilities of the characters that it read."))
+            results.charts.append(
+                (draw_bars(order, bars, x_label=label, y_label="character errors", counts=counts), caption)
+            )
+    chart = draw_histogram(
+        {side: words.confidences.tolist() for side, words in sides.items()}, x_label="confidence"
+    )
+    results.charts.append(
+        (chart, f"Confidence of {name}: the product of the probabilities of the characters that it read.")
+    )
 
 
 def _bar(estimate: Estimate | None) -> tuple[float, float, float] | None:
@@ -48,21 +65,35 @@ def list_copies(pair: Comparison, neighbours: Neighbours, train: np.ndarray) -> 
     for row in np.flatnonzero(neighbours.is_copy):
         other = pair.real.records[train[neighbours.rows[row]]]
         record, distance, own = pair.generated.records[row], neighbours.distances[row], neighbours.own[row]
-        found.append({"file_name": record.file_name, "text": record.text, "writer": record.writer, "copy_of": other.file_name,
-                      "copy_of_text": other.text, "copy_of_writer": other.writer, "distance": round(float(distance), 4),
-                      "usual_distance": round(float(own), 4)})  # fmt: skip
+        found.append(
+            {
+                "file_name": record.file_name,
+                "text": record.text,
+                "writer": record.writer,
+                "copy_of": other.file_name,
+                "copy_of_text": other.text,
+                "copy_of_writer": other.writer,
+                "distance": round(float(distance), 4),
+                "usual_distance": round(float(own), 4),
+            }
+        )
     return sorted(found, key=lambda values: values["distance"] / values["usual_distance"])
 
 
-def choose_examples(pair: Comparison, readings: tuple[str, tuple[ReadWords, ReadWords]] | None, differences: np.ndarray | None,
-                    copies: Sequence[Mapping]) -> dict[str, list[Example]]:  # fmt: skip
-    """Words by heading: the worst, the middle and the best ones, each beside a real one; and the clearest copies.
+def choose_examples(
+    pair: Comparison,
+    readings: tuple[str, tuple[ReadWords, ReadWords]] | None,
+    differences: np.ndarray | None,
+    copies: Sequence[Mapping],
+) -> dict[str, list[Example]]:
+    """Words by heading: the worst, the middle and the best ones, each beside a real one; and the clearest
+    copies.
 
     Args:
-        readings: a recogniser's name, and what it read in the generated words and in ``pair.readable``: then errors, and
-            among equal ones confidence, tell good from bad.
-        differences: (len(generated),) NMAE, NaN without a partner: tells good from bad without readings. Without either, a
-            few words are shown as they come.
+        readings: a recogniser's name, and what it read in the generated words and in ``pair.readable``: then
+            errors, and among equal ones confidence, tell good from bad.
+        differences: (len(generated),) NMAE, NaN without a partner: tells good from bad without readings.
+            Without either, a few words are shown as they come.
     """
     count = len(pair.generated)
     if readings:
@@ -78,21 +109,37 @@ def choose_examples(pair: Comparison, readings: tuple[str, tuple[ReadWords, Read
     shown: dict[str, Sequence[int]] = {"Some words": order[:SHOWN]}
     if measured:
         middle = max(0, len(order) // 2 - SHOWN // 2)
-        parts = {"Worst": order[::-1][:SHOWN], "Median": order[middle : middle + SHOWN], "Best": order[:SHOWN]}
+        parts = {
+            "Worst": order[::-1][:SHOWN],
+            "Median": order[middle : middle + SHOWN],
+            "Best": order[:SHOWN],
+        }
         shown = {f"{name} words, {measured}": part for name, part in parts.items()}
     if len(order) <= 3 * SHOWN:
         shown = {f"The words, {measured}, worst first" if measured else "The words": order[::-1]}
-    examples = {name: [_example(pair, int(row), readings, differences) for row in rows] for name, rows in shown.items()}
+    examples = {
+        name: [_example(pair, int(row), readings, differences) for row in rows]
+        for name, rows in shown.items()
+    }
     if copies:
-        examples[f"Copies of training words ({len(copies)}; the clearest)"] = _show_copies(pair, copies[:SHOWN_COPIES])
+        examples[f"Copies of training words ({len(copies)}; the clearest)"] = _show_copies(
+            pair, copies[:SHOWN_COPIES]
+        )
     return examples
 
 
-def _example(pair: Comparison, row: int, readings: tuple[str, tuple[ReadWords, ReadWords]] | None,
-             differences: np.ndarray | None) -> Example:  # fmt: skip
+def _example(
+    pair: Comparison,
+    row: int,
+    readings: tuple[str, tuple[ReadWords, ReadWords]] | None,
+    differences: np.ndarray | None,
+) -> Example:
     record = pair.generated.records[row]
     other = _companion(pair, row)
-    caption, other_caption = ["generated"], ["real, the same record" if pair.partners[row] >= 0 else "real, the same writer"]
+    caption, other_caption = (
+        ["generated"],
+        ["real, the same record" if pair.partners[row] >= 0 else "real, the same writer"],
+    )
     if readings:
         caption.append(_describe(readings[1][0], row))
         read = np.flatnonzero(pair.readable == other) if other is not None else ()
@@ -103,7 +150,14 @@ def _example(pair: Comparison, row: int, readings: tuple[str, tuple[ReadWords, R
     if other is not None and pair.partners[row] < 0:
         other_caption.append(f"“{pair.real.records[other].text}”")
     image = None if other is None else pair.real.read(other)
-    return Example(record.text, record.writer, pair.generated.read(row), ", ".join(caption), image, ", ".join(other_caption))
+    return Example(
+        record.text,
+        record.writer,
+        pair.generated.read(row),
+        ", ".join(caption),
+        image,
+        ", ".join(other_caption),
+    )
 
 
 def _describe(words: ReadWords, row: int) -> str:
@@ -112,7 +166,9 @@ def _describe(words: ReadWords, row: int) -> str:
 
 
 def _companion(pair: Comparison, row: int) -> int | None:
-    """The real word to show beside a generated one: of its record, else of its writer, of the same text if there is one."""
+    """The real word to show beside a generated one: of its record, else of its writer, of the same text if
+    there is one.
+    """
     if pair.partners[row] >= 0:
         return int(pair.partners[row])
     record = pair.generated.records[row]
@@ -125,8 +181,15 @@ def _companion(pair: Comparison, row: int) -> int | None:
 def _show_copies(pair: Comparison, copies: Sequence[Mapping]) -> list[Example]:
     rows = {record.file_name: i for i, record in enumerate(pair.generated.records)}
     others = {record.file_name: i for i, record in enumerate(pair.real.records)}
-    return [Example(copy["text"], copy["writer"], pair.generated.read(rows[copy["file_name"]]),
-                    f"generated, {copy['file_name']}, distance {copy['distance']:.3f}; usual is {copy['usual_distance']:.3f}",
-                    pair.real.read(others[copy["copy_of"]]),
-                    f"training word “{copy['copy_of_text']}” of {copy['copy_of_writer']}, {copy['copy_of']}")
-            for copy in copies]  # fmt: skip
+    return [
+        Example(
+            copy["text"],
+            copy["writer"],
+            pair.generated.read(rows[copy["file_name"]]),
+            f"generated, {copy['file_name']}, distance {copy['distance']:.3f}; usual is"
+            f" {copy['usual_distance']:.3f}",
+            pair.real.read(others[copy["copy_of"]]),
+            f"training word “{copy['copy_of_text']}” of {copy['copy_of_writer']}, {copy['copy_of']}",
+        )
+        for copy in copies
+    ]

@@ -22,12 +22,14 @@ def load_inception(weights: Path | None, *, flag: str = "--inception_weights") -
     Args:
         weights: a file; None for the standard ones from torch's own cache, or from their host.
     Returns:
-        A module from (B, 3, H, W) uint8 to (B, 2048) float features, which resizes to 299x299 by itself; a description.
+        A module from (B, 3, H, W) uint8 to (B, 2048) float features, which resizes to 299x299 by itself; a
+        description.
     Raises:
-        FileNotFoundError: if there are no weights; the message says how to get them. ValueError: if the file holds others, or
-            a package is missing.
+        FileNotFoundError: if there are no weights; the message says how to get them. ValueError: if the file
+            holds others, or a package is missing.
 
-    Source: Heusel et al. 2017, https://arxiv.org/abs/1706.08500; the network is torch-fidelity's port of theirs.
+    Source: Heusel et al. 2017, https://arxiv.org/abs/1706.08500; the network is torch-fidelity's port of
+        theirs.
     """
     try:
         from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3
@@ -39,26 +41,44 @@ def load_inception(weights: Path | None, *, flag: str = "--inception_weights") -
         raise FileNotFoundError(f"{flag} {path}: no such file. The standard weights are {URL_INCEPTION_V3}")
     if not path.is_file():
         if not can_reach(URL_INCEPTION_V3.split("/")[2]):
-            raise FileNotFoundError(f"{flag} FILE: get {URL_INCEPTION_V3} (92 MB) on a machine with a connection and name it; "
-                                    "from here it can't be reached.")  # fmt: skip
+            raise FileNotFoundError(
+                f"{flag} FILE: get {URL_INCEPTION_V3} (92 MB) on a machine with a connection and name it; "
+                "from here it can't be reached."
+            )
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             torch.hub.download_url_to_file(URL_INCEPTION_V3, str(path), hash_prefix=STANDARD_HASH)
         except (OSError, RuntimeError) as error:
-            raise FileNotFoundError(f"{flag} FILE: fetching {URL_INCEPTION_V3} failed ({error}); get it otherwise and name "
-                                    "it.") from error  # fmt: skip
+            raise FileNotFoundError(
+                f"{flag} FILE: fetching {URL_INCEPTION_V3} failed ({error}); get it otherwise and name it."
+            ) from error
     try:
         # First as tensors alone: torch-fidelity would execute what a pickle says.
         torch.load(path, weights_only=True, map_location="meta")
-        network = FrechetInceptionDistance(feature=FEATURES, feature_extractor_weights_path=str(path)).inception
-    except (OSError, RuntimeError, EOFError, ValueError, TypeError, AttributeError, KeyError,
-            pickle.UnpicklingError) as error:  # fmt: skip
+        network = FrechetInceptionDistance(
+            feature=FEATURES, feature_extractor_weights_path=str(path)
+        ).inception
+    except (
+        OSError,
+        RuntimeError,
+        EOFError,
+        ValueError,
+        TypeError,
+        AttributeError,
+        KeyError,
+        pickle.UnpicklingError,
+    ) as error:
         reason = " ".join(str(error).split())[:160]
-        raise ValueError(f"{flag} {path}: not the weights of FID's Inception ({reason}). The standard ones are "
-                         f"{URL_INCEPTION_V3}") from error  # fmt: skip
+        raise ValueError(
+            f"{flag} {path}: not the weights of FID's Inception ({reason}). The standard ones are "
+            f"{URL_INCEPTION_V3}"
+        ) from error
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     is_standard = digest.startswith(STANDARD_HASH)
-    return network.eval(), f"weights {digest[:8]}, {'the standard ones' if is_standard else 'NOT the standard ones'}"
+    return (
+        network.eval(),
+        f"weights {digest[:8]}, {'the standard ones' if is_standard else 'NOT the standard ones'}",
+    )
 
 
 def can_reach(host: str) -> bool:
@@ -67,7 +87,9 @@ def can_reach(host: str) -> bool:
 
 
 @torch.inference_mode()
-def embed_images(network: nn.Module, images: np.ndarray, *, batch_size: int, device: torch.device) -> np.ndarray:
+def embed_images(
+    network: nn.Module, images: np.ndarray, *, batch_size: int, device: torch.device
+) -> np.ndarray:
     """Features of (N, H, W) uint8 grey images, as (N, d) float32."""
     parts = []
     for batch in torch.from_numpy(np.ascontiguousarray(images)).split(batch_size):

@@ -1,4 +1,6 @@
-"""From features and readings to the measures of an evaluation, each with what it is compared with and how it was made."""
+"""From features and readings to the measures of an evaluation, each with what it is compared with and how it
+was made.
+"""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -21,8 +23,8 @@ class Measure:
     Attributes:
         key: name in ``metrics.json``.
         label: name for readers.
-        values: by column: ``generated``, ``real``, ``vae`` (real words encoded and decoded), ``difference`` (generated minus
-            real).
+        values: by column: ``generated``, ``real``, ``vae`` (real words encoded and decoded), ``difference``
+            (generated minus real).
         protocol: how it was measured: what a number needs to be compared with another.
         better: ``lower`` or ``higher``; empty where neither is.
         is_percentage: the values are shares, to be shown as percentages.
@@ -44,9 +46,15 @@ class Measure:
 # Style
 
 
-def average_precisions(queries: np.ndarray, query_labels: np.ndarray, gallery: np.ndarray, gallery_labels: np.ndarray,
-                       excluded: np.ndarray) -> np.ndarray:  # fmt: skip
-    """Average precision of each query: the gallery is sorted by cosine, and what has the query's label is relevant.
+def average_precisions(
+    queries: np.ndarray,
+    query_labels: np.ndarray,
+    gallery: np.ndarray,
+    gallery_labels: np.ndarray,
+    excluded: np.ndarray,
+) -> np.ndarray:
+    """Average precision of each query: the gallery is sorted by cosine, and what has the query's label is
+    relevant.
 
     Args:
         queries: (q, d) vectors of length 1; gallery: (g, d).
@@ -69,6 +77,8 @@ def average_precisions(queries: np.ndarray, query_labels: np.ndarray, gallery: n
         total = (is_relevant * hits / np.arange(1, len(gallery) + 1)).sum(axis=1)
         precisions[part] = np.where(found > 0, total / np.maximum(found, 1), np.nan)
     return precisions
+
+
 LONGEST = 16  # characters; longer words share a bar
 NAMED = 5  # writers in a line
 
@@ -79,7 +89,9 @@ class LeftOut(ValueError):
 
 @dataclass
 class Results:
-    """What is found, as it grows: measures, lines on what was left out, details by name, charts (SVG and caption)."""
+    """What is found, as it grows: measures, lines on what was left out, details by name, charts (SVG and
+    caption).
+    """
 
     measures: list[Measure] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -87,8 +99,14 @@ class Results:
     charts: list[tuple[str, str]] = field(default_factory=list)
 
 
-def measure_distances(keys: tuple[str, str], labels: tuple[str, str], reference: np.ndarray,
-                      others: Mapping[str, np.ndarray], protocol: str, bootstrap: Bootstrap) -> list[Measure]:  # fmt: skip
+def measure_distances(
+    keys: tuple[str, str],
+    labels: tuple[str, str],
+    reference: np.ndarray,
+    others: Mapping[str, np.ndarray],
+    protocol: str,
+    bootstrap: Bootstrap,
+) -> list[Measure]:
     """Fréchet and kernel distance of sets of features to a reference of the same size.
 
     Args:
@@ -98,11 +116,23 @@ def measure_distances(keys: tuple[str, str], labels: tuple[str, str], reference:
     """
     measures = []
     size = f"{protocol}; n {len(reference)} on each side, the writers in equal numbers"
-    below = "; unbiased for words drawn freely; writers in equal numbers bring it a little below 0 where hands agree"
-    few = f"; n is not above the {reference.shape[1]} dimensions: mostly bias, to be read against the real words' value alone"
-    for key, label, compute, is_positive in zip(keys, labels, (frechet_distance, kernel_distance), (True, False)):
-        values = {column: bootstrap.distance(f"{key}/{column}", compute(reference, features), is_positive=is_positive)
-                  for column, features in others.items()}  # fmt: skip
+    below = (
+        "; unbiased for words drawn freely; writers in equal numbers bring it a little below 0 where hands"
+        " agree"
+    )
+    few = (
+        f"; n is not above the {reference.shape[1]} dimensions: mostly bias, to be read against the real"
+        " words' value alone"
+    )
+    for key, label, compute, is_positive in zip(
+        keys, labels, (frechet_distance, kernel_distance), (True, False), strict=True
+    ):
+        values = {
+            column: bootstrap.distance(
+                f"{key}/{column}", compute(reference, features), is_positive=is_positive
+            )
+            for column, features in others.items()
+        }
         # Only the Fréchet distance depends on the number of words.
         note = (few if len(reference) <= reference.shape[1] else "") if is_positive else below
         measures.append(Measure(key, label, values, f"{size}{note}", "lower"))
@@ -142,25 +172,40 @@ class ReadWords:
         return np.array([reading.confidence for reading in self.readings])
 
 
-def compare_readings(texts: Sequence[str], writers: Sequence[str], readings: Sequence[Reading], normalise: str) -> ReadWords:
+def compare_readings(
+    texts: Sequence[str], writers: Sequence[str], readings: Sequence[Reading], normalise: str
+) -> ReadWords:
     """Count the errors of readings; ``normalise`` is a name of ``NORMALISERS``."""
     read = [reading.text for reading in readings]
-    characters, words = (count_normalised_errors(texts, read, normalise, unit=unit) for unit in ("characters", "words"))
+    characters, words = (
+        count_normalised_errors(texts, read, normalise, unit=unit) for unit in ("characters", "words")
+    )
     return ReadWords(texts, writers, readings, *characters, *words)
 
 
-def measure_legibility(name: str, generated: ReadWords, real: ReadWords, matches: np.ndarray, normalise: str,
-                       bootstrap: Bootstrap) -> list[Measure]:  # fmt: skip
-    """CER, WER and confidence of generated and of real words, and the difference: without the recogniser's own errors.
+def measure_legibility(
+    name: str,
+    generated: ReadWords,
+    real: ReadWords,
+    matches: np.ndarray,
+    normalise: str,
+    bootstrap: Bootstrap,
+) -> list[Measure]:
+    """CER, WER and confidence of generated and of real words, and the difference: without the recogniser's
+    own errors.
 
     Args:
         name: of the recogniser.
-        matches: (p, 2) rows of ``generated`` and ``real`` that are of the same record; then the difference is over these
-            pairs, otherwise between all.
+        matches: (p, 2) rows of ``generated`` and ``real`` that are of the same record; then the difference is
+            over these pairs, otherwise between all.
     """
-    both = np.array([(i, j) for i, j in matches if generated.is_compared[i] and real.is_compared[j]]).reshape(-1, 2)
+    both = np.array([(i, j) for i, j in matches if generated.is_compared[i] and real.is_compared[j]]).reshape(
+        -1, 2
+    )
     is_paired = len(both) > 1
-    texts = {"exact": "texts compared exactly", "letters": "compared are letters and digits, without case"}[normalise]
+    texts = {"exact": "texts compared exactly", "letters": "compared are letters and digits, without case"}[
+        normalise
+    ]
     left_out = int((~generated.is_compared).sum())
     if left_out:
         texts += f"; {left_out} generated words have none and are left out"
@@ -169,12 +214,26 @@ def measure_legibility(name: str, generated: ReadWords, real: ReadWords, matches
         beside += f" where there are any ({len(both)} of {len(generated.texts)})"
     quantities = (
         ("cer", "Character error rate", "errors", "lengths", "edit operations over all characters", "lower"),
-        ("wer", "Word error rate", "word_errors", "word_lengths", "edit operations over all words between spaces", "lower"),
-        ("confidence", "Confidence", "confidences", None, "mean over words of the product of the probabilities of the "
-         "characters that were read", "higher"),
-    )  # fmt: skip
+        (
+            "wer",
+            "Word error rate",
+            "word_errors",
+            "word_lengths",
+            "edit operations over all words between spaces",
+            "lower",
+        ),
+        (
+            "confidence",
+            "Confidence",
+            "confidences",
+            None,
+            "mean over words of the product of the probabilities of the characters that were read",
+            "higher",
+        ),
+    )
     measures = []
     for key, label, numerator, denominator, definition, better in quantities:
+
         def columns(words: ReadWords, rows: np.ndarray, top=numerator, bottom=denominator):
             values = getattr(words, top)[rows]
             return values, None if bottom is None else getattr(words, bottom)[rows]
@@ -188,9 +247,15 @@ def measure_legibility(name: str, generated: ReadWords, real: ReadWords, matches
         if len(all_real[0]):
             values["real"] = bootstrap.ratio(f"{name_of}/real", *all_real)
         if len(values) == 2:
-            pair = (columns(generated, both[:, 0]), columns(real, both[:, 1])) if is_paired else (all_generated, all_real)
+            pair = (
+                (columns(generated, both[:, 0]), columns(real, both[:, 1]))
+                if is_paired
+                else (all_generated, all_real)
+            )
             values["difference"] = bootstrap.difference(f"{name_of}/difference", *pair, is_paired=is_paired)
-        measures.append(Measure(name_of, f"{label} ({name})", values, f"{definition}; {how}{beside}", better, True))
+        measures.append(
+            Measure(name_of, f"{label} ({name})", values, f"{definition}; {how}{beside}", better, True)
+        )
     return measures
 
 
@@ -215,16 +280,20 @@ def length_names(texts: Sequence[str]) -> list[str]:
 
 @dataclass(frozen=True)
 class StyledWords:
-    """What the style encoder says of n words: (n, d) vectors of length 1, and (n,) rows of the most likely writers."""
+    """What the style encoder says of n words: (n, d) vectors of length 1, and (n,) rows of the most likely
+    writers.
+    """
 
     vectors: np.ndarray
     predicted: np.ndarray
     writers: np.ndarray
 
 
-def measure_writer_accuracy(generated: StyledWords, real: StyledWords, known: Sequence[str], is_paired: bool,
-                            bootstrap: Bootstrap) -> Measure | str:  # fmt: skip
-    """Share of words whose writer the style encoder names, of those writers that it knows; a reason where there are none.
+def measure_writer_accuracy(
+    generated: StyledWords, real: StyledWords, known: Sequence[str], is_paired: bool, bootstrap: Bootstrap
+) -> Measure | str:
+    """Share of words whose writer the style encoder names, of those writers that it knows; a reason where
+    there are none.
 
     Args:
         is_paired: word i of the one is of word i's record of the other.
@@ -233,27 +302,43 @@ def measure_writer_accuracy(generated: StyledWords, real: StyledWords, known: Se
     rows = [np.array([row.get(writer, -1) for writer in words.writers]) for words in (generated, real)]
     unknown = Counter(writer for writer in generated.writers if writer not in row)
     if not (rows[0] >= 0).any():
-        return f"writer_accuracy: the style encoder knows none of the writers ({', '.join(sorted(unknown)[:NAMED])})"
-    correct = [(words.predicted[is_known := r >= 0] == r[is_known]) for words, r in zip((generated, real), rows)]
-    values = {column: bootstrap.ratio(f"writer_accuracy/{column}", hits)
-              for column, hits in zip(("generated", "real"), correct) if len(hits)}  # fmt: skip
+        return (
+            "writer_accuracy: the style encoder knows none of the writers"
+            f" ({', '.join(sorted(unknown)[:NAMED])})"
+        )
+    correct = [
+        (words.predicted[is_known := r >= 0] == r[is_known])
+        for words, r in zip((generated, real), rows, strict=True)
+    ]
+    values = {
+        column: bootstrap.ratio(f"writer_accuracy/{column}", hits)
+        for column, hits in zip(("generated", "real"), correct, strict=True)
+        if len(hits)
+    }
     if len(values) == 2:
-        values["difference"] = bootstrap.difference("writer_accuracy/difference", (correct[0], None), (correct[1], None),
-                                                    is_paired=is_paired and len(correct[0]) == len(correct[1]))  # fmt: skip
+        values["difference"] = bootstrap.difference(
+            "writer_accuracy/difference",
+            (correct[0], None),
+            (correct[1], None),
+            is_paired=is_paired and len(correct[0]) == len(correct[1]),
+        )
     protocol = f"the style encoder's most likely one of {len(known)} writers"
     if unknown:
-        protocol += (f"; left out: {unknown.total()} words of {len(unknown)} writers that it does not know "
-                     f"({', '.join(sorted(unknown)[:NAMED])}{', …' if len(unknown) > NAMED else ''})")  # fmt: skip
+        protocol += (
+            f"; left out: {unknown.total()} words of {len(unknown)} writers that it does not know "
+            f"({', '.join(sorted(unknown)[:NAMED])}{', …' if len(unknown) > NAMED else ''})"
+        )
     return Measure("writer_accuracy", "Writer accuracy", values, protocol, "higher", True)
 
 
-def measure_retrieval(queries: Mapping[str, tuple[StyledWords, np.ndarray]], gallery: StyledWords,
-                      bootstrap: Bootstrap) -> Measure:  # fmt: skip
+def measure_retrieval(
+    queries: Mapping[str, tuple[StyledWords, np.ndarray]], gallery: StyledWords, bootstrap: Bootstrap
+) -> Measure:
     """Mean average precision: how far in front real words of the same writer come, sorted by style.
 
     Args:
-        queries: by column, words and the (n,) row of the gallery that doesn't count for each (itself, or the real word of
-            its record), or -1.
+        queries: by column, words and the (n,) row of the gallery that doesn't count for each (itself, or the
+            real word of its record), or -1.
         gallery: real words of all writers.
     """
     ids = {name: i for i, name in enumerate(dict.fromkeys(gallery.writers))}
@@ -267,8 +352,10 @@ def measure_retrieval(queries: Mapping[str, tuple[StyledWords, np.ndarray]], gal
         if len(found):
             values[column] = bootstrap.ratio(f"retrieval_map/{column}", found)
     chance = np.mean([(labels == i).mean() for i in labels])
-    protocol = (f"mean over queries; gallery of {len(labels)} real words of {len(ids)} writers without the query's own record; "
-                f"by chance about {100 * chance:.1f} %")  # fmt: skip
+    protocol = (
+        f"mean over queries; gallery of {len(labels)} real words of {len(ids)} writers without the query's"
+        f" own record; by chance about {100 * chance:.1f} %"
+    )
     if lost:
         protocol += f"; {lost} queries without a relevant word are left out"
     return Measure("retrieval_map", "Retrieval of the writer, mAP", values, protocol, "higher", True)

@@ -35,9 +35,13 @@ class Arm:
     starts_from: str | None = None
 
 
-ARMS = (Arm("real", "real"), Arm("synthetic", "synthetic"), Arm("real+synthetic", "mixed"),
-        Arm("synthetic, then real", "then_real", starts_from="synthetic"),
-        Arm("real+synthetic (upper bound)", "upper_bound", is_upper_bound=True))  # fmt: skip
+ARMS = (
+    Arm("real", "real"),
+    Arm("synthetic", "synthetic"),
+    Arm("real+synthetic", "mixed"),
+    Arm("synthetic, then real", "then_real", starts_from="synthetic"),
+    Arm("real+synthetic (upper bound)", "upper_bound", is_upper_bound=True),
+)
 BASE = ARMS[0]  # what the others are compared with
 
 
@@ -46,7 +50,8 @@ class RunErrors:
     """What one recogniser read wrong in the test words.
 
     Attributes:
-        characters, words: (N,) edit operations and (N,) lengths of each test word, in characters and in words.
+        characters, words: (N,) edit operations and (N,) lengths of each test word, in characters and in
+            words.
         trained_on: words that it was trained on.
     """
 
@@ -83,7 +88,9 @@ class Row:
 
 @dataclass(frozen=True)
 class Difference:
-    """An arm against ``BASE`` at one fraction: below 0 it is better. The p-values are of this fraction alone."""
+    """An arm against ``BASE`` at one fraction: below 0 it is better. The p-values are of this fraction
+    alone.
+    """
 
     arm: Arm
     fraction: float
@@ -110,12 +117,16 @@ class Study:
         """Lines for the terminal."""
         lines = [f"{'real data':>9}  {'trained on':<30}{'words':>7}   {'CER':<26}{'WER':<26}"]
         for row in self.rows:
-            lines.append(f"{row.fraction:>7g} %  {row.arm.name:<30}{row.words:>7}   {format_rate(row.cer):<26}"
-                         f"{format_rate(row.wer):<26}".rstrip())  # fmt: skip
+            lines.append(
+                f"{row.fraction:>7g} %  {row.arm.name:<30}{row.words:>7}   {format_rate(row.cer):<26}"
+                f"{format_rate(row.wer):<26}".rstrip()
+            )
         for d in self.differences:
-            lines.append(f"{d.fraction:>7g} %  {d.arm.name} against {BASE.name}: CER {format_rate(d.cer, is_difference=True)}, "
-                         f"{format_p(d.cer_p_value)}; WER {format_rate(d.wer, is_difference=True)}, "
-                         f"{format_p(d.wer_p_value)}")  # fmt: skip
+            lines.append(
+                f"{d.fraction:>7g} %  {d.arm.name} against {BASE.name}: CER"
+                f" {format_rate(d.cer, is_difference=True)}, {format_p(d.cer_p_value)}; WER"
+                f" {format_rate(d.wer, is_difference=True)}, {format_p(d.wer_p_value)}"
+            )
         return "\n".join(lines)
 
 
@@ -134,7 +145,9 @@ def format_p(p_value: float) -> str:
 
 
 def hold_out_val(records: Sequence[WordRecord]) -> list[WordRecord]:
-    """The records with a split ``val``: their own, or else a tenth of each writer's ``train``, by the hash of the names."""
+    """The records with a split ``val``: their own, or else a tenth of each writer's ``train``, by the hash of
+    the names.
+    """
     if any(record.split == "val" for record in records):
         return list(records)
     train = [record for record in records if record.split == "train"]
@@ -143,8 +156,8 @@ def hold_out_val(records: Sequence[WordRecord]) -> list[WordRecord]:
 
 
 def choose_fraction(records: Sequence[WordRecord], fraction: float) -> list[WordRecord]:
-    """A part of the splits ``train`` and ``val``, as many words of each as that is (at least one), of each writer alike as far
-    as whole words allow; none of ``test``. A smaller fraction lies within a larger one.
+    """A part of the splits ``train`` and ``val``, as many words of each as that is (at least one), of each
+    writer alike as far as whole words allow; none of ``test``. A smaller fraction lies within a larger one.
     """
     return _share_of_each([record for record in records if record.split != "test"], fraction)
 
@@ -155,8 +168,8 @@ def _share_of_each(records: Sequence[WordRecord], share: float) -> list[WordReco
         groups[record.split, record.writer].append(record)
     ranks: dict[str, dict[str, float]] = defaultdict(dict)
     for (split, writer), group in groups.items():
-        # A writer's words part [0, 1] evenly, in the order of their hashes; where they begin differs from writer to writer, so
-        # that a share of few words falls to some writers and not to all.
+        # A writer's words part [0, 1] evenly, in the order of their hashes; where they begin differs from
+        # writer to writer, so that a share of few words falls to some writers and not to all.
         begin = int.from_bytes(_hash(writer)[:8], "big") / 2**64
         for place, record in enumerate(sorted(group, key=lambda record: _hash(record.file_name))):
             ranks[split][record.file_name] = (place + begin) / len(group)
@@ -190,36 +203,63 @@ def copy_words(source: Path, records: Sequence[WordRecord], target: Path) -> Non
 def summarise(runs: Sequence[RunErrors]) -> Study:
     """Rates of each arm at each fraction, and each arm against real data alone.
 
-    Intervals and tests: percentile bootstrap, in which test words (the same for all arms) and seeds are drawn anew (Efron and
-    Tibshirani 1993, chapter 8); few seeds spread too little when they are drawn from themselves, so their part is widened by
-    sqrt(S / (S - 1)). A p-value is twice the smaller share of draws on either side of no difference. What other fractions,
-    generators or generated words would have given is in neither.
+    Intervals and tests: percentile bootstrap, in which test words (the same for all arms) and seeds are drawn
+    anew (Efron and Tibshirani 1993, chapter 8); few seeds spread too little when they are drawn from
+    themselves, so their part is widened by sqrt(S / (S - 1)). A p-value is twice the smaller share of draws
+    on either side of no difference. What other fractions, generators or generated words would have given is
+    in neither.
     """
     groups: dict[tuple[float, str], list[RunErrors]] = defaultdict(list)
     for one in runs:
         groups[one.fraction, one.arm.name].append(one)
     rows, differences = [], []
-    for (fraction, _), group in sorted(groups.items(), key=lambda item: (item[0][0], ARMS.index(item[1][0].arm))):
+    for (fraction, _), group in sorted(
+        groups.items(), key=lambda item: (item[0][0], ARMS.index(item[1][0].arm))
+    ):
         own, base = _tables(group), groups.get((fraction, BASE.name))
         cer, wer = (_rate(*own[unit]) for unit in UNITS)
         errors, lengths = own["characters"]
         by_seed = tuple(float(of_seed.sum() / lengths.sum()) for of_seed in errors)
-        rows.append(Row(group[0].arm, fraction, group[0].trained_on, cer, wer, by_seed, sum(one.seconds for one in group)))
+        rows.append(
+            Row(
+                group[0].arm,
+                fraction,
+                group[0].trained_on,
+                cer,
+                wer,
+                by_seed,
+                sum(one.seconds for one in group),
+            )
+        )
         if base is not None and group[0].arm != BASE:
             other = _tables(base)
-            (cer, cer_p), (wer, wer_p) = (_compare(own[unit][0], other[unit][0], own[unit][1]) for unit in UNITS)
+            (cer, cer_p), (wer, wer_p) = (
+                _compare(own[unit][0], other[unit][0], own[unit][1]) for unit in UNITS
+            )
             differences.append(Difference(group[0].arm, fraction, cer, cer_p, wer, wer_p))
-    return Study(tuple(rows), tuple(differences), len(runs[0].characters[0]), max(len(group) for group in groups.values()))
+    return Study(
+        tuple(rows),
+        tuple(differences),
+        len(runs[0].characters[0]),
+        max(len(group) for group in groups.values()),
+    )
 
 
 def _tables(group: Sequence[RunErrors]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """By unit, the (S, N) edit operations of an arm's recognisers and the (N,) lengths."""
-    return {unit: (np.array([getattr(one, unit)[0] for one in group], float), np.array(getattr(group[0], unit)[1], float))
-            for unit in UNITS}  # fmt: skip
+    return {
+        unit: (
+            np.array([getattr(one, unit)[0] for one in group], float),
+            np.array(getattr(group[0], unit)[1], float),
+        )
+        for unit in UNITS
+    }
 
 
 def _resample(errors: np.ndarray, lengths: np.ndarray, stream: int) -> np.ndarray:
-    """(RESAMPLES,) rates of (S, N) errors; the words that are drawn are the same for any ``stream``, the seeds are not."""
+    """(RESAMPLES,) rates of (S, N) errors; the words that are drawn are the same for any ``stream``, the
+    seeds are not.
+    """
     seeds, words = errors.shape
     of_words, of_seeds = np.random.default_rng([0, words]), np.random.default_rng([1, seeds, stream])
     mean, widen = errors.mean(axis=0), math.sqrt(seeds / (seeds - 1)) if seeds > 1 else 0.0
@@ -250,7 +290,9 @@ def _compare(errors: np.ndarray, base: np.ndarray, lengths: np.ndarray) -> tuple
 
 
 def correct_for_several(p_values: Sequence[float]) -> list[float]:
-    """Holm's correction: p-values that may be read together. Source: Holm 1979, Scandinavian Journal of Statistics 6, 65-70."""
+    """Holm's correction: p-values that may be read together. Source: Holm 1979, Scandinavian Journal of
+    Statistics 6, 65-70.
+    """
     order = sorted(range(len(p_values)), key=p_values.__getitem__)
     corrected, largest = [0.0] * len(p_values), 0.0
     for rank, index in enumerate(order):

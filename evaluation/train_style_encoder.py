@@ -1,9 +1,11 @@
 """Train the style encoder on the real images of one or more word folders: it names the writer of a word.
 
   python3 evaluation/train_style_encoder.py --dataset_path data/iam --save_path runs/style
-  python3 evaluation/evaluate.py --real data/iam --generated data/iam_synthetic --style_encoder runs/style --save_dir report
+  python3 evaluation/evaluate.py --real data/iam --generated data/iam_synthetic --style_encoder runs/style
+  --save_dir report
 
-Reports the accuracy on held-out words (--max_train_steps 0 with --resume only measures). A run is resumed with --resume.
+Reports the accuracy on held-out words (--max_train_steps 0 with --resume only measures). A run is resumed
+with --resume.
 """
 
 import argparse
@@ -15,7 +17,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 if not __package__:
-    sys.path[0] = str(Path(__file__).resolve().parents[1])  # the project's root, from whichever folder this is run
+    sys.path[0] = str(
+        Path(__file__).resolve().parents[1]
+    )  # the project's root, from whichever folder this is run
 
 import numpy as np
 import torch
@@ -37,12 +41,21 @@ from utils.cli import positive_int, run
 from utils.device import has_fast_bf16
 from utils.images import measure_ink
 from utils.sources import TrainingWords, parse_sources, read_images, read_sources
-from utils.training import EpochSampler, ExponentialMovingAverage, StopFlag, learning_rate_factor, make_generator
+from utils.training import (
+    EpochSampler,
+    ExponentialMovingAverage,
+    StopFlag,
+    learning_rate_factor,
+    make_generator,
+)
 
 LOG_COLUMNS = ("step", "loss", "accuracy", "learning_rate", "val_accuracy", "seconds")
 VALIDATION_WORDS = 2000
 LABEL_SMOOTHING = 0.1
-CROP_WIDTH = (0.5, 1.0)  # of the ink, in training: a hand is known from a part of a word, whatever the word is
+CROP_WIDTH = (
+    0.5,
+    1.0,
+)  # of the ink, in training: a hand is known from a part of a word, whatever the word is
 STRETCH = 0.1  # most that a word is stretched or shrunk along each axis
 SLANT = 0.05  # most shear, pixels a pixel: more would change the hand
 
@@ -93,25 +106,51 @@ def augment(images: Tensor, ink: Tensor, width: int, generator: torch.Generator)
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Parse the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--dataset_path", nargs="+", required=True, metavar="FOLDER[:SHARE]",
-                        help="word folders; FOLDER:2 counts twice, FOLDER:0.5 half of it")  # fmt: skip
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--dataset_path",
+        nargs="+",
+        required=True,
+        metavar="FOLDER[:SHARE]",
+        help="word folders; FOLDER:2 counts twice, FOLDER:0.5 half of it",
+    )
     parser.add_argument("--save_path", type=Path, required=True, help="the run's folder")
-    parser.add_argument("--resume", action="store_true", help="go on with the run in --save_path; it keeps its settings unless "
-                        "a flag says otherwise")  # fmt: skip
+    parser.add_argument(
+        "--resume",
+        action="store_true",
+        help="go on with the run in --save_path; it keeps its settings unless a flag says otherwise",
+    )
     parser.add_argument("--backbone", choices=BACKBONES, help=f"torchvision's (default: {BACKBONES[0]})")
-    parser.add_argument("--style_dim", type=positive_int, help="length of a style vector (default: "
-                        f"{StyleEncoderConfig.style_dim})")  # fmt: skip
+    parser.add_argument(
+        "--style_dim",
+        type=positive_int,
+        help=f"length of a style vector (default: {StyleEncoderConfig.style_dim})",
+    )
     parser.add_argument("--max_train_steps", type=int, help=f"default: {StyleSettings.max_train_steps}")
-    parser.add_argument("--batch_size", type=positive_int, help=f"words a step (default: {StyleSettings.batch_size})")
-    parser.add_argument("--learning_rate", type=float, help=f"peak of AdamW's (default: {StyleSettings.learning_rate})")
+    parser.add_argument(
+        "--batch_size", type=positive_int, help=f"words a step (default: {StyleSettings.batch_size})"
+    )
+    parser.add_argument(
+        "--learning_rate", type=float, help=f"peak of AdamW's (default: {StyleSettings.learning_rate})"
+    )
     parser.add_argument("--weight_decay", type=float, help=f"default: {StyleSettings.weight_decay}")
-    parser.add_argument("--seed", type=int, help=f"of weights, order, windows (default: {StyleSettings.seed})")
-    parser.add_argument("--window", type=positive_int, help="width of the training windows in pixels (default: "
-                        f"{StyleSettings.window})")  # fmt: skip
+    parser.add_argument(
+        "--seed", type=int, help=f"of weights, order, windows (default: {StyleSettings.seed})"
+    )
+    parser.add_argument(
+        "--window",
+        type=positive_int,
+        help=f"width of the training windows in pixels (default: {StyleSettings.window})",
+    )
     parser.add_argument("--mixed_precision", choices=("no", "bf16"), help="default: bf16 where it is native")
-    parser.add_argument("--save_every", type=positive_int, default=500, help="steps between checkpoints, each measured on "
-                        "held-out words (default: %(default)s)")  # fmt: skip
+    parser.add_argument(
+        "--save_every",
+        type=positive_int,
+        default=500,
+        help="steps between checkpoints, each measured on held-out words (default: %(default)s)",
+    )
     args = parser.parse_args(argv)
     if args.max_train_steps is not None and args.max_train_steps < 1 and not args.resume:
         parser.error(f"--max_train_steps {args.max_train_steps}: at least 1, but with --resume")
@@ -121,8 +160,14 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     return args
 
 
-def make_encoder(words: TrainingWords, train: Sequence[int], img_size: tuple[int, int], backbone: str | None,
-                 style_dim: int | None, checkpoint: Path | None) -> StyleEncoder:  # fmt: skip
+def make_encoder(
+    words: TrainingWords,
+    train: Sequence[int],
+    img_size: tuple[int, int],
+    backbone: str | None,
+    style_dim: int | None,
+    checkpoint: Path | None,
+) -> StyleEncoder:
     """A new style encoder for these words' writers, or that of the checkpoint to resume.
 
     Raises:
@@ -133,14 +178,21 @@ def make_encoder(words: TrainingWords, train: Sequence[int], img_size: tuple[int
         encoder = StyleEncoder.from_pretrained(checkpoint, flag="--save_path").requires_grad_(True)
         for name, value in (("backbone", backbone), ("style_dim", style_dim)):
             if value not in (None, getattr(encoder.config, name)):
-                raise ValueError(f"--{name} {value}: the run to --resume has {getattr(encoder.config, name)}. Leave it out.")
+                raise ValueError(
+                    f"--{name} {value}: the run to --resume has {getattr(encoder.config, name)}. Leave it"
+                    " out."
+                )
         if encoder.config.writers != writers or encoder.config.img_size[0] != img_size[0]:
-            raise ValueError("--resume: the word folder has other writers, or images of another height, than the run. Start a "
-                             "new one with another --save_path.")  # fmt: skip
+            raise ValueError(
+                "--resume: the word folder has other writers, or images of another height, than the run."
+                " Start a new one with another --save_path."
+            )
         return encoder
     if len(writers) < 2:
-        raise ValueError(f"--dataset_path {words.folder_of(train[0])}: one writer alone ({writers[0]}); telling hands apart "
-                         "needs at least two")  # fmt: skip
+        raise ValueError(
+            f"--dataset_path {words.folder_of(train[0])}: one writer alone ({writers[0]}); telling hands"
+            " apart needs at least two"
+        )
     config = StyleEncoderConfig(writers, img_size, backbone or BACKBONES[0])
     return StyleEncoder(replace(config, style_dim=style_dim or config.style_dim))
 
@@ -148,8 +200,14 @@ def make_encoder(words: TrainingWords, train: Sequence[int], img_size: tuple[int
 class StyleTrainer:
     """Model, words and optimiser of one run."""
 
-    def __init__(self, encoder: StyleEncoder, words: TrainingWords, settings: StyleSettings, precision: str,
-                 device: torch.device) -> None:  # fmt: skip
+    def __init__(
+        self,
+        encoder: StyleEncoder,
+        words: TrainingWords,
+        settings: StyleSettings,
+        precision: str,
+        device: torch.device,
+    ) -> None:
         self.encoder, self.settings, self.device = encoder.to(device).train(), settings, device
         self.precision = precision
         self.step = 0
@@ -165,24 +223,32 @@ class StyleTrainer:
         self.val_images = read_images([words.paths[i] for i in val])
         self.val_rows = torch.tensor([row[words.records[i].writer] for i in val])
         self.sampler = EpochSampler([place[i] for i in train], settings.batch_size, settings.seed)
-        self.optimizer = torch.optim.AdamW(encoder.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
+        self.optimizer = torch.optim.AdamW(
+            encoder.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
+        )
         self.ema = ExponentialMovingAverage(encoder, 0.99)
 
     def train_step(self) -> tuple[float, float]:
         """One optimiser step; returns (loss, accuracy on the batch)."""
         s = self.settings
-        rate = s.learning_rate * learning_rate_factor(self.step, warmup_steps=100, horizon=s.max_train_steps, schedule="cosine")
+        rate = s.learning_rate * learning_rate_factor(
+            self.step, warmup_steps=100, horizon=s.max_train_steps, schedule="cosine"
+        )
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         indices = self.sampler.batch(self.step)
         generator = make_generator("cpu", s.seed, self.step, 1)
-        pixel_values = augment(self.images[indices], self.extent[indices], self.window, generator).to(self.device)
+        pixel_values = augment(self.images[indices], self.extent[indices], self.window, generator).to(
+            self.device
+        )
         rows = self.rows[indices].to(self.device)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
             logits = self.encoder(pixel_values)[1]
         loss = F.cross_entropy(logits, rows, label_smoothing=LABEL_SMOOTHING)
         if not torch.isfinite(loss):
-            raise ValueError(f"the loss is not finite at step {self.step}: lower --learning_rate {s.learning_rate}")
+            raise ValueError(
+                f"the loss is not finite at step {self.step}: lower --learning_rate {s.learning_rate}"
+            )
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.encoder.parameters(), 1.0)
         self.optimizer.step()
@@ -200,11 +266,18 @@ class StyleTrainer:
         """Save the run's state as its newest checkpoint, whole or not at all."""
 
         def write(folder: Path) -> None:
-            extra = {"step": self.step, "val_accuracy": round(val_accuracy, 4), "val_words": len(self.val_rows),
-                     "words": len(self.rows), "training": asdict(self.settings)}  # fmt: skip
+            extra = {
+                "step": self.step,
+                "val_accuracy": round(val_accuracy, 4),
+                "val_words": len(self.val_rows),
+                "words": len(self.rows),
+                "training": asdict(self.settings),
+            }
             self.ema.module.save_pretrained(folder, extra)
             state = {"step": self.step, "settings": asdict(self.settings), "val_accuracy": val_accuracy}
-            save_training_state(folder / TRAINING_STATE, self.encoder, self.optimizer, state, self.ema.state_dict())
+            save_training_state(
+                folder / TRAINING_STATE, self.encoder, self.optimizer, state, self.ema.state_dict()
+            )
 
         save_checkpoint(run_folder, self.step, write, keep=2)
 
@@ -234,8 +307,14 @@ def train(trainer: StyleTrainer, run_folder: Path, save_every: int) -> float:
                 loss, train_accuracy = np.mean(recent, axis=0)
                 recent.clear()
                 bar.set_postfix(loss=f"{loss:.3f}", accuracy=f"{train_accuracy:.3f}", val=f"{accuracy:.3f}")
-                row = (trainer.step, f"{loss:.4f}", f"{train_accuracy:.4f}", f"{trainer.optimizer.param_groups[0]['lr']:.2e}",
-                       f"{accuracy:.4f}" if is_saving else "", f"{time.monotonic() - start:.1f}")  # fmt: skip
+                row = (
+                    trainer.step,
+                    f"{loss:.4f}",
+                    f"{train_accuracy:.4f}",
+                    f"{trainer.optimizer.param_groups[0]['lr']:.2e}",
+                    f"{accuracy:.4f}" if is_saving else "",
+                    f"{time.monotonic() - start:.1f}",
+                )
                 with (run_folder / "log.csv").open("a", encoding="utf-8") as file:
                     file.write(",".join(map(str, row)) + "\n")
         if is_stopped and trainer.step < last:
@@ -266,11 +345,15 @@ def main(args: argparse.Namespace) -> None:
         print(f"resumed     {checkpoint} at step {trainer.step}")
     count = len(encoder.config.writers)
     print(f"words       {len(trainer.rows)} to train on, {len(trainer.val_rows)} held out, {count} writers")
-    print(f"model       {encoder.config.backbone}, {sum(p.numel() for p in encoder.parameters()) / 1e6:.2f} M parameters on "
-          f"{device}, precision {precision}")  # fmt: skip
+    print(
+        f"model       {encoder.config.backbone}, {sum(p.numel() for p in encoder.parameters()) / 1e6:.2f} M"
+        f" parameters on {device}, precision {precision}"
+    )
     accuracy = train(trainer, args.save_path, args.save_every)
-    print(f"accuracy    {100 * accuracy:.1f} % on {len(trainer.val_rows)} held-out words (by chance "
-          f"{100 / count:.1f} %)")  # fmt: skip
+    print(
+        f"accuracy    {100 * accuracy:.1f} % on {len(trainer.val_rows)} held-out words (by chance "
+        f"{100 / count:.1f} %)"
+    )
     print(f"saved       {args.save_path}")
 
 

@@ -22,8 +22,8 @@ SHEET_WORDS = 64
 
 
 def find_missing(jobs: Sequence[Job], folder: Path, outcomes: dict[str, Outcome] | None) -> list[Job]:
-    """The jobs that are still to be done; with a selection's ``outcomes`` rejected words are done, and images without an
-    outcome, written just before a kill, are not."""
+    """The jobs that are still to be done; with a selection's ``outcomes`` rejected words are done, and images
+    without an outcome, written just before a kill, are not."""
     if outcomes is None:
         return [job for job in jobs if not (folder / job.record.file_name).is_file()]
 
@@ -33,14 +33,20 @@ def find_missing(jobs: Sequence[Job], folder: Path, outcomes: dict[str, Outcome]
     return [job for job in jobs if not is_done(job.record.file_name)]
 
 
-def write_images(pipeline: HandwritingPipeline, jobs: Sequence[Job], folder: Path, settings: SamplingSettings,
-                 selection: Selection | None = None,
-                 outcomes_path: Path | None = None) -> tuple[int, dict[str, Outcome]]:  # fmt: skip
+def write_images(
+    pipeline: HandwritingPipeline,
+    jobs: Sequence[Job],
+    folder: Path,
+    settings: SamplingSettings,
+    selection: Selection | None = None,
+    outcomes_path: Path | None = None,
+) -> tuple[int, dict[str, Outcome]]:
     """Write the images that are not there yet, in batches.
 
     Args:
         selection: chooses among variants of each word; None writes one variant and keeps it.
-        outcomes_path: where a selection's outcomes are noted batch by batch, so that an interrupted job knows them.
+        outcomes_path: where a selection's outcomes are noted batch by batch, so that an interrupted job knows
+            them.
     Returns:
         The number of images written, and the outcomes by file name (none without a selection).
     """
@@ -48,14 +54,19 @@ def write_images(pipeline: HandwritingPipeline, jobs: Sequence[Job], folder: Pat
     missing = find_missing(jobs, folder, outcomes if selection else None)
     for parent in {(folder / job.record.file_name).parent for job in missing}:
         parent.mkdir(parents=True, exist_ok=True)
-    with tqdm(total=len(jobs), initial=len(jobs) - len(missing), unit="word", desc="write") as bar, \
-            ThreadPoolExecutor() as pool:  # fmt: skip
+    with (
+        tqdm(total=len(jobs), initial=len(jobs) - len(missing), unit="word", desc="write") as bar,
+        ThreadPoolExecutor() as pool,
+    ):
         saving: list[Future] = []
         for batch, images, found in write_batches(pipeline, missing, settings, selection):
             for future in saving:  # the last batch's images were saved while this one was written
                 future.result()
-            saving = [pool.submit(save_image, image, folder / job.record.file_name)
-                      for job, image in zip(batch, images) if image is not None]  # fmt: skip
+            saving = [
+                pool.submit(save_image, image, folder / job.record.file_name)
+                for job, image in zip(batch, images, strict=True)
+                if image is not None
+            ]
             if selection:
                 with outcomes_path.open("a", encoding="utf-8") as file:
                     file.write("\n")  # behind a line that a kill cut off
@@ -85,12 +96,16 @@ def read_outcomes(path: Path) -> dict[str, Outcome]:
 
 
 def write_sheets(jobs: Sequence[Job], folder: Path, is_single: bool) -> None:
-    """``sheet.png`` of the first words; with ``--single_image False`` also ``sheets/<word>.png``, a word in many hands."""
+    """``sheet.png`` of the first words; with ``--single_image False`` also ``sheets/<word>.png``, a word in
+    many hands.
+    """
 
     def sheet(chosen: Sequence[Job], path: Path) -> None:
         images = [np.asarray(Image.open(folder / job.record.file_name)) for job in chosen]
         path.parent.mkdir(parents=True, exist_ok=True)
-        save_image(make_sheet(images, captions=[f"{job.record.text} ({job.record.writer})" for job in chosen]), path)
+        save_image(
+            make_sheet(images, captions=[f"{job.record.text} ({job.record.writer})" for job in chosen]), path
+        )
 
     sheet(jobs[:SHEET_WORDS], folder / "sheet.png")
     if not is_single:
@@ -111,14 +126,18 @@ def outcomes_name(shard: int, shards: int) -> str:
     return f"readings-{shard:05d}-of-{shards:05d}.jsonl"
 
 
-def merge_shards(folder: Path, shards: int, expected: Sequence[str], write_rest: Callable[[], None] | None = None) -> bool:
+def merge_shards(
+    folder: Path, shards: int, expected: Sequence[str], write_rest: Callable[[], None] | None = None
+) -> bool:
     """Write the whole ``metadata.jsonl`` once every shard's file is there.
 
     Args:
         expected: every file name of the job, in order; what the shards hold together must be exactly this.
-        write_rest: writes what else belongs to the folder; called when all is known to be there, just before the whole file.
+        write_rest: writes what else belongs to the folder; called when all is known to be there, just before
+            the whole file.
     Returns:
-        True if the whole file is there (written here, or by another process just now), False if shards are still missing.
+        True if the whole file is there (written here, or by another process just now), False if shards are
+        still missing.
     Raises:
         ValueError: if a record is missing, twice or foreign.
     """

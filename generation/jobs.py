@@ -38,7 +38,9 @@ def parse_mix(values: Sequence[str]) -> dict[str, float]:
         except ValueError:
             number = -1.0
         if not 0 < number < float("inf"):
-            raise ValueError(f"--mix {value}: the share {share!r} is not a positive number (write NAME:SHARE)")
+            raise ValueError(
+                f"--mix {value}: the share {share!r} is not a positive number (write NAME:SHARE)"
+            )
         if name in shares:
             raise ValueError(f"--mix: {name!r} is there twice")
         shares[name] = number
@@ -52,14 +54,23 @@ def slug(text: str) -> str:
 
 
 def choose_writers(names: Sequence[str], known: Sequence[str]) -> list[str] | None:
-    """Hands by name; ``all`` is every known one, ``random`` (unless a hand is called so) None: one by lot an image."""
+    """Hands by name; ``all`` is every known one, ``random`` (unless a hand is called so) None: one by lot an
+    image.
+    """
     if list(names) == ["random"] and "random" not in known:
         return None
     return list(known) if list(names) == ["all"] and "all" not in known else list(names)
 
 
-def jobs_of_texts(texts: Sequence[str], hands: Sequence[str | Mapping[str, float]] | None, known: Sequence[str], *,
-                  num_per_word: int = 1, seed: int = 0, splits: Sequence[str] = ()) -> list[Job]:  # fmt: skip
+def jobs_of_texts(
+    texts: Sequence[str],
+    hands: Sequence[str | Mapping[str, float]] | None,
+    known: Sequence[str],
+    *,
+    num_per_word: int = 1,
+    seed: int = 0,
+    splits: Sequence[str] = (),
+) -> list[Job]:
     """Each text in each of the hands.
 
     Args:
@@ -67,20 +78,31 @@ def jobs_of_texts(texts: Sequence[str], hands: Sequence[str | Mapping[str, float
         splits: each text's split; ``train`` by default.
     """
     jobs: list[Job] = []
-    for text, split in zip(texts, splits or ["train"] * len(texts)):
+    for text, split in zip(texts, splits or ["train"] * len(texts), strict=True):
         for _ in range(num_per_word):
             for hand in hands or [None]:
                 index = len(jobs)
                 if hand is None:
-                    hand = known[int(torch.randint(len(known), (1,), generator=make_generator("cpu", seed, index, 0xAD)))]
-                name = hand if isinstance(hand, str) else "+".join(f"{n}:{share:.2f}" for n, share in hand.items())
+                    hand = known[
+                        int(
+                            torch.randint(
+                                len(known), (1,), generator=make_generator("cpu", seed, index, 0xAD)
+                            )
+                        )
+                    ]
+                name = (
+                    hand
+                    if isinstance(hand, str)
+                    else "+".join(f"{n}:{share:.2f}" for n, share in hand.items())
+                )
                 file_name = f"{IMAGE_FOLDER}/{index:06d}-{slug(text)}-{slug(name)}.png"
                 jobs.append(Job(index, WordRecord(file_name, text, name, split), hand))
     return jobs
 
 
 def jobs_of_records(records: Sequence[WordRecord], *, num_per_word: int = 1) -> list[Job]:
-    """Each record again in its own writer's hand, under its own file name, so that two folders compare by name.
+    """Each record again in its own writer's hand, under its own file name, so that two folders compare by
+    name.
 
     Raises:
         ValueError: if two records differ in their images' suffix alone.
@@ -88,22 +110,36 @@ def jobs_of_records(records: Sequence[WordRecord], *, num_per_word: int = 1) -> 
     jobs: list[Job] = []
     for record in records:
         for number in range(num_per_word):
-            stem = Path(record.file_name).with_suffix("").as_posix() + (f"-{number}" if num_per_word > 1 else "")
+            stem = Path(record.file_name).with_suffix("").as_posix() + (
+                f"-{number}" if num_per_word > 1 else ""
+            )
             text = normalise_text(record.text)
-            jobs.append(Job(len(jobs), WordRecord(f"{stem}.png", text, record.writer, record.split), record.writer))
+            jobs.append(
+                Job(len(jobs), WordRecord(f"{stem}.png", text, record.writer, record.split), record.writer)
+            )
     if len({job.record.file_name for job in jobs}) != len(jobs):
         raise ValueError("--dataset_path: several images have one name but for the suffix; rename them")
     return jobs
 
 
-def jobs_out_of_vocabulary(records: Sequence[WordRecord], words: Sequence[str] | None, per_writer: int, *, scope: str,
-                           writers: Sequence[str] | None, known: Sequence[str], charset: Sequence[str], max_length: int,
-                           seed: int = 0) -> list[Job]:  # fmt: skip
-    """New words for each hand: none that its training words hold, of such lengths as they have, and rare characters well
-    represented.
+def jobs_out_of_vocabulary(
+    records: Sequence[WordRecord],
+    words: Sequence[str] | None,
+    per_writer: int,
+    *,
+    scope: str,
+    writers: Sequence[str] | None,
+    known: Sequence[str],
+    charset: Sequence[str],
+    max_length: int,
+    seed: int = 0,
+) -> list[Job]:
+    """New words for each hand: none that its training words hold, of such lengths as they have, and rare
+    characters well represented.
 
     Args:
-        records: of the data set; those of split ``train`` are what a hand, or with scope ``dataset`` any hand, has written.
+        records: of the data set; those of split ``train`` are what a hand, or with scope ``dataset`` any
+            hand, has written.
         words: to choose from; None is a dictionary.
         writers: hands; None is all of ``records`` that the model knows.
         charset, max_length: what the model can write.
@@ -118,13 +154,25 @@ def jobs_out_of_vocabulary(records: Sequence[WordRecord], words: Sequence[str] |
     jobs: list[Job] = []
     for number, hand in enumerate(hands):
         taken = {text for writer, text in train if scope == "dataset" or writer == hand}
-        source = listed_words(words, seed + number) if words else dictionary_words(charset, seed * 7919 + number)
+        source = (
+            listed_words(words, seed + number) if words else dictionary_words(charset, seed * 7919 + number)
+        )
         lengths = [len(text) for writer, text in train if writer == hand] or [len(text) for _, text in train]
-        chosen = choose_oov_words(source, taken, per_writer, charset=charset, max_length=max_length, lengths=lengths,
-                                  seed=seed + number, counts=counts)  # fmt: skip
+        chosen = choose_oov_words(
+            source,
+            taken,
+            per_writer,
+            charset=charset,
+            max_length=max_length,
+            lengths=lengths,
+            seed=seed + number,
+            counts=counts,
+        )
         if len(chosen) < per_writer:
-            raise ValueError(f"--oov {per_writer}: the list has only {len(chosen)} words that are new to {hand} and can be "
-                             "written. Give a longer --words_file, or fewer words.")  # fmt: skip
+            raise ValueError(
+                f"--oov {per_writer}: the list has only {len(chosen)} words that are new to {hand} and can be"
+                " written. Give a longer --words_file, or fewer words."
+            )
         for text in chosen:
             name = f"{IMAGE_FOLDER}/oov-{len(jobs):06d}-{slug(text)}-{slug(hand)}.png"
             jobs.append(Job(len(jobs), WordRecord(name, text, hand), hand))

@@ -33,9 +33,10 @@ class Selection:
 
     Attributes:
         recogniser: reads the variants.
-        best_of: most variants of a word that are written; the first that is read within ``max_cer`` ends it, else the best
-            is kept, by CER and then by confidence.
-        max_cer: a word whose best variant is read with more character errors than this share is left out; None keeps all.
+        best_of: most variants of a word that are written; the first that is read within ``max_cer`` ends it,
+            else the best is kept, by CER and then by confidence.
+        max_cer: a word whose best variant is read with more character errors than this share is left out;
+            None keeps all.
         normalise: how texts are compared, a name of ``utils.metrics.NORMALISERS``.
     """
 
@@ -59,11 +60,19 @@ class Outcome:
     @property
     def scores(self) -> dict[str, object]:
         """Fields for the word's line in ``metadata.jsonl``."""
-        return {"cer": self.cer, "confidence": self.confidence, "reading": self.reading, "variant": self.variant}
+        return {
+            "cer": self.cer,
+            "confidence": self.confidence,
+            "reading": self.reading,
+            "variant": self.variant,
+        }
 
 
-def check_jobs(pipeline: HandwritingPipeline, jobs: Sequence[Job], skip_unknown: bool, flag: str) -> list[Job]:
-    """The jobs that the checkpoint can do; the first that it can't is an error, unless they are to be skipped.
+def check_jobs(
+    pipeline: HandwritingPipeline, jobs: Sequence[Job], skip_unknown: bool, flag: str
+) -> list[Job]:
+    """The jobs that the checkpoint can do; the first that it can't is an error, unless they are to be
+    skipped.
 
     Raises:
         ValueError: names the character, writer or length, and what the checkpoint knows.
@@ -81,18 +90,26 @@ def check_jobs(pipeline: HandwritingPipeline, jobs: Sequence[Job], skip_unknown:
         if verdicts[key] is None:
             kept.append(job)
         elif not skip_unknown:
-            raise ValueError(f"{flag}: {verdicts[key]}\nUse other words or hands, train with them, or give --skip_unknown.")
+            raise ValueError(
+                f"{flag}: {verdicts[key]}\nUse other words or hands, train with them, or give --skip_unknown."
+            )
     if not kept:
-        raise ValueError(f"none of {len(jobs)} words can be written by this checkpoint: {next(iter(verdicts.values()))}")
+        raise ValueError(
+            f"none of {len(jobs)} words can be written by this checkpoint: {next(iter(verdicts.values()))}"
+        )
     if len(kept) < len(jobs):
         print(f"skipped     {len(jobs) - len(kept)} of {len(jobs)} words that the model does not know")
     return kept
 
 
-def write_batches(pipeline: HandwritingPipeline, jobs: Sequence[Job], settings: SamplingSettings,
-                  selection: Selection | None) -> Iterator[tuple[Sequence[Job], Sequence[np.ndarray | None],
-                                                                 list[Outcome]]]:  # fmt: skip
-    """Words in batches: the jobs, an image each (None where a word is left out), and outcomes if there is a selection.
+def write_batches(
+    pipeline: HandwritingPipeline,
+    jobs: Sequence[Job],
+    settings: SamplingSettings,
+    selection: Selection | None,
+) -> Iterator[tuple[Sequence[Job], Sequence[np.ndarray | None], list[Outcome]]]:
+    """Words in batches: the jobs, an image each (None where a word is left out), and outcomes if there is a
+    selection.
 
     Words on canvases of one width come side by side; which words share a batch changes none of them.
     """
@@ -106,18 +123,27 @@ def write_batches(pipeline: HandwritingPipeline, jobs: Sequence[Job], settings: 
             yield batch, list(write_variant(pipeline, batch, settings)), []
 
 
-def write_variant(pipeline: HandwritingPipeline, jobs: Sequence[Job], settings: SamplingSettings,
-                  variant: int = 0) -> np.ndarray:  # fmt: skip
+def write_variant(
+    pipeline: HandwritingPipeline, jobs: Sequence[Job], settings: SamplingSettings, variant: int = 0
+) -> np.ndarray:
     """(N, H, W) uint8 images of words; another ``variant`` has other noise."""
-    return pipeline([job.record.text for job in jobs], [job.writer for job in jobs],
-                    num_inference_steps=settings.num_steps, guidance_scale=settings.guidance_scale,
-                    writer_guidance_scale=settings.writer_guidance_scale, guidance_interval=settings.guidance_interval,
-                    scheduler=settings.scheduler, redraws=settings.redraws, seed=settings.seed + VARIANT_STRIDE * variant,
-                    indices=[job.index for job in jobs])  # fmt: skip
+    return pipeline(
+        [job.record.text for job in jobs],
+        [job.writer for job in jobs],
+        num_inference_steps=settings.num_steps,
+        guidance_scale=settings.guidance_scale,
+        writer_guidance_scale=settings.writer_guidance_scale,
+        guidance_interval=settings.guidance_interval,
+        scheduler=settings.scheduler,
+        redraws=settings.redraws,
+        seed=settings.seed + VARIANT_STRIDE * variant,
+        indices=[job.index for job in jobs],
+    )
 
 
-def choose_variants(pipeline: HandwritingPipeline, jobs: Sequence[Job], settings: SamplingSettings,
-                    selection: Selection) -> tuple[list[np.ndarray | None], list[Outcome]]:  # fmt: skip
+def choose_variants(
+    pipeline: HandwritingPipeline, jobs: Sequence[Job], settings: SamplingSettings, selection: Selection
+) -> tuple[list[np.ndarray | None], list[Outcome]]:
     """The best variant of each word, or None where even that is read too badly, and how they came out."""
     limit = selection.max_cer or 0.0
     best: list[Outcome | None] = [None] * len(jobs)
@@ -130,9 +156,16 @@ def choose_variants(pipeline: HandwritingPipeline, jobs: Sequence[Job], settings
         readings = selection.recogniser.read(list(written))
         texts = [jobs[i].record.text for i in pending]
         rates = character_error_rates(texts, [reading.text for reading in readings], selection.normalise)
-        for i, image, reading, cer in zip(pending, written, readings, rates.tolist()):
+        for i, image, reading, cer in zip(pending, written, readings, rates.tolist(), strict=True):
             is_kept = selection.max_cer is None or cer <= selection.max_cer
-            new = Outcome(jobs[i].record.file_name, variant, reading.text, round(cer, 4), round(reading.confidence, 4), is_kept)
+            new = Outcome(
+                jobs[i].record.file_name,
+                variant,
+                reading.text,
+                round(cer, 4),
+                round(reading.confidence, 4),
+                is_kept,
+            )
             if best[i] is None or (new.cer, -new.confidence) < (best[i].cer, -best[i].confidence):
                 best[i], images[i] = new, image
-    return [image if outcome.is_kept else None for image, outcome in zip(images, best)], best
+    return [image if outcome.is_kept else None for image, outcome in zip(images, best, strict=True)], best

@@ -1,4 +1,6 @@
-"""Writing many words as WebDataset tar files: each whole or not at all, shared among processes, checked together at the end."""
+"""Writing many words as WebDataset tar files: each whole or not at all, shared among processes, checked
+together at the end.
+"""
 
 import io
 import json
@@ -21,10 +23,20 @@ from utils.output import write_atomically
 INDEX_NAME = "index.json"
 
 
-def write_tars(pipeline: HandwritingPipeline, jobs: Sequence[Job], folder: Path, settings: SamplingSettings,
-               selection: Selection | None, *, words_per_tar: int, shard: int = 0, shards: int = 1) -> int:  # fmt: skip
-    """Write words as WebDataset tar files, each whole or not at all: ``words-000012.tar``, with its counts and what was left
-    out of it in ``words-000012.json``. A word is ``NUMBER.png`` and ``NUMBER.json`` (its line of a ``metadata.jsonl``).
+def write_tars(
+    pipeline: HandwritingPipeline,
+    jobs: Sequence[Job],
+    folder: Path,
+    settings: SamplingSettings,
+    selection: Selection | None,
+    *,
+    words_per_tar: int,
+    shard: int = 0,
+    shards: int = 1,
+) -> int:
+    """Write words as WebDataset tar files, each whole or not at all: ``words-000012.tar``, with its counts
+    and what was left out of it in ``words-000012.json``. A word is ``NUMBER.png`` and ``NUMBER.json`` (its
+    line of a ``metadata.jsonl``).
 
     Args:
         jobs: of all shards; every ``shards``-th tar is this one's.
@@ -34,8 +46,10 @@ def write_tars(pipeline: HandwritingPipeline, jobs: Sequence[Job], folder: Path,
         ValueError: if the package ``webdataset`` is not installed.
     """
     starts = range(0, len(jobs), words_per_tar)
-    own = [(folder / f"words-{part:06d}.tar", jobs[starts[part] : starts[part] + words_per_tar])
-           for part in range(shard, len(starts), shards)]  # fmt: skip
+    own = [
+        (folder / f"words-{part:06d}.tar", jobs[starts[part] : starts[part] + words_per_tar])
+        for part in range(shard, len(starts), shards)
+    ]
     written = 0
     with tqdm(total=sum(len(of_tar) for _, of_tar in own), unit="word", desc="write") as bar:
         for tar, of_tar in own:
@@ -46,8 +60,14 @@ def write_tars(pipeline: HandwritingPipeline, jobs: Sequence[Job], folder: Path,
     return written
 
 
-def _write_tar(pipeline: HandwritingPipeline, jobs: Sequence[Job], tar: Path, settings: SamplingSettings,
-               selection: Selection | None, bar: tqdm) -> int:  # fmt: skip
+def _write_tar(
+    pipeline: HandwritingPipeline,
+    jobs: Sequence[Job],
+    tar: Path,
+    settings: SamplingSettings,
+    selection: Selection | None,
+    bar: tqdm,
+) -> int:
     """Write one tar and its counts; returns the number of words in it."""
     try:
         from webdataset import TarWriter
@@ -60,14 +80,27 @@ def _write_tar(pipeline: HandwritingPipeline, jobs: Sequence[Job], tar: Path, se
     encoding: list[tuple[Job, Outcome | None, Future]] = []
     try:
         with TarWriter(str(temporary)) as writer, ThreadPoolExecutor() as pool:
-            for batch, images, found in chain(write_batches(pipeline, jobs, settings, selection), [([], [], [])]):
-                for job, outcome, future in encoding:  # the last batch's were encoded while this one was written
+            for batch, images, found in chain(
+                write_batches(pipeline, jobs, settings, selection), [([], [], [])]
+            ):
+                for (
+                    job,
+                    outcome,
+                    future,
+                ) in encoding:  # the last batch's were encoded while this one was written
                     line = replace(job.record, extra=outcome.scores if outcome else {}).as_json()
-                    writer.write({"__key__": f"{job.index:09d}", "png": future.result(), "json": line.encode()})
+                    writer.write(
+                        {"__key__": f"{job.index:09d}", "png": future.result(), "json": line.encode()}
+                    )
                 outcomes = found or [None] * len(batch)
-                encoding = [(job, outcome, pool.submit(_encode_png, image))
-                            for job, image, outcome in zip(batch, images, outcomes) if image is not None]  # fmt: skip
-                rejected += [vars(outcome) for image, outcome in zip(images, outcomes) if image is None]
+                encoding = [
+                    (job, outcome, pool.submit(_encode_png, image))
+                    for job, image, outcome in zip(batch, images, outcomes, strict=True)
+                    if image is not None
+                ]
+                rejected += [
+                    vars(outcome) for image, outcome in zip(images, outcomes, strict=True) if image is None
+                ]
                 kept += len(encoding)
                 bar.update(len(batch))
         with temporary.open("rb+") as file:
@@ -81,7 +114,9 @@ def _write_tar(pipeline: HandwritingPipeline, jobs: Sequence[Job], tar: Path, se
 
 
 def _is_whole(tar: Path) -> bool:
-    """Whether a tar is there with all bytes that were written: a machine that went down may leave a name with less."""
+    """Whether a tar is there with all bytes that were written: a machine that went down may leave a name with
+    less.
+    """
     counts = tar.with_suffix(".json")
     if not tar.is_file() or not counts.is_file():
         return False
@@ -95,7 +130,8 @@ def _encode_png(image: np.ndarray) -> bytes:
 
 
 def finish_tars(folder: Path, num_jobs: int, words_per_tar: int) -> dict | None:
-    """Check the tars of all shards and write ``index.json`` (tars with their words, words in all); None if some are missing.
+    """Check the tars of all shards and write ``index.json`` (tars with their words, words in all); None if
+    some are missing.
 
     Raises:
         ValueError: if they don't hold each word once.
@@ -106,9 +142,13 @@ def finish_tars(folder: Path, num_jobs: int, words_per_tar: int) -> dict | None:
     counts = {name: json.loads((folder / f"{name}.json").read_text(encoding="utf-8")) for name in names}
     done = sum(of["jobs"] for of in counts.values())
     if done != num_jobs or any(of["words"] + len(of["rejected"]) != of["jobs"] for of in counts.values()):
-        raise ValueError(f"{folder}: its tars hold {done} of {num_jobs} words. Remove them, or give --overwrite.")
-    index = {"tars": {f"{name}.tar": of["words"] for name, of in counts.items()},
-             "words": sum(of["words"] for of in counts.values()),
-             "rejected": sum(len(of["rejected"]) for of in counts.values())}  # fmt: skip
+        raise ValueError(
+            f"{folder}: its tars hold {done} of {num_jobs} words. Remove them, or give --overwrite."
+        )
+    index = {
+        "tars": {f"{name}.tar": of["words"] for name, of in counts.items()},
+        "words": sum(of["words"] for of in counts.values()),
+        "rejected": sum(len(of["rejected"]) for of in counts.values()),
+    }
     write_atomically(folder / INDEX_NAME, json.dumps(index, indent=2))
     return index

@@ -1,4 +1,6 @@
-"""Labelled text images for a recogniser: one split of a folder, cut to the ink, batched, varied in training."""
+"""Labelled text images for a recogniser: one split of a folder, cut to the ink, batched, varied in
+training.
+"""
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -57,28 +59,37 @@ def load_crops(paths: Sequence[Path], *, img_height: int) -> list[np.ndarray]:
     """Word images of one height and any widths, (img_height, w) uint8, cut to their ink.
 
     Raises:
-        FileNotFoundError, ValueError: if an image is missing, damaged or of another height; the message names it.
+        FileNotFoundError, ValueError: if an image is missing, damaged or of another height; the message names
+            it.
     """
     with ThreadPoolExecutor() as pool:
-        images = pool.map(lambda path: crop_to_ink(read_image(path)).copy(), paths)  # a view would keep the whole image
+        images = pool.map(
+            lambda path: crop_to_ink(read_image(path)).copy(), paths
+        )  # a view would keep the whole image
         crops = list(tqdm(images, total=len(paths), desc="read images", unit="word", leave=False))
-    for path, crop in zip(paths, crops):
+    for path, crop in zip(paths, crops, strict=True):
         if crop.shape[0] != img_height:
-            raise ValueError(f"{path}: {crop.shape[0]} pixels high, but the words to train on have {img_height}. Preprocess "
-                             "all word folders with one height in --img_size.")  # fmt: skip
+            raise ValueError(
+                f"{path}: {crop.shape[0]} pixels high, but the words to train on have {img_height}."
+                " Preprocess all word folders with one height in --img_size."
+            )
     return crops
 
 
 def count_unknown(texts: Iterable[str], charset: Charset) -> dict[str, int]:
     """In how many of the texts each character stands that is not in the charset."""
     return dict(Counter(character for text in texts for character in charset.unknown(text)))
+
+
 INK = 200  # grey levels under this are ink
 MARGIN = 6  # pixels of white that stay at both sides of the ink
 WIDTH_STEP = 16  # pixels; words become a multiple of it wide
 
 
 def crop_to_ink(image: np.ndarray) -> np.ndarray:
-    """An (H, W) uint8 image without the white at both sides, but for a margin; of a blank image the first pixels."""
+    """An (H, W) uint8 image without the white at both sides, but for a margin; of a blank image the first
+    pixels.
+    """
     columns = np.flatnonzero((image < INK).any(axis=0))
     if not len(columns):
         return image[:, :WIDTH_STEP]
@@ -91,12 +102,16 @@ def padded_width(width: int) -> int:
 
 
 def make_batch(crops: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:
-    """Images of one height and any widths as (B, 1, H, W) pixel values, white at the right, and their (B,) padded widths."""
+    """Images of one height and any widths as (B, 1, H, W) pixel values, white at the right, and their (B,)
+    padded widths.
+    """
     widths = [padded_width(crop.shape[1]) for crop in crops]
     canvas = np.full((len(crops), crops[0].shape[0], max(widths)), 255, np.uint8)
-    for row, crop in zip(canvas, crops):
+    for row, crop in zip(canvas, crops, strict=True):
         row[:, : crop.shape[1]] = crop
     return to_pixel_values(torch.from_numpy(canvas), 1), torch.tensor(widths)
+
+
 STRETCH_X = 0.15  # most that a word is stretched or shrunk along the line
 STRETCH_Y = 0.08
 SHEAR = 0.2  # pixels along the line for each pixel of height
@@ -114,8 +129,9 @@ def _draw(count: int, low: float, high: float, generator: torch.Generator) -> Te
     return low + (high - low) * torch.rand(count, 1, 1, generator=generator)
 
 
-def warp_words(ink: Tensor, widths: Tensor, generator: torch.Generator, *, step: int,
-               least: Tensor | None = None) -> tuple[Tensor, Tensor]:  # fmt: skip
+def warp_words(
+    ink: Tensor, widths: Tensor, generator: torch.Generator, *, step: int, least: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """Stretch, shear, shift and bend words; see ``augment_words`` for the arguments."""
     count, _, height, full = ink.shape
     stretch_x, stretch_y = (_draw(count, 1 - most, 1 + most, generator) for most in (STRETCH_X, STRETCH_Y))
@@ -155,12 +171,14 @@ def vary_ink(ink: Tensor, generator: torch.Generator) -> Tensor:
     return (ink * faintness + noise * torch.randn(ink.shape, generator=generator)).clamp(0, 1)
 
 
-def augment_words(ink: Tensor, widths: Tensor, generator: torch.Generator, *, step: int,
-                  least: Tensor | None = None) -> tuple[Tensor, Tensor]:  # fmt: skip
+def augment_words(
+    ink: Tensor, widths: Tensor, generator: torch.Generator, *, step: int, least: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """Words as they might have been written and scanned otherwise; a function of ``generator``'s state.
 
     Args:
-        ink: (B, 1, H, W) in [0, 1], white is 0; word i covers its first ``widths[i]`` columns, the rest is white.
+        ink: (B, 1, H, W) in [0, 1], white is 0; word i covers its first ``widths[i]`` columns, the rest is
+            white.
         widths: (B,) int64 pixels.
         step: new widths are multiples of it, pixels.
         least: (B,) int64 smallest new widths, multiples of ``step``, if there are any.

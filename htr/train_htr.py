@@ -1,12 +1,13 @@
 """Train a recogniser (CRNN with CTC) on any mix of word folders, and measure it.
 
   python3 htr/train_htr.py --train data/iam --test data/iam --save_path runs/htr
-  python3 htr/train_htr.py --train data/iam --train data/iam_synthetic:0.5 --test data/iam --save_path runs/htr_mixed
-  python3 htr/train_htr.py --train data/iam --test data/iam --save_path runs/htr --resume
+  python3 htr/train_htr.py --train data/iam --train data/iam_synthetic:0.5 --test data/iam --save_path
+  runs/htr_mixed python3 htr/train_htr.py --train data/iam --test data/iam --save_path runs/htr --resume
 
-A run folder holds step_* checkpoints (each with the best weights so far), log.csv and, at the end, results.json with character
-and word error rates (exact, case and all) and their 95 % intervals. SIGTERM and
-Ctrl-C save and stop; --resume goes on as if nothing had happened. The run is a recogniser for the other scripts.
+A run folder holds step_* checkpoints (each with the best weights so far), log.csv and, at the end,
+results.json with character and word error rates (exact, case and all) and their 95 % intervals. SIGTERM and
+Ctrl-C save and stop; --resume goes on as if nothing had happened. The run is a recogniser for the other
+scripts.
 """
 
 import argparse
@@ -17,7 +18,9 @@ from dataclasses import fields, replace
 from pathlib import Path
 
 if not __package__:
-    sys.path[0] = str(Path(__file__).resolve().parents[1])  # the project's root, from whichever folder this is run
+    sys.path[0] = str(
+        Path(__file__).resolve().parents[1]
+    )  # the project's root, from whichever folder this is run
 
 from htr.dataset import read_split
 from htr.error_rates import ErrorRates
@@ -31,30 +34,76 @@ from utils.word_folder import SPLITS
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Parse the command line."""
     defaults = HTRSettings()
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--train", nargs="+", action="extend", required=True, metavar="FOLDER[:SHARE]",
-                        help="word folders, their split train; FOLDER:2 counts twice, FOLDER:0.5 half of it")  # fmt: skip
-    parser.add_argument("--valid", type=Path, metavar="FOLDER", help="word folder that chooses the best weights (default: "
-                        "words of --train that don't train: split val, as far as its writers train, else 2 %%)")  # fmt: skip
-    parser.add_argument("--valid_split", choices=SPLITS, default="val", help="split of --valid (default: %(default)s)")
-    parser.add_argument("--test", type=Path, metavar="FOLDER", help="word folder that is measured once, at the end")
-    parser.add_argument("--test_split", choices=SPLITS, default="test", help="split of --test (default: %(default)s)")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--train",
+        nargs="+",
+        action="extend",
+        required=True,
+        metavar="FOLDER[:SHARE]",
+        help="word folders, their split train; FOLDER:2 counts twice, FOLDER:0.5 half of it",
+    )
+    parser.add_argument(
+        "--valid",
+        type=Path,
+        metavar="FOLDER",
+        help=(
+            "word folder that chooses the best weights (default: "
+            "words of --train that don't train: split val, as far as its writers train, else 2 %%)"
+        ),
+    )
+    parser.add_argument(
+        "--valid_split", choices=SPLITS, default="val", help="split of --valid (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--test", type=Path, metavar="FOLDER", help="word folder that is measured once, at the end"
+    )
+    parser.add_argument(
+        "--test_split", choices=SPLITS, default="test", help="split of --test (default: %(default)s)"
+    )
     parser.add_argument("--save_path", type=Path, required=True, help="the run's folder")
-    parser.add_argument("--resume", action="store_true", help="go on with the run in --save_path; it keeps its settings unless "
-                        "a flag says otherwise")  # fmt: skip
-    parser.add_argument("--init_from", type=Path, metavar="RUN", help="start from another run's recogniser; it learns the "
-                        "characters that are new")  # fmt: skip
-    parser.add_argument("--max_train_steps", type=positive_int, help="steps in all; the learning rate has come down by then "
-                        f"(default: {defaults.max_train_steps})")  # fmt: skip
-    parser.add_argument("--batch_size", type=positive_int, help=f"words a step (default: {defaults.batch_size})")
-    parser.add_argument("--learning_rate", type=float, help=f"peak of AdamW's (default: {defaults.learning_rate})")
-    parser.add_argument("--augment", action=argparse.BooleanOptionalAction, help="vary the training words in slant, width, pen "
-                        "and scan (default: yes)")  # fmt: skip
-    parser.add_argument("--validate_every", type=positive_int, help="steps between validations, each a checkpoint (default: "
-                        f"{defaults.validate_every})")  # fmt: skip
-    parser.add_argument("--patience", type=positive_int, help="validations without a better one after which the training ends "
-                        f"(default: {defaults.patience})")  # fmt: skip
-    parser.add_argument("--seed", type=int, help=f"of weights, order, augmentation, dropout (default: {defaults.seed})")
+    parser.add_argument(
+        "--resume",
+        action="store_true",
+        help="go on with the run in --save_path; it keeps its settings unless a flag says otherwise",
+    )
+    parser.add_argument(
+        "--init_from",
+        type=Path,
+        metavar="RUN",
+        help="start from another run's recogniser; it learns the characters that are new",
+    )
+    parser.add_argument(
+        "--max_train_steps",
+        type=positive_int,
+        help=f"steps in all; the learning rate has come down by then (default: {defaults.max_train_steps})",
+    )
+    parser.add_argument(
+        "--batch_size", type=positive_int, help=f"words a step (default: {defaults.batch_size})"
+    )
+    parser.add_argument(
+        "--learning_rate", type=float, help=f"peak of AdamW's (default: {defaults.learning_rate})"
+    )
+    parser.add_argument(
+        "--augment",
+        action=argparse.BooleanOptionalAction,
+        help="vary the training words in slant, width, pen and scan (default: yes)",
+    )
+    parser.add_argument(
+        "--validate_every",
+        type=positive_int,
+        help=f"steps between validations, each a checkpoint (default: {defaults.validate_every})",
+    )
+    parser.add_argument(
+        "--patience",
+        type=positive_int,
+        help=f"validations without a better one after which the training ends (default: {defaults.patience})",
+    )
+    parser.add_argument(
+        "--seed", type=int, help=f"of weights, order, augmentation, dropout (default: {defaults.seed})"
+    )
     parser.add_argument("--mixed_precision", choices=("no", "bf16"), help="default: bf16 where it is native")
     args = parser.parse_args(argv)
     if args.learning_rate is not None and not 0 < args.learning_rate < math.inf:
@@ -72,12 +121,23 @@ def main(args: argparse.Namespace) -> None:
     train = read_sources(parse_sources(args.train, flag="--train"), flag="--train")
     valid = read_split(args.valid, args.valid_split, flag="--valid") if args.valid else None
     test = read_split(args.test, args.test_split, flag="--test") if args.test else None
-    results = train_recogniser(train, args.save_path, valid=valid, test=test, settings=settings, checkpoint=checkpoint,
-                               init_from=args.init_from, mixed_precision=args.mixed_precision)  # fmt: skip
+    results = train_recogniser(
+        train,
+        args.save_path,
+        valid=valid,
+        test=test,
+        settings=settings,
+        checkpoint=checkpoint,
+        init_from=args.init_from,
+        mixed_precision=args.mixed_precision,
+    )
     if results is None:
         print(f"stopped     {args.save_path}: saved; --resume goes on", file=sys.stderr)
         return
-    print(f"best        step {results['best_step']} of {results['step']}, {results['seconds']:.0f} s of training")
+    print(
+        f"best        step {results['best_step']} of {results['step']}, {results['seconds']:.0f} s of"
+        " training"
+    )
     for name in ("valid", "test"):
         if results[name]:
             print(f"{name:<11} {ErrorRates(**results[name]).describe()}")

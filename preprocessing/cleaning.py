@@ -1,5 +1,6 @@
 """From a scan or photograph of a word to clean ink on white, fitted to the canvas."""
 
+import itertools
 import unicodedata
 from dataclasses import dataclass
 
@@ -20,8 +21,8 @@ class FitSettings:
         img_size: (height, width) in pixels, multiples of 8.
         background: ``whiten`` (ink on clean white) or ``keep``.
         crop: cut to the ink before fitting.
-        fit: ``aspect`` (scaled to fit inside, shape kept), ``squeeze`` (scaled to the height; what is too wide is
-            squeezed to the width: the published procedure).
+        fit: ``aspect`` (scaled to fit inside, shape kept), ``squeeze`` (scaled to the height; what is too
+            wide is squeezed to the width: the published procedure).
         align: ``left`` or ``center``, horizontally; vertically always centred.
         margin: white pixels kept free on each side.
         max_scale: a word is enlarged by this factor at most, so that a full stop stays smaller than a letter.
@@ -62,7 +63,9 @@ def to_grey(image: Image.Image) -> np.ndarray:
 
 
 def is_dark_ground(grey: np.ndarray) -> bool:
-    """True if the picture's border is mostly darker than its Otsu threshold, with clear contrast between the classes."""
+    """True if the picture's border is mostly darker than its Otsu threshold, with clear contrast between the
+    classes.
+    """
     threshold, _ = cv2.threshold(grey, 0, 255, cv2.THRESH_BINARY | cv2.THRESH_OTSU)
     dark, light = grey[grey <= threshold], grey[grey > threshold]
     if dark.size == 0 or light.size == 0 or light.mean() - dark.mean() < 40:
@@ -74,8 +77,8 @@ def is_dark_ground(grey: np.ndarray) -> bool:
 def whiten_paper(grey: np.ndarray) -> np.ndarray:
     """Divide by the paper's local brightness and lift what is lighter than the ink to pure white.
 
-    A closing with a square keeps steps between paper patches (IAM's grey rectangles on white filler) in the paper's
-    estimate; small patches that it takes for ink are lifted by the white point instead.
+    A closing with a square keeps steps between paper patches (IAM's grey rectangles on white filler) in the
+    paper's estimate; small patches that it takes for ink are lifted by the white point instead.
 
     Args:
         grey: (H, W) uint8.
@@ -83,7 +86,9 @@ def whiten_paper(grey: np.ndarray) -> np.ndarray:
         (H, W) uint8, paper at 255, ink as dark as it was against its paper.
     """
     side = max(15, min(grey.shape) // 2 | 1)
-    paper = cv2.morphologyEx(grey, cv2.MORPH_CLOSE, np.ones((side, side), np.uint8), borderType=cv2.BORDER_REPLICATE)
+    paper = cv2.morphologyEx(
+        grey, cv2.MORPH_CLOSE, np.ones((side, side), np.uint8), borderType=cv2.BORDER_REPLICATE
+    )
     flat = np.clip(grey.astype(np.float32) * WHITE / np.maximum(paper, 1), 0, WHITE)
     threshold, _ = cv2.threshold(flat.astype(np.uint8), 0, 255, cv2.THRESH_BINARY | cv2.THRESH_OTSU)
     is_ink = flat <= threshold
@@ -91,8 +96,8 @@ def whiten_paper(grey: np.ndarray) -> np.ndarray:
         return flat.astype(np.uint8)
     paper_level = float(np.median(flat[~is_ink]))
     middle = (float(flat[is_ink].mean()) + paper_level) / 2
-    # On clean paper what lies between ink and paper is the soft edge of a stroke; away from strokes it is paper of a second
-    # kind, such as the patches.
+    # On clean paper what lies between ink and paper is the soft edge of a stroke; away from strokes it is
+    # paper of a second kind, such as the patches.
     near_ink = cv2.dilate(is_ink.astype(np.uint8), np.ones((5, 5), np.uint8)) > 0
     between = ~near_ink & (flat > threshold) & (flat < middle + 0.8 * (paper_level - middle))
     has_patches = between.sum() > 0.4 * is_ink.sum()
@@ -103,8 +108,8 @@ def whiten_paper(grey: np.ndarray) -> np.ndarray:
 def erase_rules(grey: np.ndarray) -> np.ndarray:
     """Paint white the flat, long strokes in the outer tenth of the height: ruler lines and their stubs.
 
-    A component counts as a rule if it lies wholly in the top or bottom tenth, is at least 8 % of the picture wide and
-    six times as wide as it is high.
+    A component counts as a rule if it lies wholly in the top or bottom tenth, is at least 8 % of the picture
+    wide and six times as wide as it is high.
     """
     height, width = grey.shape
     mask = (grey < 225).astype(np.uint8)
@@ -156,7 +161,9 @@ def fit_word(grey: np.ndarray, settings: FitSettings) -> np.ndarray:
     if settings.fit == "squeeze":
         # The published fit: height first, too wide is squeezed, too narrow is centred on white.
         picture = Image.fromarray(grey)
-        picture = picture.resize((max(1, int(picture.width * height / picture.height)), height), Image.LANCZOS)
+        picture = picture.resize(
+            (max(1, int(picture.width * height / picture.height)), height), Image.LANCZOS
+        )
         if picture.width > width:
             return np.asarray(picture.resize((width, height), Image.LANCZOS))
         return np.asarray(ImageOps.pad(picture, (width, height), color=WHITE))
@@ -173,14 +180,14 @@ def fit_word(grey: np.ndarray, settings: FitSettings) -> np.ndarray:
 def split_at_spaces(grey: np.ndarray, text: str) -> list[tuple[np.ndarray, str]] | None:
     """Cut a picture of several words at its clear spaces.
 
-    The widest gaps between ink columns must be as many as the text's spaces, and the narrowest of them clearly wider
-    (1.6 times, and a fifth of the ink's height) than the widest of the others.
+    The widest gaps between ink columns must be as many as the text's spaces, and the narrowest of them
+    clearly wider (1.6 times, and a fifth of the ink's height) than the widest of the others.
 
     Args:
         grey: (h, w) uint8, clean paper.
     Returns:
-        (picture, word) for each word, cropped to its ink; None where the spaces are not clear, or words may stand from
-        right to left.
+        (picture, word) for each word, cropped to its ink; None where the spaces are not clear, or words may
+        stand from right to left.
     """
     words = text.split(" ")
     if len(words) == 1:
@@ -201,14 +208,16 @@ def split_at_spaces(grey: np.ndarray, text: str) -> list[tuple[np.ndarray, str]]
     if narrowest < 1.6 * rival or narrowest < 0.2 * (rows[-1] - rows[0] + 1):
         return None
     cuts = [0, *sorted(start + gap // 2 for gap, start in chosen), grey.shape[1]]
-    parts = [crop_to_ink(grey[:, left:right]) for left, right in zip(cuts[:-1], cuts[1:])]
+    parts = [crop_to_ink(grey[:, left:right]) for left, right in itertools.pairwise(cuts)]
     if any(part is None for part in parts):
         return None
-    return list(zip(parts, words))
+    return list(zip(parts, words, strict=True))
 
 
 def crop_to_ink(grey: np.ndarray) -> np.ndarray | None:
-    """Cut to the ink with one pixel around it, which keeps the soft edge of the strokes; None where there is no ink."""
+    """Cut to the ink with one pixel around it, which keeps the soft edge of the strokes; None where there is
+    no ink.
+    """
     box = ink_box(grey)
     if box is None:
         return None

@@ -10,10 +10,23 @@ from PIL import Image, ImageDraw, ImageOps, ImageStat
 
 # Why a word is left out. Every dropped word is counted under exactly one of these.
 DROP_REASONS = (
-    "err_segmentation", "no_image", "unreadable_image", "empty_image", "bad_box", "unannotated", "empty_text",
-    "charset", "length", "md5_mismatch", "duplicate_page", "not_in_split", "bad_row", "unknown_writer", "unlisted_image",
+    "err_segmentation",
+    "no_image",
+    "unreadable_image",
+    "empty_image",
+    "bad_box",
+    "unannotated",
+    "empty_text",
+    "charset",
+    "length",
+    "md5_mismatch",
+    "duplicate_page",
+    "not_in_split",
+    "bad_row",
+    "unknown_writer",
+    "unlisted_image",
     "no_annotations",
-)  # fmt: skip
+)
 
 
 class BadBoxError(ValueError):
@@ -31,8 +44,9 @@ class ImageSource(Protocol):
 class FileImage:
     """A word's picture: a whole file, or a rotated box cut straight out of one.
 
-    ``box`` is (x_center, y_center, width, height, angle) in raw pixels; the angle is in degrees counter-clockwise on
-    screen, as in IMGUR5K. ``use_exif`` turns a phone's photo upright (never with a box: boxes mean raw pixels).
+    ``box`` is (x_center, y_center, width, height, angle) in raw pixels; the angle is in degrees
+    counter-clockwise on screen, as in IMGUR5K. ``use_exif`` turns a phone's photo upright (never with a box:
+    boxes mean raw pixels).
     """
 
     path: Path
@@ -40,7 +54,9 @@ class FileImage:
     use_exif: bool = False
 
     def load(self) -> Image.Image:
-        """Read the picture from disk, cut straight if there is a box; outside of the page is filled with white."""
+        """Read the picture from disk, cut straight if there is a box; outside of the page is filled with
+        white.
+        """
         if self.box is None:
             with Image.open(self.path) as image:
                 image.load()
@@ -52,8 +68,8 @@ class FileImage:
 class PolygonImage:
     """A word's picture: a polygon on a page, cut out upright.
 
-    ``points`` are (x, y) in the page's raw pixels. What lies outside of the polygon is filled with the paper's colour,
-    so that neighbours vanish and no edge appears.
+    ``points`` are (x, y) in the page's raw pixels. What lies outside of the polygon is filled with the
+    paper's colour, so that neighbours vanish and no edge appears.
     """
 
     path: Path
@@ -67,10 +83,16 @@ class PolygonImage:
         """
         page = _open_page(self.path)
         xs, ys = [x for x, _ in self.points], [y for _, y in self.points]
-        box = (max(0, floor(min(xs, default=0))), max(0, floor(min(ys, default=0))),
-               min(page.width, ceil(max(xs, default=0))), min(page.height, ceil(max(ys, default=0))))  # fmt: skip
+        box = (
+            max(0, floor(min(xs, default=0))),
+            max(0, floor(min(ys, default=0))),
+            min(page.width, ceil(max(xs, default=0))),
+            min(page.height, ceil(max(ys, default=0))),
+        )
         if len(self.points) < 3 or box[2] - box[0] < 1 or box[3] - box[1] < 1:
-            raise BadBoxError(f"polygon of {len(self.points)} points in {box} does not fit a page of {page.size} pixels")
+            raise BadBoxError(
+                f"polygon of {len(self.points)} points in {box} does not fit a page of {page.size} pixels"
+            )
         part = page.crop(box)
         mask = Image.new("L", part.size)
         ImageDraw.Draw(mask).polygon([(x - box[0], y - box[1]) for x, y in self.points], fill=255)
@@ -82,8 +104,8 @@ class PolygonImage:
 class RawWord:
     """One word of a raw data set.
 
-    ``writer`` is a string (leading zeros count); ``split`` is ``train``, ``val`` or ``test``, or None where the data set
-    names none; ``source_id`` is the data set's own id, which becomes the image's name.
+    ``writer`` is a string (leading zeros count); ``split`` is ``train``, ``val`` or ``test``, or None where
+    the data set names none; ``source_id`` is the data set's own id, which becomes the image's name.
     """
 
     image: ImageSource
@@ -132,5 +154,6 @@ def cut_straight(page: Image.Image, box: tuple[float, float, float, float, float
     x, y = x_center + 0.5, y_center + 0.5
     p, q = out_width / 2 + 0.5, out_height / 2 + 0.5
     matrix = (c, s, x - p * c - q * s, -s, c, y + p * s - q * c)
-    return page.transform((out_width, out_height), Image.Transform.AFFINE, matrix, Image.Resampling.BICUBIC,
-                          fillcolor="white")  # fmt: skip
+    return page.transform(
+        (out_width, out_height), Image.Transform.AFFINE, matrix, Image.Resampling.BICUBIC, fillcolor="white"
+    )

@@ -10,8 +10,13 @@ from utils.charset import normalise_text
 from utils.word_folder import WordRecord
 
 
-def filter_words(words: Iterator[RawWord | DroppedWord], charset: str | None, min_length: int, max_length: int | None,
-                 dropped: Counter) -> Iterator[RawWord]:  # fmt: skip
+def filter_words(
+    words: Iterator[RawWord | DroppedWord],
+    charset: str | None,
+    min_length: int,
+    max_length: int | None,
+    dropped: Counter,
+) -> Iterator[RawWord]:
     """Yield the words whose normalised text passes the filters; count the others by reason in ``dropped``."""
     allowed = set(normalise_text(charset)) | {" "} & set(charset) if charset else None
     for word in words:
@@ -32,9 +37,9 @@ def filter_words(words: Iterator[RawWord | DroppedWord], charset: str | None, mi
 def split_by_writer(words: Sequence[RawWord], val_fraction: float, test_fraction: float) -> list[RawWord]:
     """Give each word without a split one, per writer, the same on every machine.
 
-    Each writer's words are ordered by the SHA-256 of their ids; the first ``test_fraction`` become ``test``, the next
-    ``val_fraction`` ``val``, rounded to whole words, and at least one word of each writer stays in ``train``. A data set
-    that names any split is left as it is, its unnamed words go to ``train``.
+    Each writer's words are ordered by the SHA-256 of their ids; the first ``test_fraction`` become ``test``,
+    the next ``val_fraction`` ``val``, rounded to whole words, and at least one word of each writer stays in
+    ``train``. A data set that names any split is left as it is, its unnamed words go to ``train``.
     """
     if any(word.split for word in words):
         return [word if word.split else replace(word, split="train") for word in words]
@@ -48,11 +53,13 @@ def split_by_writer(words: Sequence[RawWord], val_fraction: float, test_fraction
         vals = min(round(val_fraction * len(indices)), len(indices) - 1 - tests)
         for rank, index in enumerate(indices[: tests + vals]):
             splits[index] = "test" if rank < tests else "val"
-    return [replace(word, split=split) for word, split in zip(words, splits)]
+    return [replace(word, split=split) for word, split in zip(words, splits, strict=True)]
 
 
 def describe(words: Sequence[RawWord | WordRecord]) -> str:
-    """What a set of words holds: counts, writers, lengths, characters, rare ones, texts shared between splits."""
+    """What a set of words holds: counts, writers, lengths, characters, rare ones, texts shared between
+    splits.
+    """
     splits = Counter(word.split for word in words)
     writers = Counter(word.writer for word in words)
     lengths = Counter(len(word.text) for word in words)
@@ -69,12 +76,15 @@ def describe(words: Sequence[RawWord | WordRecord]) -> str:
         f"lengths     {min(lengths)} to {max(lengths)}: "
         + ", ".join(f"{length}: {count}" for length, count in sorted(lengths.items())),
         f"characters  {len(characters)}: " + " ".join(f"{c!r} {n}" for c, n in sorted(characters.items())),
-        "rare        " + (" ".join(f"{c!r} {n}" for c, n in sorted(characters.items()) if n < 20) or "none")
+        "rare        "
+        + (" ".join(f"{c!r} {n}" for c, n in sorted(characters.items()) if n < 20) or "none")
         + "  (fewer than 20 times)",
-    ]  # fmt: skip
+    ]
     for i, first in enumerate(names):
         for second in names[i + 1 :]:
-            lines.append(f"shared      {len(texts[first] & texts[second])} texts are in both {first} and {second}")
+            lines.append(
+                f"shared      {len(texts[first] & texts[second])} texts are in both {first} and {second}"
+            )
     return "\n".join(lines)
 
 
@@ -86,5 +96,7 @@ def shorten(items: Sequence[str], most: int) -> str:
 
 def drop_table(dropped: Counter) -> str:
     """The dropped words by reason, as text."""
-    rows = [f"  {reason:18} {count:8d}" for reason, count in sorted(dropped.items(), key=lambda item: -item[1])]
+    rows = [
+        f"  {reason:18} {count:8d}" for reason, count in sorted(dropped.items(), key=lambda item: -item[1])
+    ]
     return "\n".join([f"dropped     {sum(dropped.values())}", *rows])

@@ -31,21 +31,28 @@ def prepare_save_dir(save_dir: Path, dataset_path: Path | None, report: dict, ov
     Returns:
         ``report`` as JSON reads it back, which is what the folder's report file holds now.
     Raises:
-        ValueError: if the folder is finished, belongs to other settings, holds anything else, or overlaps the source.
+        ValueError: if the folder is finished, belongs to other settings, holds anything else, or overlaps the
+            source.
     """
     report = json.loads(json.dumps(report))
     if dataset_path is not None:
         source, target = dataset_path.resolve(), save_dir.resolve()
         if source.is_relative_to(target) or target.is_relative_to(source):
-            raise ValueError(f"--save_dir {save_dir}: would write into --dataset_path {dataset_path}. Name a folder beside it.")
+            raise ValueError(
+                f"--save_dir {save_dir}: would write into --dataset_path {dataset_path}. Name a folder"
+                " beside it."
+            )
     marker = save_dir / REPORT_NAME
     check_no_file(save_dir, "--save_dir")
     # A half-written marker of a run that was killed just then doesn't count.
     if save_dir.is_dir() and any(path for path in save_dir.iterdir() if path.suffix != ".tmp"):
         if not marker.is_file():
-            raise ValueError(f"--save_dir {save_dir}: not empty, and not made by this script. Name another folder.")
+            raise ValueError(
+                f"--save_dir {save_dir}: not empty, and not made by this script. Name another folder."
+            )
         if overwrite:
-            # The old marker stays until the new one is there: killed on the way, the folder is still known as ours.
+            # The old marker stays until the new one is there: killed on the way, the folder is still known as
+            # ours.
             (save_dir / METADATA_NAME).unlink(missing_ok=True)
             shutil.rmtree(save_dir / IMAGE_FOLDER, ignore_errors=True)
         else:
@@ -57,21 +64,34 @@ def prepare_save_dir(save_dir: Path, dataset_path: Path | None, report: dict, ov
 
 
 def _check_unfinished(save_dir: Path, old: dict, report: dict) -> None:
-    """Raise a ValueError unless ``old`` is the report of an unfinished run with the settings of ``report``."""
-    # A folder of words is finished when its metadata.jsonl is there, one of bare images when they are counted.
+    """Raise a ValueError unless ``old`` is the report of an unfinished run with the settings of
+    ``report``.
+    """
+    # A folder of words is finished when its metadata.jsonl is there, one of bare images when they are
+    # counted.
     if (save_dir / METADATA_NAME).is_file() or "images" in old:
-        raise ValueError(f"--save_dir {save_dir}: already holds a finished word folder. Name another one, or give "
-                         "--overwrite to make it anew.")  # fmt: skip
+        raise ValueError(
+            f"--save_dir {save_dir}: already holds a finished word folder. Name another one, or give "
+            "--overwrite to make it anew."
+        )
     if {key: value for key, value in old.items() if key in report} != report:
-        raise ValueError(f"--save_dir {save_dir}: holds an unfinished run with other settings ({REPORT_NAME}). "
-                         "Give the same flags to go on with it, or --overwrite to start anew.")  # fmt: skip
+        raise ValueError(
+            f"--save_dir {save_dir}: holds an unfinished run with other settings ({REPORT_NAME}). "
+            "Give the same flags to go on with it, or --overwrite to start anew."
+        )
 
 
-def write_words(words: Sequence[RawWord], save_dir: Path, settings: FitSettings, split_words: bool, workers: int,
-                dropped: Counter) -> list[WordRecord]:  # fmt: skip
+def write_words(
+    words: Sequence[RawWord],
+    save_dir: Path,
+    settings: FitSettings,
+    split_words: bool,
+    workers: int,
+    dropped: Counter,
+) -> list[WordRecord]:
     """Write all images on all cores; returns the records, counts what had to be dropped."""
     stems = image_names([word.source_id for word in words])
-    pairs = list(zip(words, stems))
+    pairs = list(zip(words, stems, strict=True))
     chunks = (pairs[i : i + CHUNK] for i in range(0, len(pairs), CHUNK))
     records = []
     with tqdm(total=len(pairs), unit="word", desc="words") as bar:
@@ -106,8 +126,9 @@ def bounded_map(function: Callable, chunks: Iterator, workers: int, *args) -> It
             raise
 
 
-def process_chunk(chunk: Sequence[tuple[RawWord, str]], save_dir: Path, settings: FitSettings,
-                  split_words: bool) -> list[list[WordRecord] | str]:  # fmt: skip
+def process_chunk(
+    chunk: Sequence[tuple[RawWord, str]], save_dir: Path, settings: FitSettings, split_words: bool
+) -> list[list[WordRecord] | str]:
     """``process_word`` on each word of a chunk, in a worker process."""
     import cv2
 
@@ -115,8 +136,9 @@ def process_chunk(chunk: Sequence[tuple[RawWord, str]], save_dir: Path, settings
     return [process_word(word, stem, save_dir, settings, split_words) for word, stem in chunk]
 
 
-def process_word(word: RawWord, stem: str, save_dir: Path, settings: FitSettings,
-                 split_words: bool) -> list[WordRecord] | str:  # fmt: skip
+def process_word(
+    word: RawWord, stem: str, save_dir: Path, settings: FitSettings, split_words: bool
+) -> list[WordRecord] | str:
     """Write one word's image (or several, where a text is cut at its spaces).
 
     Returns:
@@ -131,7 +153,13 @@ def process_word(word: RawWord, stem: str, save_dir: Path, settings: FitSettings
         image = word.image.load()
     except BadBoxError:
         return "bad_box"
-    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError):  # whatever Pillow raises
+    except (
+        OSError,
+        SyntaxError,
+        ValueError,
+        EOFError,
+        Image.DecompressionBombError,
+    ):  # whatever Pillow raises
         return "unreadable_image"
     grey = clean_word(image, settings)
     if grey is None:
@@ -151,13 +179,14 @@ def process_word(word: RawWord, stem: str, save_dir: Path, settings: FitSettings
 def image_names(source_ids: Sequence[str]) -> list[str]:
     """File stems for ids: made safe for any file system, and unique also where case does not count.
 
-    Ids that would collide, or make too long a name, get a short hash of their id (and of their rank among equals) appended.
+    Ids that would collide, or make too long a name, get a short hash of their id (and of their rank among
+    equals) appended.
     """
     stems = [re.sub(r"[^\w.\-]+", "_", source_id).strip("._") or "word" for source_id in source_ids]
     counts = Counter(stem.casefold() for stem in stems)
     seen: Counter = Counter()
     names = []
-    for stem, source_id in zip(stems, source_ids):
+    for stem, source_id in zip(stems, source_ids, strict=True):
         start = stem.encode()[:LONGEST_STEM].decode(errors="ignore")
         if counts[stem.casefold()] > 1 or start != stem:
             seen[source_id] += 1

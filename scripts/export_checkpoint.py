@@ -1,6 +1,6 @@
 """Make a checkpoint small enough to share: half-precision weights, no training state.
 
-  python3 scripts/export_checkpoint.py --models_path runs/iam --save_path exported
+python3 scripts/export_checkpoint.py --models_path runs/iam --save_path exported
 """
 
 import argparse
@@ -9,7 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 if not __package__:
-    sys.path[0] = str(Path(__file__).resolve().parents[1])  # the project's root, from whichever folder this is run
+    sys.path[0] = str(
+        Path(__file__).resolve().parents[1]
+    )  # the project's root, from whichever folder this is run
 
 import torch
 
@@ -22,10 +24,18 @@ DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Parse the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models_path", type=Path, required=True, help="a checkpoint, or a run (its newest checkpoint)")
-    parser.add_argument("--save_path", type=Path, required=True, help="the folder to write; must not exist or be empty")
-    parser.add_argument("--dtype", choices=tuple(DTYPES), default="fp16", help="of the weights (default: %(default)s)")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--models_path", type=Path, required=True, help="a checkpoint, or a run (its newest checkpoint)"
+    )
+    parser.add_argument(
+        "--save_path", type=Path, required=True, help="the folder to write; must not exist or be empty"
+    )
+    parser.add_argument(
+        "--dtype", choices=tuple(DTYPES), default="fp16", help="of the weights (default: %(default)s)"
+    )
     return parser.parse_args(argv)
 
 
@@ -34,7 +44,9 @@ def main(args: argparse.Namespace) -> None:
     check_no_file(args.save_path, "--save_path")
     if args.save_path.exists() and any(args.save_path.iterdir()):
         raise ValueError(f"--save_path {args.save_path}: not empty. Name another folder.")
-    HandwritingPipeline.from_pretrained(args.models_path).save_pretrained(args.save_path, dtype=DTYPES[args.dtype])
+    HandwritingPipeline.from_pretrained(args.models_path).save_pretrained(
+        args.save_path, dtype=DTYPES[args.dtype]
+    )
     size = sum(path.stat().st_size for path in args.save_path.rglob("*") if path.is_file())
     print(f"wrote       {args.save_path}, {size / 2**20:.1f} MiB")
 

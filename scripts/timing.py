@@ -1,4 +1,6 @@
-"""Timing that can be trusted: warm-up, interleaved rounds, medians with their spread, and what the machine could do at most."""
+"""Timing that can be trusted: warm-up, interleaved rounds, medians with their spread, and what the machine
+could do at most.
+"""
 
 import os
 import platform
@@ -44,8 +46,9 @@ def measure_seconds(call: Callable[[], object], device: torch.device) -> float:
     return time.perf_counter() - start
 
 
-def time_interleaved(calls: Mapping[str, Callable[[], object]], device: torch.device, *, rounds: int,
-                     warmup: int = 1) -> dict[str, Timing]:  # fmt: skip
+def time_interleaved(
+    calls: Mapping[str, Callable[[], object]], device: torch.device, *, rounds: int, warmup: int = 1
+) -> dict[str, Timing]:
     """Each call once a round, in turn, so that what slows the machine for a while slows all alike."""
     for _ in range(warmup):
         for call in calls.values():
@@ -59,7 +62,9 @@ def time_interleaved(calls: Mapping[str, Callable[[], object]], device: torch.de
 
 
 def count_flops(call: Callable[[], object]) -> int:
-    """Floating point operations of the matrix products and convolutions of a call (a multiply and an add are two)."""
+    """Floating point operations of the matrix products and convolutions of a call (a multiply and an add are
+    two).
+    """
     from torch.utils.flop_counter import FlopCounterMode
 
     counter = FlopCounterMode(display=False)
@@ -103,5 +108,10 @@ def describe_machine(device: torch.device) -> dict[str, object]:
                 name = next(line.split(":", 1)[1].strip() for line in file if line.startswith("model name"))
         except (OSError, StopIteration):
             name = platform.processor() or platform.machine()
-    return {"device": device.type, "name": name, "cores": os.cpu_count(), "threads": torch.get_num_threads(),
-            "torch": torch.__version__}  # fmt: skip
+    return {
+        "device": device.type,
+        "name": name,
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+    }

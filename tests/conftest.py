@@ -20,7 +20,9 @@ def vae_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A compact VAE of random weights, 58,000 of them."""
     folder = tmp_path_factory.mktemp("vae")
     torch.manual_seed(0)
-    vae = CompactAutoencoder(block_out_channels=(16, 16), layers_per_block=1, scaling_factor=3.0, shift_factor=0.1)
+    vae = CompactAutoencoder(
+        block_out_channels=(16, 16), layers_per_block=1, scaling_factor=3.0, shift_factor=0.1
+    )
     vae.save_pretrained(folder)
     return folder
 
@@ -35,15 +37,28 @@ def words_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def pipeline(vae_folder: Path) -> HandwritingPipeline:
-    """A model of random weights, none of them zero, so that everything that it is given changes its images."""
+    """A model of random weights, none of them zero, so that everything that it is given changes its
+    images.
+    """
     characters = tuple("ABZabcdefghijklmnopqrstuvwxyz")
     torch.manual_seed(1)
-    unet = nudge_zeros(UNet(make_config("tiny", num_writers=3, vocabulary_size=len(characters) + 1, max_length=8)))
+    unet = nudge_zeros(
+        UNet(make_config("tiny", num_writers=3, vocabulary_size=len(characters) + 1, max_length=8))
+    )
     vae = load_vae(vae_folder)
-    width_model = WidthModel(dict.fromkeys(characters, 7.0), dict(zip(WRITERS, (0.9, 1.0, 1.1))), left=2.0, room=60.0)
-    card = ModelCard(Charset(characters), WRITERS, NoiseSchedule(), IMG_SIZE, width_model,
-                     {"name": str(vae_folder), "hash": hash_vae(vae)}, canvas_step=CANVAS_STEP,
-                     extra={"preset": "tiny", "step": 0})  # fmt: skip
+    width_model = WidthModel(
+        dict.fromkeys(characters, 7.0), dict(zip(WRITERS, (0.9, 1.0, 1.1), strict=True)), left=2.0, room=60.0
+    )
+    card = ModelCard(
+        Charset(characters),
+        WRITERS,
+        NoiseSchedule(),
+        IMG_SIZE,
+        width_model,
+        {"name": str(vae_folder), "hash": hash_vae(vae)},
+        canvas_step=CANVAS_STEP,
+        extra={"preset": "tiny", "step": 0},
+    )
     return HandwritingPipeline(unet, vae, card)
 
 
@@ -59,6 +74,16 @@ def checkpoint(pipeline: HandwritingPipeline, tmp_path_factory: pytest.TempPathF
 def tiny_run(words_folder: Path, vae_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of train_diffusion.py: four steps, checkpoints at 2 and 4."""
     run = tmp_path_factory.mktemp("runs") / "tiny"
-    run_script("train_diffusion", "--dataset_path", words_folder, "--vae", vae_folder, "--save_path", run,
-               "--max_train_steps", 4, *TINY_TRAINING)  # fmt: skip
+    run_script(
+        "train_diffusion",
+        "--dataset_path",
+        words_folder,
+        "--vae",
+        vae_folder,
+        "--save_path",
+        run,
+        "--max_train_steps",
+        4,
+        *TINY_TRAINING,
+    )
     return run

@@ -35,7 +35,9 @@ def room_of(name):
 
 
 def imported(path):
-    """The project's own modules that a file imports anywhere in it, by full name (``from a import b`` may mean ``a.b``)."""
+    """The project's own modules that a file imports anywhere in it, by full name (``from a import b`` may
+    mean ``a.b``).
+    """
     names = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
@@ -49,16 +51,30 @@ def test_importing_prints_nothing_and_writes_nothing(tmp_path):
     empty, cache = tmp_path / "empty", tmp_path / "cache"
     empty.mkdir()
     before = hash_tree(ROOT / "tests" / "data")
-    code = f"import sys; sys.path.insert(0, {str(ROOT)!r})\n" + "".join(f"import {name}\n" for name in MODULES)
-    done = subprocess.run([sys.executable, "-B", "-c", code], cwd=empty, capture_output=True, text=True, timeout=120,
-                          env={"HOME": str(cache), "HF_HOME": str(cache / "hf"), "PATH": "/usr/bin:/bin"})  # fmt: skip
+    code = f"import sys; sys.path.insert(0, {str(ROOT)!r})\n" + "".join(
+        f"import {name}\n" for name in MODULES
+    )
+    done = subprocess.run(
+        [sys.executable, "-B", "-c", code],
+        cwd=empty,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env={"HOME": str(cache), "HF_HOME": str(cache / "hf"), "PATH": "/usr/bin:/bin"},
+    )
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
-    assert list(empty.iterdir()) == [] and not (cache / "hf").exists() and hash_tree(ROOT / "tests" / "data") == before
+    assert (
+        list(empty.iterdir()) == []
+        and not (cache / "hf").exists()
+        and hash_tree(ROOT / "tests" / "data") == before
+    )
 
 
 @pytest.mark.parametrize("path", FILES, ids=MODULES)
 def test_nothing_imports_a_script(path):
-    scripts = {".".join(script.relative_to(ROOT).with_suffix("").parts) for script in FILES if IS_SCRIPT[script]}
+    scripts = {
+        ".".join(script.relative_to(ROOT).with_suffix("").parts) for script in FILES if IS_SCRIPT[script]
+    }
     assert imported(path) & scripts == set()
 
 
@@ -76,7 +92,10 @@ def test_every_file_of_ours_stands_in_a_room_with_walls():
 
 
 def test_no_module_imports_itself_in_a_circle():
-    graph = {name: {other for other in imported(path) if other != name} for name, path in zip(MODULES, FILES)}
+    graph = {
+        name: {other for other in imported(path) if other != name}
+        for name, path in zip(MODULES, FILES, strict=True)
+    }
     while leaves := {name for name, needs in graph.items() if not needs & set(graph)}:
         graph = {name: needs for name, needs in graph.items() if name not in leaves}
     assert graph == {}
@@ -85,17 +104,20 @@ def test_no_module_imports_itself_in_a_circle():
 # Help
 
 
-
 @pytest.fixture(scope="module")
 def help_texts():
     """The --help of every script, all printed by one process."""
     scripts = SCRIPTS
-    code = ("import contextlib, io, json, runpy, sys\ntexts = {}\nfor script in sys.argv[1:]:\n"
-            "    output = io.StringIO()\n    sys.argv = [script, '--help']\n"
-            "    with contextlib.redirect_stdout(output), contextlib.suppress(SystemExit):\n"
-            "        runpy.run_path(script, run_name='__main__')\n    texts[script] = output.getvalue()\n"
-            "print(json.dumps(texts))\n")  # fmt: skip
-    done = subprocess.run([sys.executable, "-c", code, *scripts], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    code = (
+        "import contextlib, io, json, runpy, sys\ntexts = {}\nfor script in sys.argv[1:]:\n"
+        "    output = io.StringIO()\n    sys.argv = [script, '--help']\n"
+        "    with contextlib.redirect_stdout(output), contextlib.suppress(SystemExit):\n"
+        "        runpy.run_path(script, run_name='__main__')\n    texts[script] = output.getvalue()\n"
+        "print(json.dumps(texts))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, *scripts], cwd=ROOT, capture_output=True, text=True, timeout=120
+    )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 
@@ -116,6 +138,8 @@ def test_the_readme_uses_only_flags_that_exist(help_texts):
     if not readme.is_file():
         pytest.skip("no README")
     for script, text in help_texts.items():
-        for command in re.findall(rf"{re.escape(script)}((?:\\\n|[^\n`|#])*)", readme.read_text(encoding="utf-8")):
+        for command in re.findall(
+            rf"{re.escape(script)}((?:\\\n|[^\n`|#])*)", readme.read_text(encoding="utf-8")
+        ):
             unknown = [flag for flag in re.findall(r"--\w+", command) if flag not in text]
             assert unknown == [], f"{script}{command}"

@@ -33,7 +33,11 @@ def write(checkpoint, tmp_path):
     """Run the script in this process into tmp_path/out; returns that folder."""
 
     def call(*argv, save_path=tmp_path / "out", models_path=checkpoint):
-        main(parse_args(["--models_path", str(models_path), "--save_path", str(save_path), *FAST, *map(str, argv)]))
+        main(
+            parse_args(
+                ["--models_path", str(models_path), "--save_path", str(save_path), *FAST, *map(str, argv)]
+            )
+        )
         return save_path
 
     return call
@@ -45,7 +49,12 @@ def fail(checkpoint, tmp_path, capsys):
 
     def call(*argv):
         with pytest.raises(SystemExit) as error:
-            run(main, parse_args(["--models_path", str(checkpoint), "--save_path", str(tmp_path / "out"), *FAST, *argv]))
+            run(
+                main,
+                parse_args(
+                    ["--models_path", str(checkpoint), "--save_path", str(tmp_path / "out"), *FAST, *argv]
+                ),
+            )
         message = capsys.readouterr().err
         assert error.value.code == 2 and "Traceback" not in message
         return message
@@ -70,21 +79,38 @@ def test_the_command_of_the_readme_writes_default_words_beside_the_model(checkpo
     output, errors = process.communicate(timeout=120)
     assert process.returncode == 0, errors
     records = read_word_folder(model / "samples")
-    assert tuple(record.text for record in records) == DEFAULT_WORDS and f"wrote       {len(DEFAULT_WORDS)} words" in output
+    assert (
+        tuple(record.text for record in records) == DEFAULT_WORDS
+        and f"wrote       {len(DEFAULT_WORDS)} words" in output
+    )
 
 
 def test_the_output_is_a_word_folder(write):
     folder = write("--words", "cab", "zebra", "--writer", "01", "02")
     records = read_word_folder(folder)
     assert [(r.text, r.writer, r.split) for r in records] == [
-        ("cab", "01", "train"), ("cab", "02", "train"), ("zebra", "01", "train"), ("zebra", "02", "train")]  # fmt: skip
+        ("cab", "01", "train"),
+        ("cab", "02", "train"),
+        ("zebra", "01", "train"),
+        ("zebra", "02", "train"),
+    ]
     assert all(image.shape == IMG_SIZE and image.dtype == np.uint8 for image in read_images(folder).values())
 
 
 def test_the_output_can_be_trained_on(write, vae_folder, tmp_path):
     folder = write("--words", "cab", "bad", "ace", "--writer", "all")
-    run_script("train_diffusion", "--dataset_path", folder, "--vae", vae_folder, "--save_path", tmp_path / "run",
-               "--max_train_steps", 1, *TINY_TRAINING)  # fmt: skip
+    run_script(
+        "train_diffusion",
+        "--dataset_path",
+        folder,
+        "--vae",
+        vae_folder,
+        "--save_path",
+        tmp_path / "run",
+        "--max_train_steps",
+        1,
+        *TINY_TRAINING,
+    )
     assert (tmp_path / "run" / "step_00000001").is_dir()
 
 
@@ -114,7 +140,9 @@ def test_several_images_of_a_word_differ(write):
 
 def test_words_come_from_a_file(write, tmp_path):
     (tmp_path / "words.txt").write_text("\ufeffcab \r\n\n  bad ace\n", encoding="utf-8")
-    assert [r.text for r in read_word_folder(write("--words_file", tmp_path / "words.txt", "--skip_unknown"))] == ["cab"]
+    assert [
+        r.text for r in read_word_folder(write("--words_file", tmp_path / "words.txt", "--skip_unknown"))
+    ] == ["cab"]
 
 
 def test_hands_are_drawn_for_each_image(write):
@@ -122,20 +150,29 @@ def test_hands_are_drawn_for_each_image(write):
 
 
 def test_a_mixed_hand_is_written_and_named(write):
-    assert [r.writer for r in read_word_folder(write("--words", "cab", "--mix", "01:3", "02:1"))] == ["01:0.75+02:0.25"]
+    assert [r.writer for r in read_word_folder(write("--words", "cab", "--mix", "01:3", "02:1"))] == [
+        "01:0.75+02:0.25"
+    ]
 
 
 def test_a_mix_of_one_hand_is_that_hand(write, tmp_path):
     mixed = write("--words", "cab", "--mix", "01", save_path=tmp_path / "mixed")
     single = write("--words", "cab", "--writer", "01", save_path=tmp_path / "single")
-    difference = [a.astype(int) - b for a, b in zip(read_images(mixed).values(), read_images(single).values())]
+    difference = [
+        a.astype(int) - b
+        for a, b in zip(read_images(mixed).values(), read_images(single).values(), strict=True)
+    ]
     assert np.abs(difference).max() <= 2
 
 
-@pytest.mark.parametrize(("values", "shares"), [
-    (["a:0.7", "b:0.3"], {"a": 0.7, "b": 0.3}), (["a", "b"], {"a": 0.5, "b": 0.5}),
-    (["x:y:3", "b:1"], {"x:y": 0.75, "b": 0.25}),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("values", "shares"),
+    [
+        (["a:0.7", "b:0.3"], {"a": 0.7, "b": 0.3}),
+        (["a", "b"], {"a": 0.5, "b": 0.5}),
+        (["x:y:3", "b:1"], {"x:y": 0.75, "b": 0.25}),
+    ],
+)
 def test_shares_of_a_mix_sum_to_one(values, shares):
     assert parse_mix(values) == pytest.approx(shares)
 
@@ -224,13 +261,19 @@ def test_a_changed_words_file_is_another_job(write, fail, tmp_path):
 def test_overwrite_writes_other_settings_anew(write):
     write("--words", "cab", "ace")
     folder = write("--words", "bad", "--overwrite")
-    assert [r.text for r in read_word_folder(folder)] == ["bad"] and len(list((folder / "images").iterdir())) == 1
+    assert [r.text for r in read_word_folder(folder)] == ["bad"] and len(
+        list((folder / "images").iterdir())
+    ) == 1
 
 
-@pytest.mark.parametrize(("wrong", "message"), [
-    (("--recogniser", "nowhere"), "--recogniser nowhere: no such folder"), (("--redraws", "1"), "--redraws 1: this model has"),
-    (("--scheduler", "ddim"), "--scheduler ddim: a model of"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (("--recogniser", "nowhere"), "--recogniser nowhere: no such folder"),
+        (("--redraws", "1"), "--redraws 1: this model has"),
+        (("--scheduler", "ddim"), "--scheduler ddim: a model of"),
+    ],
+)
 def test_overwriting_removes_nothing_when_something_is_wrong(write, fail, wrong, message):
     folder = write("--words", "cab", "--writer", "01")
     before = times(folder)
@@ -274,9 +317,16 @@ def test_two_parts_together_are_the_whole(write, tmp_path):
 
 
 def test_two_processes_part_the_words(checkpoint, tmp_path):
-    process = start_script("inference", "--models_path", checkpoint, "--save_path", tmp_path / "out", *FAST,
-                           prefix=("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"),
-                           OMP_NUM_THREADS="1")  # fmt: skip
+    process = start_script(
+        "inference",
+        "--models_path",
+        checkpoint,
+        "--save_path",
+        tmp_path / "out",
+        *FAST,
+        prefix=("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"),
+        OMP_NUM_THREADS="1",
+    )
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 0, errors
     assert tuple(record.text for record in read_word_folder(tmp_path / "out")) == DEFAULT_WORDS
@@ -295,7 +345,9 @@ def test_a_part_does_not_mind_the_half_written_start_of_another(write, tmp_path)
 
 
 def test_parts_do_not_overwrite(fail):
-    assert "--overwrite: parts that run side by side" in fail("--words", "cab", "--shard", "0/2", "--overwrite")
+    assert "--overwrite: parts that run side by side" in fail(
+        "--words", "cab", "--shard", "0/2", "--overwrite"
+    )
 
 
 @pytest.mark.parametrize("shard", ["2/2", "1", "-1/2", "a/b"])
@@ -307,14 +359,20 @@ def test_a_part_is_a_number_below_the_count(fail, shard):
 
 
 def test_an_unknown_character_ends_with_one_line(checkpoint, tmp_path):
-    process = start_script("inference", "--models_path", checkpoint, "--save_path", tmp_path / "out", "--words", "café")
+    process = start_script(
+        "inference", "--models_path", checkpoint, "--save_path", tmp_path / "out", "--words", "café"
+    )
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 2 and "Traceback" not in errors and not (tmp_path / "out").exists()
-    assert "error: --words: 'é' (in 'café') is not in this checkpoint's charset (29 characters: ABZabc" in errors
+    assert (
+        "error: --words: 'é' (in 'café') is not in this checkpoint's charset (29 characters: ABZabc" in errors
+    )
 
 
 def test_unknown_words_can_be_skipped(write, capsys):
-    assert [r.text for r in read_word_folder(write("--words", "café", "cab", "alphabets", "--skip_unknown"))] == ["cab"]
+    assert [
+        r.text for r in read_word_folder(write("--words", "café", "cab", "alphabets", "--skip_unknown"))
+    ] == ["cab"]
     assert "skipped     2 of 3 words" in capsys.readouterr().out
 
 
@@ -330,7 +388,9 @@ def test_only_unknown_words_are_an_error(fail):
 
 
 def test_an_unknown_hand_is_named_with_the_known_ones(fail):
-    assert "writer '7' is not in this checkpoint. It knows 3: 01, 02, 03" in fail("--words", "cab", "--writer", "7")
+    assert "writer '7' is not in this checkpoint. It knows 3: 01, 02, 03" in fail(
+        "--words", "cab", "--writer", "7"
+    )
 
 
 def test_a_word_that_is_too_long_is_named(fail):
@@ -338,7 +398,9 @@ def test_a_word_that_is_too_long_is_named(fail):
 
 
 def test_a_scheduler_that_does_not_fit_is_named(fail):
-    assert "--scheduler ddim: a model of flow_prediction is sampled by" in fail("--words", "cab", "--scheduler", "ddim")
+    assert "--scheduler ddim: a model of flow_prediction is sampled by" in fail(
+        "--words", "cab", "--scheduler", "ddim"
+    )
 
 
 def test_an_absent_words_file_is_named(fail):
@@ -350,12 +412,17 @@ def test_an_empty_words_file_is_named(fail, tmp_path):
     assert "words.txt: no words in it" in fail("--words_file", str(tmp_path / "words.txt"))
 
 
-@pytest.mark.parametrize(("argv", "message"), [
-    (("--words", "a", "--words_file", "b"), "give one of --words, --words_file and --dataset_path"),
-    (("--mix", "a", "--writer", "b"), "give --writer or --mix, not both"), (("--split", "test"), "goes with --dataset_path"),
-    (("--words", " "), "--words: nothing but white space"),
-    (("--batch_size", "0"), "0 is not at least 1"), (("--num_steps", "x"), "'x' is not a whole number"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (("--words", "a", "--words_file", "b"), "give one of --words, --words_file and --dataset_path"),
+        (("--mix", "a", "--writer", "b"), "give --writer or --mix, not both"),
+        (("--split", "test"), "goes with --dataset_path"),
+        (("--words", " "), "--words: nothing but white space"),
+        (("--batch_size", "0"), "0 is not at least 1"),
+        (("--num_steps", "x"), "'x' is not a whole number"),
+    ],
+)
 def test_flags_that_do_not_fit_are_refused(fail, argv, message):
     assert message in fail(*argv)
 
@@ -365,8 +432,17 @@ def test_flags_that_do_not_fit_are_refused(fail, argv, message):
 
 def test_published_weights_write_with_named_hands(vae_folder, tmp_path, write):
     (tmp_path / "writers.json").write_text(json.dumps({"000": 2}))
-    folder = write("--words", "hand", "--writer", "000", "--vae", vae_folder, "--writer_dict", tmp_path / "writers.json",
-                   models_path=PUBLISHED)  # fmt: skip
+    folder = write(
+        "--words",
+        "hand",
+        "--writer",
+        "000",
+        "--vae",
+        vae_folder,
+        "--writer_dict",
+        tmp_path / "writers.json",
+        models_path=PUBLISHED,
+    )
     assert [(r.text, r.writer) for r in read_word_folder(folder)] == [("hand", "000")]
 
 
@@ -388,7 +464,10 @@ class FakeRecogniser:
 
     def read(self, images, *, batch_size=64):
         self.seen += len(images)
-        return [Reading("cab" if int(image.astype(int).sum()) % 10 in self.right else "cob", 0.5) for image in images]
+        return [
+            Reading("cab" if int(image.astype(int).sum()) % 10 in self.right else "cob", 0.5)
+            for image in images
+        ]
 
 
 @pytest.fixture
@@ -409,8 +488,10 @@ WORD = ("--words", "cab", "--num_per_word", "12", "--writer", "01")
 def test_scores_stand_in_the_metadata(write, fake):
     fake(range(10))
     folder = write(*WORD, "--recogniser", "fake")
-    assert all(record.extra == {"cer": 0.0, "confidence": 0.5, "reading": "cab", "variant": 0}
-               for record in read_word_folder(folder))  # fmt: skip
+    assert all(
+        record.extra == {"cer": 0.0, "confidence": 0.5, "reading": "cab", "variant": 0}
+        for record in read_word_folder(folder)
+    )
     assert not list(folder.glob("readings-*")) and not (folder / "rejected.jsonl").exists()
 
 
@@ -424,9 +505,13 @@ def test_words_that_are_misread_are_left_out(write, fake, capsys):
     folder = write(*WORD, "--recogniser", "fake", "--max_cer", "0")
     kept = read_word_folder(folder)
     rejected = [json.loads(line) for line in (folder / "rejected.jsonl").read_text().splitlines()]
-    assert 0 < len(kept) < 12 and len(kept) + len(rejected) == 12 == len({r["file_name"] for r in rejected}) + len(kept)
+    assert 0 < len(kept) < 12 and len(kept) + len(rejected) == 12 == len(
+        {r["file_name"] for r in rejected}
+    ) + len(kept)
     assert all(outcome["cer"] == pytest.approx(1 / 3, abs=1e-3) for outcome in rejected)
-    assert {path.relative_to(folder).as_posix() for path in folder.glob("images/*")} == {r.file_name for r in kept}
+    assert {path.relative_to(folder).as_posix() for path in folder.glob("images/*")} == {
+        r.file_name for r in kept
+    }
     assert f"left out    {len(rejected)} of 12 words" in capsys.readouterr().out
 
 
@@ -442,7 +527,9 @@ def test_of_variants_with_as_many_errors_the_surest_is_kept(write, fake):
     recogniser = fake(())
     sureness = iter((0.3, 0.6, 0.5))
     recogniser.read = lambda images, **options: [Reading("cob", next(sureness)) for _ in images]
-    (record,) = read_word_folder(write("--words", "cab", "--writer", "01", "--recogniser", "fake", "--best_of", "3"))
+    (record,) = read_word_folder(
+        write("--words", "cab", "--writer", "01", "--recogniser", "fake", "--best_of", "3")
+    )
     assert record.extra["variant"] == 1 and record.extra["confidence"] == 0.6
 
 
@@ -451,7 +538,9 @@ def test_the_first_variant_is_what_is_written_without_a_recogniser(write, fake, 
     chosen = write(*WORD, "--recogniser", "fake", "--best_of", "3")
     plain = write(*WORD, save_path=tmp_path / "plain")
     first = {r.file_name for r in read_word_folder(chosen) if r.extra["variant"] == 0}
-    assert first and all(np.array_equal(read_images(chosen)[name], read_images(plain)[name]) for name in first)
+    assert first and all(
+        np.array_equal(read_images(chosen)[name], read_images(plain)[name]) for name in first
+    )
 
 
 def test_an_interrupted_choice_goes_on(write, fake, tmp_path):
@@ -470,7 +559,9 @@ def test_an_interrupted_choice_goes_on(write, fake, tmp_path):
 
     import inference
 
-    inference.load_recogniser = lambda name, **options: Dying(range(5))  # the fixture's monkeypatch takes it back
+    inference.load_recogniser = lambda name, **options: Dying(
+        range(5)
+    )  # the fixture's monkeypatch takes it back
     with pytest.raises(Killed):
         write(*flags, save_path=tmp_path / "again")
     inference.load_recogniser = lambda name, **options: FakeRecogniser(range(5))
@@ -495,10 +586,14 @@ def test_a_finished_choice_is_left_alone(write, fake, capsys):
     before = times(folder)
     write(*WORD, "--recogniser", "fake", "--max_cer", "0")
     assert "but for 0 missing images" in capsys.readouterr().out
-    assert {p: t for p, t in times(folder).items() if p.is_file()} == {p: t for p, t in before.items() if p.is_file()}
+    assert {p: t for p, t in times(folder).items() if p.is_file()} == {
+        p: t for p, t in before.items() if p.is_file()
+    }
 
 
-@pytest.mark.parametrize("flags", [["--best_of", "2"], ["--max_cer", "0.1"], ["--recogniser", "x", "--max_cer", "-1"]])
+@pytest.mark.parametrize(
+    "flags", [["--best_of", "2"], ["--max_cer", "0.1"], ["--recogniser", "x", "--max_cer", "-1"]]
+)
 def test_bad_flags_of_the_choice_are_named(flags, capsys):
     with pytest.raises(SystemExit):
         parse_args(flags)
@@ -512,8 +607,9 @@ def test_bad_flags_of_the_choice_are_named(flags, capsys):
 def with_reader(checkpoint, tmp_path, pipeline):
     """The checkpoint with a reader that has learnt nothing, and so can read no word."""
     model = shutil.copytree(checkpoint, tmp_path / "with_reader")
-    config = LatentReaderConfig(pipeline.card.charset.vocabulary_size, latent_height=IMG_SIZE[0] // 8,
-                                channels=(8, 16, 16, 32))  # fmt: skip
+    config = LatentReaderConfig(
+        pipeline.card.charset.vocabulary_size, latent_height=IMG_SIZE[0] // 8, channels=(8, 16, 16, 32)
+    )
     LatentReader(config).save_pretrained(model / READER_FOLDER)
     return model
 
@@ -531,8 +627,10 @@ def test_illegible_words_are_drawn_again_unless_told_otherwise(write, with_reade
 
 def test_redraws_do_not_hang_on_the_batch_size(write, with_reader, tmp_path):
     words = ("--words", "cab", "face", "deaf", "bead", "--writer", "01")
-    whole, single = (read_images(write(*words, "--batch_size", size, models_path=with_reader, save_path=tmp_path / size))
-                     for size in ("4", "1"))  # fmt: skip
+    whole, single = (
+        read_images(write(*words, "--batch_size", size, models_path=with_reader, save_path=tmp_path / size))
+        for size in ("4", "1")
+    )
     assert all(np.abs(whole[name].astype(int) - single[name]).max() <= 2 for name in whole)
 
 
@@ -595,8 +693,20 @@ def read_tars(folder):
     return found
 
 
-TARS = ("--output_format", "webdataset", "--words_per_tar", 2, "--words", "cab", "face", "bead", "--writer", "all",
-        "--num_steps", 1)  # fmt: skip
+TARS = (
+    "--output_format",
+    "webdataset",
+    "--words_per_tar",
+    2,
+    "--words",
+    "cab",
+    "face",
+    "bead",
+    "--writer",
+    "all",
+    "--num_steps",
+    1,
+)
 
 
 def test_tars_hold_the_same_words_as_a_folder(checkpoint, tmp_path):
@@ -630,7 +740,11 @@ def test_shards_of_tars_add_up_also_after_a_kill(checkpoint, tmp_path, capsys):
     assert json.loads((tmp_path / "tars" / "index.json").read_text())["words"] == 9
     # Killed in the middle of a tar: it is not there, its half-written file doesn't count.
     (tmp_path / "tars" / "words-000002.tar").rename(tmp_path / "tars" / ".words-000002.tar-1.tmp")
-    others = {name: digest for name, digest in hash_tree(tmp_path / "tars").items() if not str(name).endswith(".tmp")}
+    others = {
+        name: digest
+        for name, digest in hash_tree(tmp_path / "tars").items()
+        if not str(name).endswith(".tmp")
+    }
     run_script("inference", *flags, "--shard", "0/2")
     assert "wrote       2 words of part 0 of 2" in capsys.readouterr().out
     assert sorted(read_tars(tmp_path / "tars")) == list(range(9))
@@ -641,12 +755,23 @@ def test_shards_of_tars_add_up_also_after_a_kill(checkpoint, tmp_path, capsys):
     whole = tar.read_bytes()
     tar.write_bytes(whole[:1000])
     run_script("inference", *flags, "--shard", "0/2")
-    assert "wrote       2 words of part 0 of 2" in capsys.readouterr().out and len(tar.read_bytes()) == len(whole)
+    assert "wrote       2 words of part 0 of 2" in capsys.readouterr().out and len(tar.read_bytes()) == len(
+        whole
+    )
 
 
 def test_tars_and_sheets_exclude_each_other(checkpoint, tmp_path):
     with pytest.raises(SystemExit):
-        run_script("inference", "--models_path", checkpoint, "--save_path", tmp_path, *TARS, "--single_image", "False")
+        run_script(
+            "inference",
+            "--models_path",
+            checkpoint,
+            "--save_path",
+            tmp_path,
+            *TARS,
+            "--single_image",
+            "False",
+        )
 
 
 # Guidance
@@ -674,5 +799,13 @@ def test_guidance_can_be_kept_to_a_part_of_the_way(pipeline):
 def test_a_wrong_interval_is_named(checkpoint, tmp_path, capsys):
     for interval in (("0.5", "0.2"), ("-1", "0.5"), ("0.5", "1.5")):
         with pytest.raises(SystemExit):
-            run_script("inference", "--models_path", checkpoint, "--save_path", tmp_path, "--guidance_interval", *interval)
+            run_script(
+                "inference",
+                "--models_path",
+                checkpoint,
+                "--save_path",
+                tmp_path,
+                "--guidance_interval",
+                *interval,
+            )
         assert "--guidance_interval" in capsys.readouterr().err

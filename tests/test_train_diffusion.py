@@ -9,13 +9,13 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import diffusion_trainer
 import pytest
 import torch
 from diffusers import AutoencoderKL
 from PIL import Image
 from safetensors.torch import load_file
 
-import diffusion_trainer
 import train_diffusion
 from diffusion.autoencoder import CompactAutoencoder
 from diffusion.pipeline import HandwritingPipeline
@@ -43,15 +43,27 @@ def train(words_folder, vae_folder, tmp_path):
 
     def run(*argv, data=words_folder, save_path=tmp_path / "run", vae=vae_folder):
         given = ["--vae", vae] if vae else []
-        run_script("train_diffusion", "--dataset_path", data, "--save_path", save_path, *given, *TINY_TRAINING, *argv)
+        run_script(
+            "train_diffusion", "--dataset_path", data, "--save_path", save_path, *given, *TINY_TRAINING, *argv
+        )
         return save_path
 
     return run
 
 
 def start_training(words_folder, vae_folder, run, *argv, **options):
-    return start_script("train_diffusion", "--dataset_path", words_folder, "--vae", vae_folder, "--save_path", run,
-                        *TINY_TRAINING, *argv, **options)  # fmt: skip
+    return start_script(
+        "train_diffusion",
+        "--dataset_path",
+        words_folder,
+        "--vae",
+        vae_folder,
+        "--save_path",
+        run,
+        *TINY_TRAINING,
+        *argv,
+        **options,
+    )
 
 
 def read_log(run):
@@ -74,27 +86,54 @@ def wait_for_checkpoint(run, process, seconds=120):
 
 
 def test_a_run_holds_checkpoints_a_log_and_previews(tiny_run):
-    assert {path.name for path in tiny_run.iterdir()} == {"step_00000002", "step_00000004", "log.csv", "previews"}
+    assert {path.name for path in tiny_run.iterdir()} == {
+        "step_00000002",
+        "step_00000004",
+        "log.csv",
+        "previews",
+    }
 
 
 def test_a_checkpoint_holds_all_that_sampling_and_resuming_need(tiny_run):
-    files = {str(path.relative_to(tiny_run / "step_00000004")) for path in (tiny_run / "step_00000004").rglob("*.*")}
-    assert files == {"config.json", "unet.safetensors", "vae/config.json", "vae/diffusion_pytorch_model.safetensors",
-                     "training_state/raw_weights.safetensors", "training_state/optimizer.safetensors",
-                     "training_state/state.json"}  # fmt: skip
+    files = {
+        str(path.relative_to(tiny_run / "step_00000004"))
+        for path in (tiny_run / "step_00000004").rglob("*.*")
+    }
+    assert files == {
+        "config.json",
+        "unet.safetensors",
+        "vae/config.json",
+        "vae/diffusion_pytorch_model.safetensors",
+        "training_state/raw_weights.safetensors",
+        "training_state/optimizer.safetensors",
+        "training_state/state.json",
+    }
 
 
 def test_the_config_says_what_was_trained(tiny_run):
     config = read_config(tiny_run / "step_00000004")
     assert config["step"] == 4 and config["preset"] == "tiny" and config["writers"] == list(WRITERS)
     assert config["charset"] == "abcdef" and config["img_size"] == list(IMG_SIZE)
-    assert config["condition_dropout"] == {"text": 0.1, "writer": 0.1} and "torch" in config["library_versions"]
+    assert (
+        config["condition_dropout"] == {"text": 0.1, "writer": 0.1} and "torch" in config["library_versions"]
+    )
 
 
 def test_the_log_has_a_row_a_step(tiny_run):
     rows = read_log(tiny_run)
-    assert list(rows[0]) == ["step", "epoch", "loss", "val_loss", "learning_rate", "grad_norm", "words_per_second", "seconds"]
-    assert [row["step"] for row in rows] == ["1", "2", "3", "4"] and all(float(row["loss"]) > 0 for row in rows)
+    assert list(rows[0]) == [
+        "step",
+        "epoch",
+        "loss",
+        "val_loss",
+        "learning_rate",
+        "grad_norm",
+        "words_per_second",
+        "seconds",
+    ]
+    assert [row["step"] for row in rows] == ["1", "2", "3", "4"] and all(
+        float(row["loss"]) > 0 for row in rows
+    )
 
 
 def test_validation_is_logged_with_each_checkpoint(tiny_run):
@@ -102,7 +141,9 @@ def test_validation_is_logged_with_each_checkpoint(tiny_run):
 
 
 def test_the_learning_rate_moves_once_a_step(tiny_run):
-    rates = [learning_rate_factor(step, warmup_steps=1, horizon=4, schedule="cosine") * 2e-3 for step in range(4)]
+    rates = [
+        learning_rate_factor(step, warmup_steps=1, horizon=4, schedule="cosine") * 2e-3 for step in range(4)
+    ]
     assert [float(row["learning_rate"]) for row in read_log(tiny_run)] == pytest.approx(rates, rel=1e-3)
 
 
@@ -112,7 +153,9 @@ def test_the_last_step_draws_a_preview(tiny_run):
 
 
 def test_the_run_can_be_sampled_from(tiny_run):
-    images = HandwritingPipeline.from_pretrained(tiny_run)(["bead", "cafe"], ["01", None], num_inference_steps=2)
+    images = HandwritingPipeline.from_pretrained(tiny_run)(
+        ["bead", "cafe"], ["01", None], num_inference_steps=2
+    )
     assert images.shape == (2, *IMG_SIZE)
 
 
@@ -131,12 +174,24 @@ def test_the_published_architecture_trains_and_previews_without_guidance(train):
 
 
 def test_a_stable_diffusion_vae_trains_too_and_is_named_not_copied(train, tmp_path):
-    AutoencoderKL(3, 3, ("DownEncoderBlock2D",) * 4, ("UpDecoderBlock2D",) * 4, (8, 8, 8, 8), norm_num_groups=4,
-                  latent_channels=4).save_pretrained(tmp_path / "sd")  # fmt: skip
+    AutoencoderKL(
+        3,
+        3,
+        ("DownEncoderBlock2D",) * 4,
+        ("UpDecoderBlock2D",) * 4,
+        (8, 8, 8, 8),
+        norm_num_groups=4,
+        latent_channels=4,
+    ).save_pretrained(tmp_path / "sd")
     run = train("--max_train_steps", 1, vae=tmp_path / "sd")
     checkpoint = run / "step_00000001"
-    assert read_config(checkpoint)["vae"]["name"] == str(tmp_path / "sd") and not (checkpoint / "vae").exists()
-    assert HandwritingPipeline.from_pretrained(run)(["bead"], ["01"], num_inference_steps=1).shape == (1, *IMG_SIZE)
+    assert (
+        read_config(checkpoint)["vae"]["name"] == str(tmp_path / "sd") and not (checkpoint / "vae").exists()
+    )
+    assert HandwritingPipeline.from_pretrained(run)(["bead"], ["01"], num_inference_steps=1).shape == (
+        1,
+        *IMG_SIZE,
+    )
 
 
 def test_a_vae_of_a_relative_folder_is_found_from_everywhere(vae_folder, monkeypatch):
@@ -193,8 +248,19 @@ def test_a_resumed_run_goes_on_bit_for_bit_in_bf16(train, tmp_path):
 
 def test_a_resumed_run_keeps_its_settings(train, tiny_run, tmp_path, words_folder):
     run = clone_checkpoint(tiny_run / "step_00000002", tmp_path / "run")
-    run_script("train_diffusion", "--dataset_path", words_folder, "--save_path", run, "--resume", "--mixed_precision", "no")
-    states = [json.loads((r / "step_00000004/training_state/state.json").read_text()) for r in (run, tiny_run)]
+    run_script(
+        "train_diffusion",
+        "--dataset_path",
+        words_folder,
+        "--save_path",
+        run,
+        "--resume",
+        "--mixed_precision",
+        "no",
+    )
+    states = [
+        json.loads((r / "step_00000004/training_state/state.json").read_text()) for r in (run, tiny_run)
+    ]
     assert states[0] == states[1]
 
 
@@ -213,7 +279,9 @@ def test_a_finished_run_says_so(train, tiny_run, tmp_path, capsys):
 
 def test_stopping_early_does_not_shorten_the_schedule(train):
     run = train("--max_train_steps", 2, "--schedule_steps", 100)
-    rates = [learning_rate_factor(step, warmup_steps=1, horizon=100, schedule="cosine") * 2e-3 for step in range(2)]
+    rates = [
+        learning_rate_factor(step, warmup_steps=1, horizon=100, schedule="cosine") * 2e-3 for step in range(2)
+    ]
     assert [float(row["learning_rate"]) for row in read_log(run)] == pytest.approx(rates, rel=1e-3)
 
 
@@ -231,8 +299,10 @@ def test_a_run_is_never_overwritten(train, tiny_run):
     assert sorted(tiny_run.rglob("*")) == before
 
 
-@pytest.mark.parametrize("flag", [("--preset", "small"), ("--max_length", 9), ("--prediction_type", "epsilon"),
-                                  ("--no-text_layout",)])  # fmt: skip
+@pytest.mark.parametrize(
+    "flag",
+    [("--preset", "small"), ("--max_length", 9), ("--prediction_type", "epsilon"), ("--no-text_layout",)],
+)
 def test_a_resumed_run_takes_no_other_sizes(train, tiny_run, tmp_path, flag):
     run = clone_checkpoint(tiny_run / "step_00000002", tmp_path / "run")
     with pytest.raises(ValueError, match=r"the run to --resume has .* Leave it out"):
@@ -240,13 +310,24 @@ def test_a_resumed_run_takes_no_other_sizes(train, tiny_run, tmp_path, flag):
 
 
 def test_resume_refuses_another_vae(train, tiny_run, tmp_path):
-    CompactAutoencoder(block_out_channels=(16, 16), layers_per_block=1, scaling_factor=1.5).save_pretrained(tmp_path / "other")
+    CompactAutoencoder(block_out_channels=(16, 16), layers_per_block=1, scaling_factor=1.5).save_pretrained(
+        tmp_path / "other"
+    )
     with pytest.raises(ValueError, match=r"--vae .*other: not the VAE that this run was trained with"):
-        train("--resume", save_path=clone_checkpoint(tiny_run / "step_00000002", tmp_path / "run"), vae=tmp_path / "other")
+        train(
+            "--resume",
+            save_path=clone_checkpoint(tiny_run / "step_00000002", tmp_path / "run"),
+            vae=tmp_path / "other",
+        )
 
 
-@pytest.mark.parametrize(("word", "writer", "message"), [("Zoo", "01", "characters that the run does not know"),
-                                                         ("bad", "99", "writers that the run does not know")])  # fmt: skip
+@pytest.mark.parametrize(
+    ("word", "writer", "message"),
+    [
+        ("Zoo", "01", "characters that the run does not know"),
+        ("bad", "99", "writers that the run does not know"),
+    ],
+)
 def test_resume_refuses_new_characters_and_writers(train, tiny_run, tmp_path, word, writer, message):
     make_word_folder(tmp_path / "data", [word] * 3, [writer], img_size=IMG_SIZE)
     run = clone_checkpoint(tiny_run / "step_00000002", tmp_path / "run")
@@ -293,8 +374,11 @@ def test_a_killed_run_leaves_a_whole_checkpoint(train, words_folder, vae_folder,
 
 
 # accelerate launch --cpu starts one process where there is no MPI; torchrun sets what accelerate reads.
-TWO_PROCESSES = {"prefix": ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"),
-                 "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "1"}  # fmt: skip
+TWO_PROCESSES = {
+    "prefix": ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"),
+    "OMP_NUM_THREADS": "1",
+    "ACCELERATE_USE_CPU": "1",
+}
 
 
 def launch(words_folder, vae_folder, run, *argv):
@@ -322,7 +406,10 @@ def test_a_signal_to_one_process_stops_both(words_folder, vae_folder, tmp_path):
 
 def test_two_processes_leave_no_prefix_in_the_files(parallel_run, tiny_run):
     for name in ("unet.safetensors", "training_state/raw_weights.safetensors"):
-        assert load_file(parallel_run / "step_00000004" / name).keys() == load_file(tiny_run / "step_00000004" / name).keys()
+        assert (
+            load_file(parallel_run / "step_00000004" / name).keys()
+            == load_file(tiny_run / "step_00000004" / name).keys()
+        )
 
 
 def test_two_processes_share_one_schedule_and_double_the_batch(parallel_run, tiny_run):
@@ -352,14 +439,36 @@ def new_words(tmp_path):
     return tmp_path / "new"
 
 
-INIT_TRAINING = ("--batch_size", 4, "--mixed_precision", "no", "--lr_warmup_steps", 1, "--learning_rate", 1e-9,
-                 "--max_train_steps", 1, "--text_dropout", 0, "--writer_dropout", 0)  # fmt: skip
+INIT_TRAINING = (
+    "--batch_size",
+    4,
+    "--mixed_precision",
+    "no",
+    "--lr_warmup_steps",
+    1,
+    "--learning_rate",
+    1e-9,
+    "--max_train_steps",
+    1,
+    "--text_dropout",
+    0,
+    "--writer_dropout",
+    0,
+)
 
 
 @pytest.fixture
 def grown(new_words, tiny_run, tmp_path):
-    run_script("train_diffusion", "--dataset_path", new_words, "--init_from", tiny_run, "--save_path", tmp_path / "grown",
-               *INIT_TRAINING)  # fmt: skip
+    run_script(
+        "train_diffusion",
+        "--dataset_path",
+        new_words,
+        "--init_from",
+        tiny_run,
+        "--save_path",
+        tmp_path / "grown",
+        *INIT_TRAINING,
+    )
     return HandwritingPipeline.from_pretrained(tmp_path / "grown")
 
 
@@ -395,8 +504,21 @@ def teach(new_words, tiny_run, tmp_path):
     """Go on from tiny_run with words of the writers 99 and 01; returns the last checkpoint."""
 
     def run(name, *argv):
-        run_script("train_diffusion", "--dataset_path", new_words, "--init_from", tiny_run, "--save_path", tmp_path / name,
-                   "--learning_rate", 1e-3, "--writer_dropout", 0.5, *TINY_TRAINING[2:], *argv)  # fmt: skip
+        run_script(
+            "train_diffusion",
+            "--dataset_path",
+            new_words,
+            "--init_from",
+            tiny_run,
+            "--save_path",
+            tmp_path / name,
+            "--learning_rate",
+            1e-3,
+            "--writer_dropout",
+            0.5,
+            *TINY_TRAINING[2:],
+            *argv,
+        )
         return list_checkpoints(tmp_path / name)[-1]
 
     return run
@@ -413,15 +535,22 @@ def test_rows_of_writers_without_words_stay_exactly_where_they_are(teach, tiny_r
 
 def test_rows_of_writers_move_as_many_times_as_far_as_asked(teach, tiny_run):
     start = load_file(tiny_run / "step_00000004" / "unet.safetensors")["writer_embedding.weight"]
-    once, often = (read_rows(teach(f"run-{factor}", "--max_train_steps", 1, "--writer_rate_factor", factor))[1]
-                   for factor in (1, 50))  # fmt: skip
+    once, often = (
+        read_rows(teach(f"run-{factor}", "--max_train_steps", 1, "--writer_rate_factor", factor))[1]
+        for factor in (1, 50)
+    )
     assert (once[0] - start[0]).abs().max() > 0
     torch.testing.assert_close(often[0] - start[0], 50 * (once[0] - start[0]), rtol=0.01, atol=1e-5)
 
 
 def test_other_weights_learn_at_the_rate_that_they_had(teach):
-    once, often = (load_file(teach(f"run-{factor}", "--max_train_steps", 1, "--writer_rate_factor", factor)
-                             / "training_state/raw_weights.safetensors") for factor in (1, 50))  # fmt: skip
+    once, often = (
+        load_file(
+            teach(f"run-{factor}", "--max_train_steps", 1, "--writer_rate_factor", factor)
+            / "training_state/raw_weights.safetensors"
+        )
+        for factor in (1, 50)
+    )
     assert [name for name in once if not torch.equal(once[name], often[name])] == ["writer_embedding.weight"]
 
 
@@ -439,7 +568,9 @@ def test_new_writers_learn_faster_where_a_trained_model_is_the_start():
 def test_a_run_of_before_writers_had_a_rate_of_their_own_goes_on_bit_for_bit(train, tmp_path, monkeypatch):
     def make_one_group(unet, settings, device):
         groups = [{"params": list(unet.parameters()), "rate_factor": 1.0}]
-        return torch.optim.AdamW(groups, lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True)
+        return torch.optim.AdamW(
+            groups, lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True
+        )
 
     with monkeypatch.context() as patch:
         patch.setattr(diffusion_trainer, "make_optimizer", make_one_group)
@@ -450,31 +581,65 @@ def test_a_run_of_before_writers_had_a_rate_of_their_own_goes_on_bit_for_bit(tra
     del state["settings"]["writer_rate_factor"]
     file.write_text(json.dumps(state))
     train("--resume", save_path=part)
-    names = ("unet.safetensors", "training_state/raw_weights.safetensors", "training_state/optimizer.safetensors")
+    names = (
+        "unet.safetensors",
+        "training_state/raw_weights.safetensors",
+        "training_state/optimizer.safetensors",
+    )
     assert_equal_files(part / "step_00000004", whole / "step_00000004", names)
 
 
 def test_init_from_refuses_images_of_another_height(tiny_run, tmp_path):
     make_word_folder(tmp_path / "new", ["bad", "cab"], img_size=(64, 64))
-    with pytest.raises(ValueError, match=r"its images have 32x64 pixels, those of --dataset_path 64x64.*--img_size 32 64"):
-        run_script("train_diffusion", "--dataset_path", tmp_path / "new", "--init_from", tiny_run, "--save_path",
-                   tmp_path / "run", *INIT_TRAINING)  # fmt: skip
+    with pytest.raises(
+        ValueError, match=r"its images have 32x64 pixels, those of --dataset_path 64x64.*--img_size 32 64"
+    ):
+        run_script(
+            "train_diffusion",
+            "--dataset_path",
+            tmp_path / "new",
+            "--init_from",
+            tiny_run,
+            "--save_path",
+            tmp_path / "run",
+            *INIT_TRAINING,
+        )
 
 
 @pytest.mark.parametrize(("width", "expected"), [(32, 64), (96, 96)])
 def test_init_from_takes_images_of_another_width(tiny_run, tmp_path, width, expected):
     make_word_folder(tmp_path / "new", ["bad", "cab"], img_size=(32, width))
-    run_script("train_diffusion", "--dataset_path", tmp_path / "new", "--init_from", tiny_run, "--save_path", tmp_path / "run",
-               *INIT_TRAINING)  # fmt: skip
+    run_script(
+        "train_diffusion",
+        "--dataset_path",
+        tmp_path / "new",
+        "--init_from",
+        tiny_run,
+        "--save_path",
+        tmp_path / "run",
+        *INIT_TRAINING,
+    )
     card = HandwritingPipeline.from_pretrained(tmp_path / "run").card
     assert card.img_size == (32, expected) and card.width_model.room <= expected
 
 
 def test_init_from_refuses_another_vae(new_words, tiny_run, tmp_path):
-    CompactAutoencoder(block_out_channels=(16, 16), layers_per_block=1, scaling_factor=1.5).save_pretrained(tmp_path / "other")
+    CompactAutoencoder(block_out_channels=(16, 16), layers_per_block=1, scaling_factor=1.5).save_pretrained(
+        tmp_path / "other"
+    )
     with pytest.raises(ValueError, match=r"--vae .*other: not the VAE of --init_from"):
-        run_script("train_diffusion", "--dataset_path", new_words, "--init_from", tiny_run, "--save_path", tmp_path / "run",
-                   "--vae", tmp_path / "other", *INIT_TRAINING)  # fmt: skip
+        run_script(
+            "train_diffusion",
+            "--dataset_path",
+            new_words,
+            "--init_from",
+            tiny_run,
+            "--save_path",
+            tmp_path / "run",
+            "--vae",
+            tmp_path / "other",
+            *INIT_TRAINING,
+        )
 
 
 @pytest.mark.parametrize("flag", [("--preset", "small"), ("--model_channels", "64"), ("--no-text_layout",)])
@@ -486,8 +651,18 @@ def test_init_from_takes_no_other_sizes(flag, capsys):
 
 def test_published_weights_can_be_trained_on(train, vae_folder, tmp_path):
     make_word_folder(tmp_path / "data", ["Zeb", "öde"], ("3", "me"))
-    run_script("train_diffusion", "--dataset_path", tmp_path / "data", "--vae", vae_folder, "--init_from",
-               PUBLISHED, "--save_path", tmp_path / "run", *INIT_TRAINING)  # fmt: skip
+    run_script(
+        "train_diffusion",
+        "--dataset_path",
+        tmp_path / "data",
+        "--vae",
+        vae_folder,
+        "--init_from",
+        PUBLISHED,
+        "--save_path",
+        tmp_path / "run",
+        *INIT_TRAINING,
+    )
     pipeline = HandwritingPipeline.from_pretrained(tmp_path / "run")
     assert pipeline.card.writers == (*"0123456", "me") and pipeline.card.charset.encode(["ö"], 1).item() == 53
 
@@ -496,9 +671,26 @@ def test_published_weights_can_be_trained_on(train, vae_folder, tmp_path):
 
 
 def test_several_folders_train_together(train, words_folder, new_words, vae_folder, tmp_path):
-    run_script("train_diffusion", "--dataset_path", words_folder, f"{new_words}:2", "--save_path", tmp_path / "run",
-               "--vae", vae_folder, "--max_train_steps", 1, *TINY_TRAINING)  # fmt: skip
-    assert HandwritingPipeline.from_pretrained(tmp_path / "run").card.writers == ("02", "03", "99", "new/01", "words/01")
+    run_script(
+        "train_diffusion",
+        "--dataset_path",
+        words_folder,
+        f"{new_words}:2",
+        "--save_path",
+        tmp_path / "run",
+        "--vae",
+        vae_folder,
+        "--max_train_steps",
+        1,
+        *TINY_TRAINING,
+    )
+    assert HandwritingPipeline.from_pretrained(tmp_path / "run").card.writers == (
+        "02",
+        "03",
+        "99",
+        "new/01",
+        "words/01",
+    )
 
 
 def test_iam_path_is_the_same_flag(words_folder, vae_folder, tmp_path):
@@ -523,8 +715,21 @@ def test_the_latent_cache_can_lie_elsewhere(train, tmp_path):
 
 
 def test_a_loss_that_is_not_finite_ends_with_advice_and_saves_nothing_bad(train, tmp_path):
-    with pytest.raises(ValueError, match=r"the loss is not finite at step \d.*--resume and a lower --learning_rate"):
-        train("--max_train_steps", 9, "--learning_rate", 1e30, "--save_every", 1, "--log_every", 1000, "--validate_every", 1000)
+    with pytest.raises(
+        ValueError, match=r"the loss is not finite at step \d.*--resume and a lower --learning_rate"
+    ):
+        train(
+            "--max_train_steps",
+            9,
+            "--learning_rate",
+            1e30,
+            "--save_every",
+            1,
+            "--log_every",
+            1000,
+            "--validate_every",
+            1000,
+        )
     for checkpoint in list_checkpoints(tmp_path / "run"):
         weights = load_file(checkpoint / "training_state/raw_weights.safetensors")
         assert all(value.isfinite().all() for value in weights.values())
@@ -544,8 +749,15 @@ def test_shares_lie_under_one(flag, capsys):
     assert "must be at least 0 and under 1" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("flag", [("--learning_rate", "0"), ("--max_grad_norm", "-1"), ("--learning_rate", "nan"),
-                                  ("--writer_rate_factor", "0")])
+@pytest.mark.parametrize(
+    "flag",
+    [
+        ("--learning_rate", "0"),
+        ("--max_grad_norm", "-1"),
+        ("--learning_rate", "nan"),
+        ("--writer_rate_factor", "0"),
+    ],
+)
 def test_rates_and_norms_are_positive(flag, capsys):
     with pytest.raises(SystemExit):
         parse_args(["--dataset_path", "x", *flag])
@@ -559,15 +771,31 @@ def test_rates_and_norms_are_positive(flag, capsys):
 def legible_run(words_folder, vae_folder, tmp_path_factory):
     """Four steps with the reader's loss, checkpoints at 2 and 4."""
     run = tmp_path_factory.mktemp("legible") / "run"
-    run_script("train_diffusion", "--dataset_path", words_folder, "--vae", vae_folder, "--save_path", run, *TINY_TRAINING,
-               "--max_train_steps", 4, "--legibility_weight", 1, "--reader_steps", 3)  # fmt: skip
+    run_script(
+        "train_diffusion",
+        "--dataset_path",
+        words_folder,
+        "--vae",
+        vae_folder,
+        "--save_path",
+        run,
+        *TINY_TRAINING,
+        "--max_train_steps",
+        4,
+        "--legibility_weight",
+        1,
+        "--reader_steps",
+        3,
+    )
     return run
 
 
 def test_a_reader_is_taught_and_travels_with_the_checkpoints(legible_run, tiny_run):
     for checkpoint in list_checkpoints(legible_run):
         assert (checkpoint / "reader" / "latent_reader.safetensors").is_file()
-    one, other = (load_file(list_checkpoints(run)[-1] / "unet.safetensors") for run in (legible_run, tiny_run))
+    one, other = (
+        load_file(list_checkpoints(run)[-1] / "unet.safetensors") for run in (legible_run, tiny_run)
+    )
     assert not torch.equal(one["conv_in.weight"], other["conv_in.weight"])
     assert not (tiny_run / "reader").exists()
 
@@ -594,9 +822,22 @@ def test_a_run_takes_its_reader_from_the_checkpoint_or_teaches_another(legible_r
 
 def test_further_training_takes_the_reader_along(legible_run, tmp_path, capsys):
     make_word_folder(tmp_path / "new", ("zoo", "cab", "abz"), ("07",), img_size=IMG_SIZE)
-    run_script("train_diffusion", "--dataset_path", tmp_path / "new", "--init_from", legible_run, "--save_path",
-               tmp_path / "run", "--max_train_steps", 1, "--legibility_weight", 0.5, "--reader_steps", 10,
-               *TINY_TRAINING[2:])  # fmt: skip
+    run_script(
+        "train_diffusion",
+        "--dataset_path",
+        tmp_path / "new",
+        "--init_from",
+        legible_run,
+        "--save_path",
+        tmp_path / "run",
+        "--max_train_steps",
+        1,
+        "--legibility_weight",
+        0.5,
+        "--reader_steps",
+        10,
+        *TINY_TRAINING[2:],
+    )
     assert "reader      2 steps" in capsys.readouterr().out  # a fifth
     config = json.loads((tmp_path / "run" / "reader" / "config.json").read_text())
     assert config["latent_reader"]["vocabulary_size"] > 7

@@ -18,8 +18,14 @@ TEXT = torch.tensor([[3, 1, 2, 0, 0, 0], [5, 0, 0, 0, 0, 0]])
 
 
 def make_unet(preset="tiny", **changes):
-    sizes = {"num_writers": 3, "vocabulary_size": 8, "max_length": 6, "model_channels": 32, "num_heads": 2,
-             "layout_channels": 8}  # fmt: skip
+    sizes = {
+        "num_writers": 3,
+        "vocabulary_size": 8,
+        "max_length": 6,
+        "model_channels": 32,
+        "num_heads": 2,
+        "layout_channels": 8,
+    }
     torch.manual_seed(0)
     return nudge_zeros(UNet(make_config(preset, **(sizes | changes))))
 
@@ -135,7 +141,9 @@ def test_null_text_is_a_learned_condition():
 
 
 def test_only_the_first_position_of_a_null_text_is_visible():
-    assert make_unet().attention_mask(torch.zeros(1, 4, dtype=torch.long)).tolist() == [[True, False, False, False]]
+    assert make_unet().attention_mask(torch.zeros(1, 4, dtype=torch.long)).tolist() == [
+        [True, False, False, False]
+    ]
 
 
 def test_the_mask_shows_characters_and_the_first_position():
@@ -175,7 +183,9 @@ def test_a_mix_of_one_hand_is_that_hand():
     unet = make_unet()
     inputs = make_inputs(unet)
     mixed = [*inputs[:3], torch.tensor([[0, 1], [2, 1]]), inputs[4]]
-    torch.testing.assert_close(unet(*mixed, torch.tensor([[1.0, 0.0], [1.0, 0.0]])), unet(*inputs), rtol=0, atol=1e-5)
+    torch.testing.assert_close(
+        unet(*mixed, torch.tensor([[1.0, 0.0], [1.0, 0.0]])), unet(*inputs), rtol=0, atol=1e-5
+    )
 
 
 def test_a_model_without_null_has_no_null_writer():
@@ -203,13 +213,19 @@ def test_a_grown_model_predicts_the_same(grown):
 def test_known_rows_keep_their_place(grown):
     unet, larger = grown
     assert torch.equal(larger.writer_embedding.weight[:3], unet.writer_embedding.weight[:3])
-    assert torch.equal(larger.character_encoder.embedding.weight[:8], unet.character_encoder.embedding.weight[:8])
-    assert torch.equal(larger.layout_embedding.embedding.weight[:8], unet.layout_embedding.embedding.weight[:8])
+    assert torch.equal(
+        larger.character_encoder.embedding.weight[:8], unet.character_encoder.embedding.weight[:8]
+    )
+    assert torch.equal(
+        larger.layout_embedding.embedding.weight[:8], unet.layout_embedding.embedding.weight[:8]
+    )
 
 
 def test_the_null_writer_stays_the_last_row(grown):
     unet, larger = grown
-    assert torch.equal(larger.writer_embedding.weight[larger.config.null_writer_id], unet.writer_embedding.weight[3])
+    assert torch.equal(
+        larger.writer_embedding.weight[larger.config.null_writer_id], unet.writer_embedding.weight[3]
+    )
 
 
 def test_new_rows_are_near_the_mean_and_differ(grown):
@@ -256,8 +272,13 @@ def test_a_tiny_model_learns_which_letter_goes_where():
         optimizer.zero_grad()
     generators = [make_generator("cpu", 1, i) for i in range(16)]
     noise = draw_noise((4, 4, 8), generators, "cpu")
-    written = sample_latents(lambda latents, t: unet(latents, t.expand(16), *conditions), schedule.make_scheduler("euler"),
-                             noise, 10, generators)  # fmt: skip
+    written = sample_latents(
+        lambda latents, t: unet(latents, t.expand(16), *conditions),
+        schedule.make_scheduler("euler"),
+        noise,
+        10,
+        generators,
+    )
     halves = written.unflatten(3, (2, 4)).mean(dim=(1, 2, 4))  # (16, 2): each letter's mean
     expected = torch.tensor([[1.0 if c == "a" else -1.0 for c in word] for word in words * 4])
     assert (halves * expected > 0.4).all()

@@ -10,7 +10,9 @@ from torch import Tensor
 
 
 def normalise_text(text: str) -> str:
-    """Return ``text`` in Unicode NFC with outer white space removed and inner white space as single spaces."""
+    """Return ``text`` in Unicode NFC with outer white space removed and inner white space as single
+    spaces.
+    """
     return " ".join(unicodedata.normalize("NFC", text).split())
 
 
@@ -41,8 +43,8 @@ def read_texts(path: Path, *, flag: str = "--words_file") -> list[str]:
 class Charset:
     """The characters a model can write, in order: character ``i`` has id ``i + 1``.
 
-    ``pad_id`` is 0 and belongs to no character. Only the published WordStylist weights need another value: they were
-    trained with padding on the id of the letter z (52).
+    ``pad_id`` is 0 and belongs to no character. Only the published WordStylist weights need another value:
+    they were trained with padding on the id of the letter z (52).
     """
 
     characters: tuple[str, ...]
@@ -75,16 +77,21 @@ class Charset:
         Returns:
             (B, max_length) int64 ids in [0, vocabulary_size).
         Raises:
-            ValueError: if a text is longer than ``max_length`` or holds an unknown character; the message names both.
+            ValueError: if a text is longer than ``max_length`` or holds an unknown character; the message
+                names both.
         """
         index = {character: i + 1 for i, character in enumerate(self.characters)}
         input_ids = torch.full((len(texts), max_length), self.pad_id, dtype=torch.int64)
         for row, text in enumerate(texts):
             unknown = self.unknown(text)
             if unknown:
-                raise ValueError(f"{unknown[0]!r} (in {text!r}) is not in this checkpoint's charset ({self.describe()})")
+                raise ValueError(
+                    f"{unknown[0]!r} (in {text!r}) is not in this checkpoint's charset ({self.describe()})"
+                )
             if len(text) > max_length:
-                raise ValueError(f"{text!r} has {len(text)} characters; this checkpoint writes at most {max_length}")
+                raise ValueError(
+                    f"{text!r} has {len(text)} characters; this checkpoint writes at most {max_length}"
+                )
             for column, character in enumerate(text):
                 input_ids[row, column] = index[character]
         return input_ids
@@ -101,6 +108,6 @@ def is_right_to_left(text: str) -> bool:
 
 
 def order_along_line(text: str) -> str:
-    """The characters as they stand in the image from left to right, which is how a recogniser with CTC meets them; of what
-    such a recogniser has read, the text."""
+    """The characters as they stand in the image from left to right, which is how a recogniser with CTC meets
+    them; of what such a recogniser has read, the text."""
     return text[::-1] if is_right_to_left(text) else text

@@ -1,4 +1,6 @@
-"""What the scripts share at their edge: messages for users' mistakes, types of flags, and calls of other scripts."""
+"""What the scripts share at their edge: messages for users' mistakes, types of flags, and calls of other
+scripts.
+"""
 
 import argparse
 import os
@@ -9,8 +11,8 @@ from pathlib import Path
 
 
 def run(main: Callable[[argparse.Namespace], None], args: argparse.Namespace) -> None:
-    """Call ``main(args)``; a ValueError or OSError (missing file, full disk) ends with its message and status 2, Ctrl-C with
-    130."""
+    """Call ``main(args)``; a ValueError or OSError (missing file, full disk) ends with its message and status
+    2, Ctrl-C with 130."""
     try:
         main(args)
     except (ValueError, OSError) as error:
@@ -19,7 +21,10 @@ def run(main: Callable[[argparse.Namespace], None], args: argparse.Namespace) ->
     except RuntimeError as error:
         if type(error).__name__ != "OutOfMemoryError":
             raise
-        print(f"error: the GPU's memory is full; give a smaller --batch_size. ({str(error).splitlines()[0]})", file=sys.stderr)
+        print(
+            f"error: the GPU's memory is full; give a smaller --batch_size. ({str(error).splitlines()[0]})",
+            file=sys.stderr,
+        )
         sys.exit(2)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
@@ -49,6 +54,8 @@ def positive_int(value: str) -> int:
     if number < 1:
         raise argparse.ArgumentTypeError(f"{value} is not at least 1")
     return number
+
+
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -59,14 +66,29 @@ def call_script(name: str, arguments: Sequence[object], log: Path, device: str |
         ValueError: if it failed; the message has its last words.
     """
     # Not a part of this launch: the scripts would take its rank for their share of the work.
-    env = {key: value for key, value in os.environ.items() if key not in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR",
-           "MASTER_PORT", "LOCAL_WORLD_SIZE", "GROUP_RANK", "ROLE_RANK")}  # fmt: skip
+    env = {
+        key: value
+        for key, value in os.environ.items()
+        if key
+        not in (
+            "RANK",
+            "WORLD_SIZE",
+            "LOCAL_RANK",
+            "MASTER_ADDR",
+            "MASTER_PORT",
+            "LOCAL_WORLD_SIZE",
+            "GROUP_RANK",
+            "ROLE_RANK",
+        )
+    }
     if device is not None:
         env["CUDA_VISIBLE_DEVICES"] = device
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("a", encoding="utf-8") as file:
         start = file.tell()
-        process = subprocess.Popen([sys.executable, str(ROOT / name), *map(str, arguments)], stdout=file, stderr=file, env=env)
+        process = subprocess.Popen(
+            [sys.executable, str(ROOT / name), *map(str, arguments)], stdout=file, stderr=file, env=env
+        )
         try:
             code = process.wait()
         except BaseException:
@@ -75,7 +97,9 @@ def call_script(name: str, arguments: Sequence[object], log: Path, device: str |
             raise
     if code:
         lines = log.read_bytes()[start:].decode("utf-8", errors="replace").strip().splitlines()
-        last = next((line for line in reversed(lines) if line.startswith("error: ")), lines[-1] if lines else "")
+        last = next(
+            (line for line in reversed(lines) if line.startswith("error: ")), lines[-1] if lines else ""
+        )
         raise ValueError(f"{name} ended with {code}: {last.rsplit(chr(13), 1)[-1]} (all of it in {log})")
 
 

@@ -22,8 +22,10 @@ def compile_in_place(module: nn.Module, device: torch.device, say: Callable[[str
         probe = torch.compile(lambda x: x.sin() * 2)
         probe(torch.ones(8, device=device))
     except Exception as error:
-        say(f"note        --compile: torch.compile does not work here ({type(error).__name__}: {str(error).strip()[:120]}); "
-            "going on without")  # fmt: skip
+        say(
+            f"note        --compile: torch.compile does not work here ({type(error).__name__}:"
+            f" {str(error).strip()[:120]}); going on without"
+        )
         return False
     torch._dynamo.config.cache_size_limit = max(torch._dynamo.config.cache_size_limit, SHAPES)
     module.compile()

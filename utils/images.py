@@ -17,8 +17,8 @@ SHEET_GREY = 225
 def ink_mask(grey: np.ndarray) -> np.ndarray:
     """(H, W) bool: pixels clearly darker than the paper, specks of a few pixels excluded.
 
-    The threshold lies 40 % of the way from the paper (the median) to the darkest pixels; a picture with less than 24
-    levels between them has no ink.
+    The threshold lies 40 % of the way from the paper (the median) to the darkest pixels; a picture with less
+    than 24 levels between them has no ink.
     """
     paper = float(np.median(grey)) if np.median(grey) > grey.mean() else float(np.percentile(grey, 90))
     darkest = float(np.percentile(grey, 0.5)) if grey.size > 400 else float(grey.min())
@@ -34,7 +34,9 @@ def ink_mask(grey: np.ndarray) -> np.ndarray:
 
 
 def ink_box(grey: np.ndarray) -> tuple[int, int, int, int] | None:
-    """(left, top, right, bottom) of the ink in pixels, right and bottom exclusive; None where there is no ink."""
+    """(left, top, right, bottom) of the ink in pixels, right and bottom exclusive; None where there is no
+    ink.
+    """
     mask = ink_mask(grey)
     columns, rows = np.flatnonzero(mask.any(axis=0)), np.flatnonzero(mask.any(axis=1))
     if columns.size == 0:
@@ -42,7 +44,9 @@ def ink_box(grey: np.ndarray) -> tuple[int, int, int, int] | None:
     return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
 
 
-def make_sheet(images: Sequence[np.ndarray], *, captions: Sequence[str] = (), columns: int = 4, gap: int = 6) -> Image.Image:
+def make_sheet(
+    images: Sequence[np.ndarray], *, captions: Sequence[str] = (), columns: int = 4, gap: int = 6
+) -> Image.Image:
     """One picture of many words, row by row, each with an optional caption below.
 
     White that all images have at their right is left out, but for what makes them twice as wide as high.
@@ -59,7 +63,9 @@ def make_sheet(images: Sequence[np.ndarray], *, captions: Sequence[str] = (), co
     caption_height = max(11, height // 4) + gap if captions else 0
     font = _caption_font(max(11, height // 4))
     rows, columns = math.ceil(len(images) / columns), min(columns, len(images))
-    sheet = Image.new("L", (columns * (width + gap) + gap, rows * (height + caption_height + gap) + gap), SHEET_GREY)
+    sheet = Image.new(
+        "L", (columns * (width + gap) + gap, rows * (height + caption_height + gap) + gap), SHEET_GREY
+    )
     draw = ImageDraw.Draw(sheet)
     for number, image in enumerate(images):
         left = gap + number % columns * (width + gap)
@@ -82,7 +88,9 @@ def _caption_font(size: int) -> ImageFont.FreeTypeFont:
 
 
 def measure_ink(images: Tensor) -> Tensor:
-    """(N, 4) float32 left, top, right, bottom of the ink of (N, H, W) uint8 images, in pixels; an empty image spans all."""
+    """(N, 4) float32 left, top, right, bottom of the ink of (N, H, W) uint8 images, in pixels; an empty image
+    spans all.
+    """
     boxes = [ink_box(image) or (0, 0, image.shape[1], image.shape[0]) for image in images.numpy()]
     return torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4)
 
@@ -107,7 +115,9 @@ def pad_to_width(image: np.ndarray, width: int) -> np.ndarray:
 
 
 def pixel_difference(image: np.ndarray, other: np.ndarray) -> float:
-    """Normalised mean absolute error of two (H, W) uint8 images, 0 (equal) to 1; the narrower one gets white at its right."""
+    """Normalised mean absolute error of two (H, W) uint8 images, 0 (equal) to 1; the narrower one gets white
+    at its right.
+    """
     width = max(image.shape[1], other.shape[1])
     difference = pad_to_width(image, width).astype(np.int16) - pad_to_width(other, width)
     return float(np.abs(difference).mean() / 255)

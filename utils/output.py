@@ -20,7 +20,9 @@ def write_atomically(path: Path, content: str | bytes) -> None:
             os.fsync(file.fileno())
         umask = os.umask(0)
         os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)  # mkstemp makes files private; other users of a shared disk read these
+        os.chmod(
+            temporary, 0o666 & ~umask
+        )  # mkstemp makes files private; other users of a shared disk read these
         os.replace(temporary, path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
@@ -39,4 +41,6 @@ def check_no_file(folder: Path, flag: str) -> None:
     """Raise ValueError if what is to be a folder is a file, or lies below one."""
     blocker = next((path for path in (folder, *folder.parents) if path.exists() and not path.is_dir()), None)
     if blocker is not None:
-        raise ValueError(f"{flag} {folder}: {'' if blocker == folder else f'{blocker} '}is a file. Name a folder.")
+        raise ValueError(
+            f"{flag} {folder}: {'' if blocker == folder else f'{blocker} '}is a file. Name a folder."
+        )

@@ -31,8 +31,9 @@ class Source:
 class TrainingWords:
     """The records of several word folders, with what trains and what validates.
 
-    ``records[i]`` has its image at ``paths[i]``; ``shares[i]`` is how often it counts in an epoch; ``flag`` named
-    the folders on the command line. Without ``holds_out`` nothing validates, and each word of split ``train`` trains.
+    ``records[i]`` has its image at ``paths[i]``; ``shares[i]`` is how often it counts in an epoch; ``flag``
+    named the folders on the command line. Without ``holds_out`` nothing validates, and each word of split
+    ``train`` trains.
     """
 
     records: tuple[WordRecord, ...]
@@ -46,9 +47,10 @@ class TrainingWords:
         return self.paths[index].parents[len(Path(self.records[index].file_name).parts) - 1]
 
     def val_indices(self) -> list[int]:
-        """Records that validate, of each folder: its split ``val``, as far as its writers are also in ``train``; where
-        there is none, a fixed 2 % of its ``train`` (at most 512, chosen by the hash of their names), which then do not
-        train. In the order of their hashes, so that any first few are a fair sample of all."""
+        """Records that validate, of each folder: its split ``val``, as far as its writers are also in
+        ``train``; where there is none, a fixed 2 % of its ``train`` (at most 512, chosen by the hash of their
+        names), which then do not train. In the order of their hashes, so that any first few are a fair sample
+        of all."""
         if not self.holds_out:
             return []
         writers = {record.writer for record in self.records if record.split == "train"}
@@ -73,7 +75,9 @@ class TrainingWords:
             times, rest = divmod(self.shares[i], 1)
             indices += [i] * (int(times) + (self._hash(i) < rest * 2**64))
         if not indices:
-            raise ValueError(f"{self.flag}: the shares leave none of {len(train)} words to train on; give larger ones")
+            raise ValueError(
+                f"{self.flag}: the shares leave none of {len(train)} words to train on; give larger ones"
+            )
         return indices
 
     def _hash(self, index: int) -> int:
@@ -108,17 +112,22 @@ def read_sources(sources: Sequence[Source], *, flag: str = "--dataset_path") -> 
     """Read word folders together. A writer's name that several folders use becomes ``folder/writer`` in each.
 
     Raises:
-        ValueError: if no record is of split ``train``, a text is empty, or two folders of one name hold one writer's name.
+        ValueError: if no record is of split ``train``, a text is empty, or two folders of one name hold one
+            writer's name.
     """
     folders = [read_word_folder(source.folder, flag=flag) for source in sources]
     uses = Counter(writer for records in folders for writer in {record.writer for record in records})
     records, paths, shares = [], [], []
-    for source, folder_records in zip(sources, folders):
+    for source, folder_records in zip(sources, folders, strict=True):
         for record in folder_records:
             text = normalise_text(record.text)
             if not text:
                 raise ValueError(f"{flag} {source.folder}: {record.file_name} has an empty text")
-            name = f"{source.folder.resolve().name}/{record.writer}" if uses[record.writer] > 1 else record.writer
+            name = (
+                f"{source.folder.resolve().name}/{record.writer}"
+                if uses[record.writer] > 1
+                else record.writer
+            )
             records.append(replace(record, text=text, writer=name))
             paths.append(source.folder / record.file_name)
             shares.append(source.share)
@@ -157,8 +166,10 @@ def read_images(paths: Sequence[Path]) -> Tensor:
     height, width = images[0].shape
     if height % 8 or width % 8:
         raise ValueError(f"{paths[0]}: {height}x{width} pixels; height and width must be multiples of 8")
-    for path, image in zip(paths, images):
+    for path, image in zip(paths, images, strict=True):
         if image.shape != (height, width):
-            raise ValueError(f"{path}: {image.shape[0]}x{image.shape[1]} pixels, but {paths[0]} has {height}x{width}. "
-                             "Preprocess all word folders with one --img_size.")  # fmt: skip
+            raise ValueError(
+                f"{path}: {image.shape[0]}x{image.shape[1]} pixels, but {paths[0]} has {height}x{width}. "
+                "Preprocess all word folders with one --img_size."
+            )
     return torch.from_numpy(np.stack(images))

@@ -1,4 +1,6 @@
-"""Which words there are: lists with frequencies, made-up texts, splits by text, and words that a writer has not written."""
+"""Which words there are: lists with frequencies, made-up texts, splits by text, and words that a writer has
+not written.
+"""
 
 import gzip
 import hashlib
@@ -14,7 +16,8 @@ from utils.charset import normalise_text
 
 MAX_LENGTH = 24
 LETTERS = "abcdefghijklmnopqrstuvwxyzäöüß"
-# Strings of letters are drawn from these evenly, so that each character stands beside each other one now and then.
+# Strings of letters are drawn from these evenly, so that each character stands beside each other one now and
+# then.
 UPPER_CHARACTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZÄÖÜ"
 DIGITS = "0123456789"
 PUNCTUATION = ".,;:!?'\"-()&+%/=#*"
@@ -26,12 +29,74 @@ _VULGAR = re.compile(
     r"judens|bitch|asshole|arschl|cocksuck|dildo|porn|penis|vagina|masturb|nutte|schlampe|titt|shit|schei(ß|ss)|pussy|bastard"
 )
 _ENDINGS = ((".", 6), (",", 8), ("!", 2), ("?", 3), (":", 2), (";", 2), ("-", 1), ("...", 1), (".,", 0.3))
-_BRACKETS = (("(", ")", 3), ('"', '"', 3), ("'", "'", 1), ("(", "", 1), ("", ")", 1), ('"', "", 1), ("", '"', 1))
-_STREETS = ("straße", "gasse", "weg", "platz", "allee", "ring", "damm", "ufer", "hof", "berg", "tal", "brücke", "steig")
+_BRACKETS = (
+    ("(", ")", 3),
+    ('"', '"', 3),
+    ("'", "'", 1),
+    ("(", "", 1),
+    ("", ")", 1),
+    ('"', "", 1),
+    ("", '"', 1),
+)
+_STREETS = (
+    "straße",
+    "gasse",
+    "weg",
+    "platz",
+    "allee",
+    "ring",
+    "damm",
+    "ufer",
+    "hof",
+    "berg",
+    "tal",
+    "brücke",
+    "steig",
+)
 _PLACES = ("Groß", "Klein", "Ober", "Unter", "Neu", "Alt", "Schön", "Hohen", "Nieder", "Bad ", "Sankt ")
-_TITLES = ("Dr.", "Prof.", "Mr.", "Mrs.", "Herr", "Frau", "St.", "Nr.", "No.", "Vol.", "Kap.", "S.", "Fräulein", "Miss")
-_SHORT = ("z. B.", "d. h.", "u. a.", "e.g.", "i.e.", "etc.", "usw.", "Ph.D.", "a.m.", "p.m.", "vgl.", "ca.", "bzw.", "&c.",
-          "A.D.", "n. Chr.", "P.S.", "I'm", "don't", "it's", "I'll", "wasn't", "o'clock", "geht's", "gibt's")  # fmt: skip
+_TITLES = (
+    "Dr.",
+    "Prof.",
+    "Mr.",
+    "Mrs.",
+    "Herr",
+    "Frau",
+    "St.",
+    "Nr.",
+    "No.",
+    "Vol.",
+    "Kap.",
+    "S.",
+    "Fräulein",
+    "Miss",
+)
+_SHORT = (
+    "z. B.",
+    "d. h.",
+    "u. a.",
+    "e.g.",
+    "i.e.",
+    "etc.",
+    "usw.",
+    "Ph.D.",
+    "a.m.",
+    "p.m.",
+    "vgl.",
+    "ca.",
+    "bzw.",
+    "&c.",
+    "A.D.",
+    "n. Chr.",
+    "P.S.",
+    "I'm",
+    "don't",
+    "it's",
+    "I'll",
+    "wasn't",
+    "o'clock",
+    "geht's",
+    "gibt's",
+)
 
 
 class TextSource:
@@ -71,7 +136,7 @@ class TextSource:
             return word
         kind = self._random.random()
         if kind < 0.62:
-            return word + self._random.choices(*zip(*_ENDINGS))[0]
+            return word + self._random.choices(*zip(*_ENDINGS, strict=True))[0]
         if kind < 0.90:
             left, right, _ = self._random.choices(_BRACKETS, [weight for _, _, weight in _BRACKETS])[0]
             return f"{left}{word}{right}"
@@ -80,24 +145,46 @@ class TextSource:
         return word + self._random.choice("-/+&=") + self._case(self._word())
 
     def _number(self) -> str:
-        """Years, prices, ordinals, dates, times, shares and house numbers, as written in English or German."""
+        """Years, prices, ordinals, dates, times, shares and house numbers, as written in English or
+        German.
+        """
         r = self._random
         n = int(10 ** r.uniform(0, 5.5))
         forms = (
-            lambda: str(n), lambda: str(n), lambda: str(r.randint(1500, 2099)), lambda: str(r.randint(1500, 2099)),
-            lambda: f"{n % 1000}.{r.randrange(100):02d}", lambda: f"{n % 1000},{r.randrange(100):02d}",
-            lambda: f"{n:,}", lambda: f"{n:,}".replace(",", "."), lambda: f"{n % 100}%", lambda: f"{n % 100} %",
-            lambda: f"{n % 100}.", lambda: _ordinal(n % 1000), lambda: f"{r.randint(1, 31)}.{r.randint(1, 12)}.",
-            lambda: f"{r.randint(1, 31)}.{r.randint(1, 12)}.{r.randint(1850, 2030)}", lambda: f"{n}-{n + r.randint(1, 99)}",
-            lambda: f"{r.randint(1, 12)}/{r.randint(1, 31)}", lambda: f"{r.randrange(24)}:{r.randrange(60):02d}",
-            lambda: f"'{r.randrange(100):02d}", lambda: f"{n % 1000}{r.choice('abcABC')}", lambda: f"({n % 1000})",
-            lambda: f"{r.randrange(100)}+{r.randrange(100)}", lambda: f"{r.randrange(10)}={r.randrange(10)}",
-            lambda: f"+{n}", lambda: f"-{n}", lambda: f"#{n % 1000}", lambda: f"0{r.randrange(10**6)}", lambda: f"{n % 100}*",
-        )  # fmt: skip
+            lambda: str(n),
+            lambda: str(n),
+            lambda: str(r.randint(1500, 2099)),
+            lambda: str(r.randint(1500, 2099)),
+            lambda: f"{n % 1000}.{r.randrange(100):02d}",
+            lambda: f"{n % 1000},{r.randrange(100):02d}",
+            lambda: f"{n:,}",
+            lambda: f"{n:,}".replace(",", "."),
+            lambda: f"{n % 100}%",
+            lambda: f"{n % 100} %",
+            lambda: f"{n % 100}.",
+            lambda: _ordinal(n % 1000),
+            lambda: f"{r.randint(1, 31)}.{r.randint(1, 12)}.",
+            lambda: f"{r.randint(1, 31)}.{r.randint(1, 12)}.{r.randint(1850, 2030)}",
+            lambda: f"{n}-{n + r.randint(1, 99)}",
+            lambda: f"{r.randint(1, 12)}/{r.randint(1, 31)}",
+            lambda: f"{r.randrange(24)}:{r.randrange(60):02d}",
+            lambda: f"'{r.randrange(100):02d}",
+            lambda: f"{n % 1000}{r.choice('abcABC')}",
+            lambda: f"({n % 1000})",
+            lambda: f"{r.randrange(100)}+{r.randrange(100)}",
+            lambda: f"{r.randrange(10)}={r.randrange(10)}",
+            lambda: f"+{n}",
+            lambda: f"-{n}",
+            lambda: f"#{n % 1000}",
+            lambda: f"0{r.randrange(10**6)}",
+            lambda: f"{n % 100}*",
+        )
         return r.choice(forms)()
 
     def _letters(self) -> str:
-        """A string of letters (two to nine, mostly in one case), now and then with a digit or a mark in it."""
+        """A string of letters (two to nine, mostly in one case), now and then with a digit or a mark in
+        it.
+        """
         r = self._random
         (length,) = r.choices(range(2, 10), (2, 4, 5, 5, 4, 3, 2, 1))
         (style,) = r.choices(("lower", "first", "upper", "mixed", "digits"), (40, 25, 15, 8, 12))
@@ -148,13 +235,18 @@ def read_dictionary(language: str) -> tuple[list[str], list[float]]:
     try:
         import spellchecker
     except ImportError as error:
-        raise FileNotFoundError("no list of words: run `pip install pyspellchecker`, or give a file with "
-                                "one text a line (--words_file).") from error  # fmt: skip
+        raise FileNotFoundError(
+            "no list of words: run `pip install pyspellchecker`, or give a file with "
+            "one text a line (--words_file)."
+        ) from error
     path = Path(spellchecker.__file__).parent / "resources" / f"{language}.json.gz"
     counts = json.loads(gzip.decompress(path.read_bytes()))
     # English genitives are left out: the list has one for nearly every noun, and the texts add their own.
-    words = sorted(w for w in counts if len(w) <= MAX_LENGTH and _WORD.fullmatch(w)
-                   and not w.endswith("'s") and not _VULGAR.search(w))  # fmt: skip
+    words = sorted(
+        w
+        for w in counts
+        if len(w) <= MAX_LENGTH and _WORD.fullmatch(w) and not w.endswith("'s") and not _VULGAR.search(w)
+    )
     return words, list(accumulate(counts[word] ** 0.3 / len(word) ** 1.5 for word in words))
 
 
@@ -166,17 +258,20 @@ def shuffled_forever(texts: list[str], seed: int) -> Iterator[str]:
 
 
 def split_of(text: str) -> str:
-    """A text's split by the SHA-256 of its words: ``test`` if any is a test word, else ``val`` if any is, else ``train``.
+    """A text's split by the SHA-256 of its words: ``test`` if any is a test word, else ``val`` if any is,
+    else ``train``.
 
-    Case, punctuation and a word's digits don't count ('Word,' and 'word/12' go with 'word'), so no training text holds a
-    held-out word. The same on every machine.
+    Case, punctuation and a word's digits don't count ('Word,' and 'word/12' go with 'word'), so no training
+    text holds a held-out word. The same on every machine.
     """
     splits = _splits(text)
     return next((split for split in HELD_OUT_SHARE if split in splits), "train")
 
 
 def split_keys(text: str) -> set[str]:
-    """What a text's split hangs on: its runs of letters without case, its numbers where a word has no letters."""
+    """What a text's split hangs on: its runs of letters without case, its numbers where a word has no
+    letters.
+    """
     keys: set[str] = set()
     for word in text.casefold().replace("'", "").split():
         letters = re.findall(r"[^\W\d_]+", word)
@@ -200,15 +295,18 @@ def _capitalise(word: str) -> str:
 def _ordinal(n: int) -> str:
     suffix = "th" if n % 100 in (11, 12, 13) else {1: "st", 2: "nd", 3: "rd"}.get(n % 10, "th")
     return f"{n}{suffix}"
+
+
 SCOPES = ("writer", "dataset")
 MAX_TRIES = 200  # candidates in a row that are known or can't be written, before the list counts as used up
 POOL = 48  # candidates that each word is chosen from
-NEAR = 4  # of them, those whose length is nearest to the wanted one, and all that differ by one character at most
+# Of them, those whose length is nearest to the wanted one, and all that differ by one character at most.
+NEAR = 4
 
 
 def dictionary_words(charset: Collection[str], seed: int) -> Iterator[str]:
-    """Words drawn from a dictionary without end, in lower case, capitalised or in capitals: English, and German where the
-    charset has its letters.
+    """Words drawn from a dictionary without end, in lower case, capitalised or in capitals: English, and
+    German where the charset has its letters.
 
     Raises:
         FileNotFoundError: if the package of word counts is not installed.
@@ -230,18 +328,26 @@ def listed_words(texts: Sequence[str], seed: int) -> Iterator[str]:
         yield from draw.sample(texts, len(texts))
 
 
-def choose_oov_words(candidates: Iterator[str], known: Collection[str], count: int, *, charset: Collection[str],
-                     max_length: int, lengths: Sequence[int] = (), seed: int = 0,
-                     counts: Counter | None = None) -> list[str]:  # fmt: skip
-    """Words that are new, each chosen from a few candidates for its length, and for the characters that the words before it
-    lack.
+def choose_oov_words(
+    candidates: Iterator[str],
+    known: Collection[str],
+    count: int,
+    *,
+    charset: Collection[str],
+    max_length: int,
+    lengths: Sequence[int] = (),
+    seed: int = 0,
+    counts: Counter | None = None,
+) -> list[str]:
+    """Words that are new, each chosen from a few candidates for its length, and for the characters that the
+    words before it lack.
 
     Args:
         known: texts that must not come.
         charset: characters that can be written; words with others are passed over.
         max_length: longest word in characters.
-        lengths: the set's lengths in characters are drawn from these, as far as the candidates have them; none is that any
-            length is as good.
+        lengths: the set's lengths in characters are drawn from these, as far as the candidates have them;
+            none is that any length is as good.
         seed: of that draw.
         counts: how often each character was written so far, in the sets of other hands too; is counted on.
     Returns:

@@ -1,8 +1,8 @@
 """The word folder: ``images/*.png`` and ``metadata.jsonl``, the one data format of all scripts.
 
-``metadata.jsonl`` has one JSON object a line with ``file_name``, ``text``, ``writer`` (a string: leading zeros count)
-and ``split``, which is what ``datasets.load_dataset("imagefolder", data_dir=...)`` opens. It is written last and whole,
-so its presence says that the folder is complete.
+``metadata.jsonl`` has one JSON object a line with ``file_name``, ``text``, ``writer`` (a string: leading
+zeros count) and ``split``, which is what ``datasets.load_dataset("imagefolder", data_dir=...)`` opens. It is
+written last and whole, so its presence says that the folder is complete.
 """
 
 import json
@@ -23,8 +23,8 @@ _FIELDS = ("file_name", "text", "writer", "split")
 class WordRecord:
     """One word of a word folder.
 
-    ``file_name`` is relative to the folder with forward slashes; ``split`` is ``train``, ``val`` or ``test``; ``extra`` are
-    further fields of its line, such as scores, and not part of what the word is.
+    ``file_name`` is relative to the folder with forward slashes; ``split`` is ``train``, ``val`` or ``test``;
+    ``extra`` are further fields of its line, such as scores, and not part of what the word is.
     """
 
     file_name: str
@@ -45,7 +45,9 @@ def write_metadata(folder: Path, records: Iterable[WordRecord], *, name: str = M
 
 
 def read_notes(path: Path) -> list[dict]:
-    """The JSON objects, one a line, that a script has noted in a file so far; a line that a kill cut off doesn't count."""
+    """The JSON objects, one a line, that a script has noted in a file so far; a line that a kill cut off
+    doesn't count.
+    """
     notes = []
     for line in path.read_text(encoding="utf-8").split("\n") if path.is_file() else ():
         try:
@@ -61,8 +63,8 @@ def read_metadata(path: Path) -> list[WordRecord]:
     """Read a ``metadata.jsonl`` file; unknown fields become ``extra``, ``split`` defaults to ``train``.
 
     Raises:
-        ValueError: if a line is not a JSON object with the fields of a word, or names an image outside of the folder; the
-            message names file and line.
+        ValueError: if a line is not a JSON object with the fields of a word, or names an image outside of the
+            folder; the message names file and line.
     """
     records = []
     for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), start=1):
@@ -75,20 +77,24 @@ def read_metadata(path: Path) -> list[WordRecord]:
             raise ValueError(f"{path} line {number}: not a JSON object ({error})") from error
         if missing:
             raise ValueError(
-                f"{path} line {number}: no text field {missing[0]!r}. A word folder's lines hold file_name, text and "
-                "writer as strings; preprocessing/process_dataset.py makes them from other tables."
+                f"{path} line {number}: no text field {missing[0]!r}. A word folder's lines hold file_name,"
+                " text and writer as strings; preprocessing/process_dataset.py makes them from other tables."
             )
         name = PurePosixPath(values["file_name"])
         if name.is_absolute() or ".." in name.parts:
             # Inference writes under the same names into another folder.
-            raise ValueError(f"{path} line {number}: file_name {values['file_name']!r} leads out of the folder. It must be "
-                             "relative to it.")  # fmt: skip
+            raise ValueError(
+                f"{path} line {number}: file_name {values['file_name']!r} leads out of the folder. It must be"
+                " relative to it."
+            )
         extra = {name: value for name, value in values.items() if name not in _FIELDS}
         records.append(WordRecord(**{name: values[name] for name in _FIELDS if name in values}, extra=extra))
     return records
 
 
-def read_word_folder(folder: Path, *, flag: str = "--dataset_path", splits: Sequence[str] = ()) -> list[WordRecord]:
+def read_word_folder(
+    folder: Path, *, flag: str = "--dataset_path", splits: Sequence[str] = ()
+) -> list[WordRecord]:
     """Read the records of a complete word folder, in their order.
 
     Args:
@@ -109,7 +115,9 @@ def read_word_folder(folder: Path, *, flag: str = "--dataset_path", splits: Sequ
     records = read_metadata(metadata)
     names = {record.file_name for record in records}
     if len(names) != len(records):
-        raise ValueError(f"{flag} {folder}: {METADATA_NAME} names {len(records) - len(names)} images more than once")
+        raise ValueError(
+            f"{flag} {folder}: {METADATA_NAME} names {len(records) - len(names)} images more than once"
+        )
     if splits:
         records = [record for record in records if record.split in splits]
     if not records:
@@ -135,17 +143,27 @@ def prepare_output(folder: Path, settings: dict, overwrite: bool, *, marker: str
         if not settings_path.is_file():
             raise ValueError(f"{flag} {folder}: not empty, and not made by this script. Name another folder.")
         if not overwrite and json.loads(settings_path.read_text(encoding="utf-8")) != settings:
-            raise ValueError(f"{flag} {folder}: holds words of other settings (see {marker}). Name another folder, "
-                             "or give --overwrite.")  # fmt: skip
+            raise ValueError(
+                f"{flag} {folder}: holds words of other settings (see {marker}). Name another folder, "
+                "or give --overwrite."
+            )
         if overwrite:
-            for path in [*folder.glob("metadata*.jsonl"), *folder.glob("*.jsonl")]:  # metadata first: it says that all is there
+            for path in [
+                *folder.glob("metadata*.jsonl"),
+                *folder.glob("*.jsonl"),
+            ]:  # metadata first: it says that all is there
                 path.unlink(missing_ok=True)
             for name in (IMAGE_FOLDER, "sheets"):
                 shutil.rmtree(folder / name, ignore_errors=True)
         elif (folder / METADATA_NAME).is_file():
             return True
-    write_atomically(settings_path, json.dumps(settings, indent=2, ensure_ascii=False))  # first: other shards look for it
+    write_atomically(
+        settings_path, json.dumps(settings, indent=2, ensure_ascii=False)
+    )  # first: other shards look for it
     return False
 
 
-INFERENCE_SETTINGS, FILTER_SETTINGS = "inference.json", "filter.json"  # what words were written, and chosen, by
+INFERENCE_SETTINGS, FILTER_SETTINGS = (
+    "inference.json",
+    "filter.json",
+)  # what words were written, and chosen, by

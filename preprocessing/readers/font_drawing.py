@@ -13,7 +13,9 @@ FONT_SIZE = 96  # pixels per em; words are scaled down afterwards
 
 @dataclass(frozen=True)
 class FontDrawing:
-    """A word's picture, drawn when it is loaded; the same fields give the same pixels (with the same library versions)."""
+    """A word's picture, drawn when it is loaded; the same fields give the same pixels (with the same library
+    versions).
+    """
 
     path: Path
     axes: tuple[float, ...]
@@ -22,7 +24,9 @@ class FontDrawing:
 
     def load(self) -> Image.Image:
         """Draw the word: (h, w) grey, dark ink on light paper, about 100 pixels high a line."""
-        return Image.fromarray(draw_word(open_font(self.path, self.axes), self.text, np.random.default_rng(self.seed)))
+        return Image.fromarray(
+            draw_word(open_font(self.path, self.axes), self.text, np.random.default_rng(self.seed))
+        )
 
 
 @lru_cache(maxsize=64)
@@ -56,8 +60,12 @@ def draw_plain(font: ImageFont.FreeTypeFont, text: str, margin_x: int, margin_y:
 
 
 def _noise(rng: np.random.Generator, shape: tuple[int, int], cell: tuple[float, float]) -> np.ndarray:
-    """(h, w) float32 smooth noise of about unit size whose bumps are ``cell`` (height, width) pixels large."""
-    grid = rng.standard_normal((max(2, int(shape[0] / cell[0]) + 2), max(2, int(shape[1] / cell[1]) + 2)), np.float32)
+    """(h, w) float32 smooth noise of about unit size whose bumps are ``cell`` (height, width) pixels
+    large.
+    """
+    grid = rng.standard_normal(
+        (max(2, int(shape[0] / cell[0]) + 2), max(2, int(shape[1] / cell[1]) + 2)), np.float32
+    )
     return cv2.resize(grid, (shape[1], shape[0]), interpolation=cv2.INTER_CUBIC)
 
 
@@ -74,14 +82,25 @@ def _bend(ink: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     letter_size = 1 + 0.07 * strength / FONT_SIZE * _noise(rng, (1, width), (1, 0.5 * FONT_SIZE))
     cell = (0.45 * FONT_SIZE, 0.4 * FONT_SIZE)
     map_x = x / shrink_x + np.float32(slant) * y + spacing + 0.022 * strength * _noise(rng, ink.shape, cell)
-    map_y = y * letter_size / shrink_y + np.float32(tilt) * x + baseline + 0.022 * strength * _noise(rng, ink.shape, cell)
-    return cv2.remap(ink, (map_x + width / 2).astype(np.float32), (map_y + height / 2).astype(np.float32), cv2.INTER_LINEAR)
+    map_y = (
+        y * letter_size / shrink_y
+        + np.float32(tilt) * x
+        + baseline
+        + 0.022 * strength * _noise(rng, ink.shape, cell)
+    )
+    return cv2.remap(
+        ink, (map_x + width / 2).astype(np.float32), (map_y + height / 2).astype(np.float32), cv2.INTER_LINEAR
+    )
 
 
 def _press_pen(ink: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """(h, w) float32 ink density in [0, 1]: stroke width and pressure by a moving threshold on the blurred strokes."""
+    """(h, w) float32 ink density in [0, 1]: stroke width and pressure by a moving threshold on the blurred
+    strokes.
+    """
     # What survives an erosion by 7 pixels is a broad stroke: it is not made broader, or the loops would fill.
-    broad = cv2.erode(ink, np.ones((7, 7), np.uint8)).sum(dtype=np.float64) / max(1, ink.sum(dtype=np.float64))
+    broad = cv2.erode(ink, np.ones((7, 7), np.uint8)).sum(dtype=np.float64) / max(
+        1, ink.sum(dtype=np.float64)
+    )
     weight = rng.uniform(-1, max(0, 1 - 4 * broad))
     blurred = cv2.GaussianBlur(ink, (0, 0), 0.8 + 1.2 * max(weight, 0)).astype(np.float32) / 255
     # Thinning stays mild: a hairline of two pixels has its blurred peak at 0.8.
@@ -95,8 +114,14 @@ def _press_pen(ink: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def _put_on_paper(density: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """(h, w) uint8: ink of some darkness on a tone of paper with a shade across it, grain and a soft focus."""
+    """(h, w) uint8: ink of some darkness on a tone of paper with a shade across it, grain and a soft
+    focus.
+    """
     shade = cv2.resize(rng.standard_normal((2, 2), np.float32), density.shape[::-1])
     paper = rng.uniform(200, 252) + rng.uniform(0, 8) * shade
-    picture = paper - density * (paper - 5 - 100 * rng.random() ** 1.5) + rng.uniform(0, 4) * _noise(rng, density.shape, (2, 2))
+    picture = (
+        paper
+        - density * (paper - 5 - 100 * rng.random() ** 1.5)
+        + rng.uniform(0, 4) * _noise(rng, density.shape, (2, 2))
+    )
     return cv2.GaussianBlur(np.clip(picture, 0, 255).astype(np.uint8), (0, 0), rng.uniform(0.3, 1.3))

@@ -1,8 +1,9 @@
 """Reader that writes its own data set: labelled words in handwriting fonts, no two drawn alike.
 
-A font cut (a light or bold file, a weight of a variable font) is a writer. Without a folder the fonts are installed
-``fontpkg-*`` families, all with an open licence (OFL 1.1; Satisfy and Yellowtail: Apache 2.0). The texts come from
-``word_list``, or from a file. Held-out texts are fixed by their hash: the same on every machine, for every seed.
+A font cut (a light or bold file, a weight of a variable font) is a writer. Without a folder the fonts are
+installed ``fontpkg-*`` families, all with an open licence (OFL 1.1; Satisfy and Yellowtail: Apache 2.0). The
+texts come from ``word_list``, or from a file. Held-out texts are fixed by their hash: the same on every
+machine, for every seed.
 """
 
 import re
@@ -22,8 +23,18 @@ from preprocessing.readers.font_drawing import FONT_SIZE, FontDrawing, draw_plai
 from utils.charset import read_texts
 from utils.vocabulary import TextSource, shuffled_forever, split_of
 
-FAMILIES = ("caveat", "dancing-script", "delius", "great-vibes", "indie-flower", "kalam", "satisfy", "shadows-into-light",
-            "yellowtail", "zeyada")  # fmt: skip
+FAMILIES = (
+    "caveat",
+    "dancing-script",
+    "delius",
+    "great-vibes",
+    "indie-flower",
+    "kalam",
+    "satisfy",
+    "shadows-into-light",
+    "yellowtail",
+    "zeyada",
+)
 FONT_SUFFIXES = (".ttf", ".otf", ".woff2")
 LONGEST_LINE = 100  # characters; a line of a --words_file that is longer is dropped (length)
 # Letters whose capital has another shape. A font where these pairs look alike is written in capitals only.
@@ -58,17 +69,19 @@ def iter_words(
     fonts: Sequence[str] | None = None,
     seed: int = 0,
 ) -> Iterator[RawWord | DroppedWord]:
-    """Yield ``num_words`` words with their splits (5 % val and 5 % test of the texts), as many of each cut as can be.
+    """Yield ``num_words`` words with their splits (5 % val and 5 % test of the texts), as many of each cut as
+    can be.
 
-    A cut is never asked for a character it lacks: the text goes to another cut, and is dropped (``charset``) where no
-    cut has all of it. More words with the same seed begin with the same ones.
+    A cut is never asked for a character it lacks: the text goes to another cut, and is dropped (``charset``)
+    where no cut has all of it. More words with the same seed begin with the same ones.
 
     Args:
-        dataset_path: a folder of .ttf, .otf or .woff2 files (also in sub-folders); None for the installed families.
+        dataset_path: a folder of .ttf, .otf or .woff2 files (also in sub-folders); None for the installed
+            families.
         num_words: how many words, over all cuts; at least 1.
         words_file: one text a line, in place of the built-in texts.
-        fonts: names of cuts (``kalam-light``) or families (``kalam``), or None for all; with no folder also of any
-            other installed fontpkg family.
+        fonts: names of cuts (``kalam-light``) or families (``kalam``), or None for all; with no folder also
+            of any other installed fontpkg family.
         seed: of the texts and of how they are drawn, at least 0.
     Raises:
         FileNotFoundError: if there is no font, or a package is missing; the message names the command.
@@ -79,13 +92,19 @@ def iter_words(
     if seed < 0:
         raise ValueError(f"--seed {seed}: at least 0")
     cuts = choose_cuts(find_cuts(font_files(dataset_path, fonts)), fonts)
-    texts = shuffled_forever(list(dict.fromkeys(read_texts(words_file))), seed) if words_file else iter(TextSource(seed))
+    texts = (
+        shuffled_forever(list(dict.fromkeys(read_texts(words_file))), seed)
+        if words_file
+        else iter(TextSource(seed))
+    )
     written: Counter = Counter()
-    for index, text in zip(range(num_words), texts):
+    for index, text in zip(range(num_words), texts, strict=True):
         if len(text) > LONGEST_LINE:
             yield DroppedWord(f"{index:06d}", "length")
             continue
-        cut = next((cut for cut in sorted(cuts, key=lambda cut: written[cut.name]) if can_write(cut, text)), None)
+        cut = next(
+            (cut for cut in sorted(cuts, key=lambda cut: written[cut.name]) if can_write(cut, text)), None
+        )
         if cut is None:
             yield DroppedWord(f"{index:06d}", "charset")
             continue
@@ -114,20 +133,31 @@ def font_files(folder: Path | None, fonts: Sequence[str] | None = None) -> list[
     except ImportError:
         installed = {}
     others = [name for name in installed if name not in FAMILIES]
-    wanted = [f for f in (*FAMILIES, *others) if any(_is_of_family(_slug(name), f) for name in fonts)] if fonts else FAMILIES
+    wanted = (
+        [f for f in (*FAMILIES, *others) if any(_is_of_family(_slug(name), f) for name in fonts)]
+        if fonts
+        else FAMILIES
+    )
     missing = [family for family in wanted if family not in installed]
-    missing += [_slug(name) for name in fonts or () if not any(_is_of_family(_slug(name), family) for family in wanted)]
+    missing += [
+        _slug(name)
+        for name in fonts or ()
+        if not any(_is_of_family(_slug(name), family) for family in wanted)
+    ]
     if missing:
-        raise FileNotFoundError(f"--dataset fonts: not installed: {', '.join(missing)}. Run "
-                                f"`pip install {' '.join(f'fontpkg-{family}' for family in missing)}`, name other ones "
-                                "with --fonts, or a folder of font files with --dataset_path.")  # fmt: skip
+        raise FileNotFoundError(
+            f"--dataset fonts: not installed: {', '.join(missing)}. Run "
+            f"`pip install {' '.join(f'fontpkg-{family}' for family in missing)}`, name other ones "
+            "with --fonts, or a folder of font files with --dataset_path."
+        )
     return sorted(Path(file.path) for family in wanted for file in installed[family].files)
 
 
 def find_cuts(files: Sequence[Path]) -> list[FontCut]:
     """The cuts in font files, by name; a file that can't be used is named on stderr and left out.
 
-    A variable font gives a cut at the least, the usual and the greatest weight, its other axes at their defaults.
+    A variable font gives a cut at the least, the usual and the greatest weight, its other axes at their
+    defaults.
     """
     cuts: dict[str, FontCut] = {}
     for path in files:
@@ -139,7 +169,9 @@ def find_cuts(files: Sequence[Path]) -> list[FontCut]:
             print(f"warning: {path} can't be opened as a font and is left out ({error})", file=sys.stderr)
             continue
         family = f"{family or path.stem}{' Italic' if weights and 'italic' in (style or '').lower() else ''}"
-        variants = [(f"{family} {weight:g}", axes) for weight, axes in weights] or [(f"{family} {style or ''}", ())]
+        variants = [(f"{family} {weight:g}", axes) for weight, axes in weights] or [
+            (f"{family} {style or ''}", ())
+        ]
         for name, axes in variants:
             cut = FontCut(_slug(name), path.resolve(), axes)
             if not has_glyphs(cut, "AZ"):
@@ -184,7 +216,9 @@ def can_write(cut: FontCut, text: str) -> bool:
 
 @lru_cache(maxsize=1000)
 def _has_swash_capitals(path: Path, axes: tuple[float, ...]) -> bool:
-    """True if capitals are more than twice and a half as wide as small letters (1.2 to 1.8 times is usual)."""
+    """True if capitals are more than twice and a half as wide as small letters (1.2 to 1.8 times is
+    usual).
+    """
     font = open_font(path, axes)
     return font.getlength(ascii_uppercase) > 2.5 * font.getlength(ascii_lowercase)
 
@@ -224,7 +258,9 @@ def _weights(font: ImageFont.FreeTypeFont) -> list[tuple[float, tuple[float, ...
 
 
 def _slug(name: str) -> str:
-    """Lower case with dashes, without the usual cut's name: 'Kalam Light' -> kalam-light, 'Zeyada Regular' -> zeyada."""
+    """Lower case with dashes, without the usual cut's name: 'Kalam Light' -> kalam-light, 'Zeyada Regular' ->
+    zeyada.
+    """
     return re.sub(r"[\W_]+", "-", name.lower()).strip("-").removesuffix("-regular")
 
 

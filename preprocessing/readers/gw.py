@@ -1,8 +1,8 @@
 """Reader for the George Washington letters: washingtondb-v1.0 (Fischer 2012), and its keyword spotting copy.
 
-In washingtondb-v1.0 words are pictures named PAGE-LINE-WORD and word_labels.txt spells them. The copy has page pictures,
-svg files with a polygon a word, and word spellings in a transcription.txt, which is the name of washingtondb's file of
-lines; what a file holds is told from its ids, not from its name.
+In washingtondb-v1.0 words are pictures named PAGE-LINE-WORD and word_labels.txt spells them. The copy has
+page pictures, svg files with a polygon a word, and word spellings in a transcription.txt, which is the name
+of washingtondb's file of lines; what a file holds is told from its ids, not from its name.
 """
 
 import re
@@ -21,17 +21,31 @@ _ANY_ID = r"\d{3}(?:-\d{2}){0,2}"
 _LABEL_FILES = ("word_labels.txt", "transcription.txt")
 _IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
 _SVG_PATH = re.compile(r"<path\b[^>]*>")
-# The spellings of what is no single letter. s_mi is both the hyphen at a line's end and the dash; s_s is the long s.
+# The spellings of what is no single letter. s_mi is both the hyphen at a line's end and the dash; s_s is the
+# long s.
 TOKENS = {
-    "s_pt": ".", "s_cm": ",", "s_mi": "-", "s_sq": ";", "s_qo": ":", "s_qt": "'", "s_bl": "(", "s_br": ")", "s_et": "&",
-    "s_lb": "£", "s_sl": "/", "s_GW": "G.W.", "s_s": "s",
-}  # fmt: skip
+    "s_pt": ".",
+    "s_cm": ",",
+    "s_mi": "-",
+    "s_sq": ";",
+    "s_qo": ":",
+    "s_qt": "'",
+    "s_bl": "(",
+    "s_br": ")",
+    "s_et": "&",
+    "s_lb": "£",
+    "s_sl": "/",
+    "s_GW": "G.W.",
+    "s_s": "s",
+}
 _NUMBER = re.compile(r"s_(\d|\d+(?:st|nd|rd|th|d))")
 
 
 @dataclass
 class _Places:
-    """Where the parts of the data set lie; folds by name, images by word id, pages and their svg files by page number."""
+    """Where the parts of the data set lie; folds by name, images by word id, pages and their svg files by
+    page number.
+    """
 
     words: Path | None = None
     lines: Path | None = None
@@ -43,7 +57,9 @@ class _Places:
 
 
 def recognises(dataset_path: Path) -> bool:
-    """True if there is a word_labels.txt or transcription.txt whose first row has an id such as 270-01 or 270-01-01."""
+    """True if there is a word_labels.txt or transcription.txt whose first row has an id such as 270-01 or
+    270-01-01.
+    """
     places = _find(dataset_path, "")
     return (places.words or places.lines) is not None
 
@@ -56,19 +72,23 @@ def iter_words(
     Args:
         dataset_path: a folder with the label file and the images anywhere below.
         fold: the folder of ``sets`` whose lists are the splits; where there are no sets, no word has a split.
-        writer_from: ``dataset`` (one writer, ``gw``) or ``page`` (the page's number); no list of the hands is published.
+        writer_from: ``dataset`` (one writer, ``gw``) or ``page`` (the page's number); no list of the hands is
+            published.
     Raises:
         FileNotFoundError: if there are no labels.
-        ValueError: if only lines are labelled, a spelling holds an unknown token, or there are sets but not of this fold.
+        ValueError: if only lines are labelled, a spelling holds an unknown token, or there are sets but not
+            of this fold.
     """
     places = _find(dataset_path, fold)
     if places.words is None:
         if places.lines is not None:
-            raise ValueError(f"--dataset_path {dataset_path}: {places.lines.name} labels lines. Words need word_labels.txt "
-                             "(ids such as 270-01-01) of washingtondb-v1.0, beside its word images.")  # fmt: skip
+            raise ValueError(
+                f"--dataset_path {dataset_path}: {places.lines.name} labels lines. Words need word_labels.txt"
+                " (ids such as 270-01-01) of washingtondb-v1.0, beside its word images."
+            )
         raise FileNotFoundError(
-            f"--dataset_path {dataset_path}: no word_labels.txt of washingtondb-v1.0 (or a transcription.txt with ids "
-            "such as 270-01-01) in it or below"
+            f"--dataset_path {dataset_path}: no word_labels.txt of washingtondb-v1.0 (or a transcription.txt"
+            " with ids such as 270-01-01) in it or below"
         )
     if places.sets is None and places.folds:
         raise ValueError(f"--fold {fold}: no such folder in sets; there is {', '.join(sorted(places.folds))}")
@@ -95,7 +115,9 @@ def iter_words(
             yield DroppedWord(word_id, "no_image")
         else:
             source = FileImage(image) if isinstance(image, Path) else image
-            yield RawWord(source, text, word_id.split("-")[0] if writer_from == "page" else WRITER, split, word_id)
+            yield RawWord(
+                source, text, word_id.split("-")[0] if writer_from == "page" else WRITER, split, word_id
+            )
 
 
 def read_spelling(spelling: str) -> str:
@@ -114,8 +136,10 @@ def read_spelling(spelling: str) -> str:
             text += match[1]
         else:
             known = ", ".join(TOKENS)
-            raise ValueError(f"unknown token {token!r} in {spelling!r}. Known are single characters, s_0 to s_9, "
-                             f"s_1st and the like, {known}.")  # fmt: skip
+            raise ValueError(
+                f"unknown token {token!r} in {spelling!r}. Known are single characters, s_0 to s_9, "
+                f"s_1st and the like, {known}."
+            )
     return text
 
 
@@ -126,7 +150,13 @@ def _find(dataset_path: Path, fold: str) -> _Places:
         for name in files:
             stem, _, suffix = name.rpartition(".")
             if f".{suffix.lower()}" in _IMAGE_SUFFIXES:
-                target = places.images if _WORD_ID.fullmatch(stem) else places.pages if re.fullmatch(r"\d{3}", stem) else {}
+                target = (
+                    places.images
+                    if _WORD_ID.fullmatch(stem)
+                    else places.pages
+                    if re.fullmatch(r"\d{3}", stem)
+                    else {}
+                )
                 target.setdefault(stem, folder / name)
             elif suffix == "svg" and re.fullmatch(r"\d{3}", stem):
                 places.polygons.setdefault(stem, folder / name)
@@ -144,7 +174,9 @@ def _find(dataset_path: Path, fold: str) -> _Places:
 
 
 def _polygon_images(places: _Places) -> dict[str, ImageSource]:
-    """The words that svg files outline on page pictures: ``<path d="M x y L x y ... Z" id="270-01-01" .../>``."""
+    """The words that svg files outline on page pictures: ``<path d="M x y L x y ... Z" id="270-01-01"
+    .../>``.
+    """
     images: dict[str, ImageSource] = {}
     for page, svg in places.polygons.items():
         if page not in places.pages:
@@ -153,5 +185,7 @@ def _polygon_images(places: _Places) -> dict[str, ImageSource]:
             word_id, outline = re.search(r'\bid="([^"]*)"', element), re.search(r'\bd="([^"]*)"', element)
             if word_id and outline:
                 numbers = [float(value) for value in re.findall(r"-?\d+(?:\.\d+)?", outline[1])]
-                images[word_id[1]] = PolygonImage(places.pages[page], tuple(zip(numbers[::2], numbers[1::2])))
+                images[word_id[1]] = PolygonImage(
+                    places.pages[page], tuple(zip(numbers[::2], numbers[1::2], strict=True))
+                )
     return images

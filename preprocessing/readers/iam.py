@@ -1,8 +1,10 @@
-"""Reader for the IAM handwriting database's words (Marti & Bunke 2002): words.txt, forms.txt and the word images.
+"""Reader for the IAM handwriting database's words (Marti & Bunke 2002): words.txt, forms.txt and the word
+images.
 
-Format and traps: the rows have nine fields, of which the last may hold spaces (the file's own header says otherwise).
-Folders are found wherever they lie: ``words/a01`` beside ``ascii/words.txt``, ``img/a01`` beside ``gt/words.txt``,
-``a01`` beside ``words.txt``.
+Format and traps: the rows have nine fields, of which the last may hold spaces (the file's own header says
+    otherwise).
+Folders are found wherever they lie: ``words/a01`` beside ``ascii/words.txt``, ``img/a01`` beside
+``gt/words.txt``, ``a01`` beside ``words.txt``.
 """
 
 import re
@@ -43,18 +45,23 @@ def iter_words(
     """Yield the words of words.txt in their order.
 
     Args:
-        dataset_path: a folder with words.txt, forms.txt (or the xml folder) and the word images anywhere below.
-        splits: split lists as ``read_split_lists`` takes them; words in none are dropped. Without, no word has a split.
+        dataset_path: a folder with words.txt, forms.txt (or the xml folder) and the word images anywhere
+            below.
+        splits: split lists as ``read_split_lists`` takes them; words in none are dropped. Without, no word
+            has a split.
         segmentation: ``ok`` drops the words whose segmentation is marked ``err``, ``all`` keeps them.
-        writer_from: ``dataset`` (forms.txt, the xml files, or GANwriting's lists) or ``page``: each form is a writer of its
-            own, for copies that lack all of these; two forms by one person then count as two writers.
+        writer_from: ``dataset`` (forms.txt, the xml files, or GANwriting's lists) or ``page``: each form is a
+            writer of its own, for copies that lack all of these; two forms by one person then count as two
+            writers.
     Raises:
         FileNotFoundError: if words.txt, or the writers' table, or ``splits`` can't be found.
         ValueError: if ``splits`` can't be understood.
     """
     places = _find(dataset_path)
     if places.words is None:
-        raise FileNotFoundError(f"--dataset_path {dataset_path}: no words.txt of IAM (in ascii.tgz) in it or below")
+        raise FileNotFoundError(
+            f"--dataset_path {dataset_path}: no words.txt of IAM (in ascii.tgz) in it or below"
+        )
     lists = read_split_lists(splits, _ANY_ID) if splits else SplitLists()
     writers = _Writers(places, lists, dataset_path) if writer_from == "dataset" else None
     listings: dict[Path, frozenset[str]] = {}
@@ -87,11 +94,16 @@ def iter_words(
 def parse_row(line: str) -> tuple[str, bool, str] | None:
     """Word id, whether the segmentation is ok, and text of a row of words.txt; None if it is not one.
 
-    Nine fields parted by single spaces: id, ok|err, grey level, x, y, width, height (or four times -1), grammatical
-    tag, text; the text may hold spaces.
+    Nine fields parted by single spaces: id, ok|err, grey level, x, y, width, height (or four times -1),
+    grammatical tag, text; the text may hold spaces.
     """
     parts = line.split(" ", 8)
-    if len(parts) != 9 or not _WORD_ID.fullmatch(parts[0]) or parts[1] not in ("ok", "err") or "\ufffd" in line:
+    if (
+        len(parts) != 9
+        or not _WORD_ID.fullmatch(parts[0])
+        or parts[1] not in ("ok", "err")
+        or "\ufffd" in line
+    ):
         return None
     if not all(re.fullmatch(r"-?\d+", value) for value in parts[2:7]):
         return None
@@ -104,9 +116,9 @@ class _Writers:
     def __init__(self, places: _Places, lists: SplitLists, dataset_path: Path) -> None:
         if places.forms is None and places.xml is None and not lists.writers:
             raise FileNotFoundError(
-                f"--dataset_path {dataset_path}: words.txt is there, but neither forms.txt (in ascii.tgz) nor xml/<form>.xml "
-                "(xml.tgz), which say who wrote a form. Put one of them into the folder, or give --writer_from page: each "
-                "form counts as a writer of its own then."
+                f"--dataset_path {dataset_path}: words.txt is there, but neither forms.txt (in ascii.tgz) nor"
+                " xml/<form>.xml (xml.tgz), which say who wrote a form. Put one of them into the folder, or"
+                " give --writer_from page: each form counts as a writer of its own then."
             )
         self._xml = places.xml
         self._known: dict[str, str | None] = dict(lists.writers)
@@ -132,13 +144,19 @@ def _writer_in_xml(path: Path) -> str | None:
     return writer.zfill(3) if writer else None
 
 
-def _image_path(word_id: str, form: str, roots: list[Path], listings: dict[Path, frozenset[str]]) -> Path | None:
-    """The word's image; each form's folder is listed once, which is much cheaper than asking for each file."""
+def _image_path(
+    word_id: str, form: str, roots: list[Path], listings: dict[Path, frozenset[str]]
+) -> Path | None:
+    """The word's image; each form's folder is listed once, which is much cheaper than asking for each
+    file.
+    """
     name = f"{word_id}.png"
     for root in roots:
         folder = root / form[:3] / form
         if folder not in listings:
-            listings[folder] = frozenset(path.name for path in folder.iterdir()) if folder.is_dir() else frozenset()
+            listings[folder] = (
+                frozenset(path.name for path in folder.iterdir()) if folder.is_dir() else frozenset()
+            )
         if name in listings[folder]:
             return folder / name
     return None
@@ -152,7 +170,11 @@ def _find(dataset_path: Path) -> _Places:
         if groups and _holds_words(folder, groups):
             places.images.append(folder)
         folders[:] = [name for name in folders if name not in groups]
-        if places.words is None and "words.txt" in files and any(map(parse_row, first_lines(folder / "words.txt"))):
+        if (
+            places.words is None
+            and "words.txt" in files
+            and any(map(parse_row, first_lines(folder / "words.txt")))
+        ):
             places.words = folder / "words.txt"
         if places.forms is None and "forms.txt" in files and _is_forms_table(folder / "forms.txt"):
             places.forms = folder / "forms.txt"
@@ -172,7 +194,9 @@ def _is_group(folder: Path) -> bool:
 
 
 def _holds_words(root: Path, groups: list[str]) -> bool:
-    """True if there are images of words below: lines and whole forms come in folders of the same names, or in the same."""
+    """True if there are images of words below: lines and whole forms come in folders of the same names, or in
+    the same.
+    """
     forms = (form for group in groups for form in sorted((root / group).iterdir()) if form.is_dir())
     return any(_WORD_ID.fullmatch(path.stem) for form in forms for path in form.iterdir())
 

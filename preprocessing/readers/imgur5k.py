@@ -1,7 +1,8 @@
-"""Reader for IMGUR5K (facebookresearch/IMGUR5K-Handwriting-Dataset): photographed pages with rotated word boxes.
+"""Reader for IMGUR5K (facebookresearch/IMGUR5K-Handwriting-Dataset): photographed pages with rotated word
+boxes.
 
-The images belong to their uploaders and are downloaded one by one; some are gone, so a partial download is the rule.
-A page stands for its writer.
+The images belong to their uploaders and are downloaded one by one; some are gone, so a partial download is
+the rule. A page stands for its writer.
 """
 
 import hashlib
@@ -17,7 +18,9 @@ from preprocessing.readers.split_lists import PRIORITY
 
 NOT_ANNOTATED = "."
 MAX_SIDE = 20_000  # pixels; no published box comes near, and a larger one would fill the memory
-_ANNOTATIONS = {"imgur5k_annotations.json": None} | {f"imgur5k_annotations_{split}.json": split for split in PRIORITY}
+_ANNOTATIONS = {"imgur5k_annotations.json": None} | {
+    f"imgur5k_annotations_{split}.json": split for split in PRIORITY
+}
 _SPLIT_LISTS = {f"{split}_index_ids.lst": split for split in PRIORITY}
 _DATA_LIST = "imgur5k_data.lst"
 _HASH_LIST = "imgur5k_hashes.lst"
@@ -25,7 +28,9 @@ _HASH_LIST = "imgur5k_hashes.lst"
 
 @dataclass
 class _Pages:
-    """The annotations of all pages: per page its words as (id, text, box), its image's name and MD5, and its split."""
+    """The annotations of all pages: per page its words as (id, text, box), its image's name and MD5, and its
+    split.
+    """
 
     words: dict[str, list[tuple[str, object, object]]] = field(default_factory=dict)
     image_names: dict[str, str] = field(default_factory=dict)
@@ -40,17 +45,21 @@ class _Pages:
 
 def recognises(dataset_path: Path) -> bool:
     """True if there are annotations by IMGUR5K's file names."""
-    return any(name in _ANNOTATIONS or name == _DATA_LIST for _, _, files in walk(dataset_path) for name in files)
+    return any(
+        name in _ANNOTATIONS or name == _DATA_LIST for _, _, files in walk(dataset_path) for name in files
+    )
 
 
 def iter_words(
     dataset_path: Path, *, images: Path | None = None, verify_md5: bool = True
 ) -> Iterator[RawWord | DroppedWord]:
-    """Yield the words page by page, cut straight when their image is loaded; last a drop for each page without words.
+    """Yield the words page by page, cut straight when their image is loaded; last a drop for each page
+    without words.
 
     Args:
-        dataset_path: a folder with dataset_info (the json files or imgur5k_data.lst, the lists of ids, the hashes)
-            anywhere below; the split of a page is what its lists say, else the split json that holds it.
+        dataset_path: a folder with dataset_info (the json files or imgur5k_data.lst, the lists of ids, the
+            hashes) anywhere below; the split of a page is what its lists say, else the split json that holds
+            it.
         images: the folder of downloaded pages; by default searched below ``dataset_path``.
         verify_md5: leave out the pages whose file is not the published one, such as the host's placeholder.
     Raises:
@@ -62,8 +71,9 @@ def iter_words(
     pages = _read_pages(_find_info(dataset_path))
     if not pages.words:
         raise FileNotFoundError(
-            f"--dataset_path {dataset_path}: no annotations of IMGUR5K in it or below. Expected dataset_info with "
-            "imgur5k_annotations.json, imgur5k_annotations_{train,val,test}.json or imgur5k_data.lst."
+            f"--dataset_path {dataset_path}: no annotations of IMGUR5K in it or below. Expected dataset_info"
+            " with imgur5k_annotations.json, imgur5k_annotations_{train,val,test}.json or"
+            " imgur5k_data.lst."
         )
     paths, unlisted = _find_images(pages, images or dataset_path)
     duplicates = _find_duplicates(pages)
@@ -95,8 +105,8 @@ def parse_box(value: object) -> tuple[float, float, float, float, float] | None:
     """(x_center, y_center, width, height, angle) of a ``bounding_box``, which is JSON in a string.
 
     Returns:
-        Pixels and degrees counter-clockwise on screen; None if these are not five finite numbers, or a side is under one
-        pixel or over ``MAX_SIDE``.
+        Pixels and degrees counter-clockwise on screen; None if these are not five finite numbers, or a side
+        is under one pixel or over ``MAX_SIDE``.
     """
     try:
         numbers = json.loads(value) if isinstance(value, str) else value
@@ -128,7 +138,9 @@ def _find_info(dataset_path: Path) -> dict[str, Path]:
 
 
 def _find_images(pages: _Pages, root: Path) -> tuple[dict[str, Path], list[str]]:
-    """The files of pages below a folder, by page; and the names of the images beside them that no annotation knows."""
+    """The files of pages below a folder, by page; and the names of the images beside them that no annotation
+    knows.
+    """
     wanted = {name: page for page, name in pages.image_names.items()}
     paths: dict[str, Path] = {}
     unlisted: list[str] = []
@@ -136,7 +148,9 @@ def _find_images(pages: _Pages, root: Path) -> tuple[dict[str, Path], list[str]]
         here = [name for name in files if name in wanted]
         paths |= {wanted[name]: folder / name for name in here}
         if here:
-            unlisted += [name for name in files if name not in wanted and Path(name).suffix.lower() in IMAGE_SUFFIXES]
+            unlisted += [
+                name for name in files if name not in wanted and Path(name).suffix.lower() in IMAGE_SUFFIXES
+            ]
     return paths, unlisted
 
 
@@ -180,11 +194,15 @@ def _add_json(pages: _Pages, path: Path, split: str | None) -> None:
             if entry.get("image_hash"):
                 pages.hashes[page] = entry["image_hash"]
             found = [(word_id, words.get(word_id) or {}) for word_id in word_ids]
-            pages.words[page] = [(word_id, word.get("word"), word.get("bounding_box")) for word_id, word in found]
+            pages.words[page] = [
+                (word_id, word.get("word"), word.get("bounding_box")) for word_id, word in found
+            ]
     except json.JSONDecodeError as error:
         raise ValueError(f"{path}: not JSON ({error})") from error
     except (KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path}: expected the keys index_id, index_to_ann_map and ann_id of IMGUR5K ({error!r})") from error
+        raise ValueError(
+            f"{path}: expected the keys index_id, index_to_ann_map and ann_id of IMGUR5K ({error!r})"
+        ) from error
 
 
 def _add_data_list(pages: _Pages, path: Path) -> None:
@@ -212,7 +230,11 @@ def _find_duplicates(pages: _Pages) -> set[str]:
         if page in pages.hashes:
             known = best.get(pages.hashes[page], split)
             best[pages.hashes[page]] = min(known, split, key=PRIORITY.index)
-    return {page for page, split in pages.splits.items() if page in pages.hashes and best[pages.hashes[page]] != split}
+    return {
+        page
+        for page, split in pages.splits.items()
+        if page in pages.hashes and best[pages.hashes[page]] != split
+    }
 
 
 def _md5(path: Path) -> str:

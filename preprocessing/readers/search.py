@@ -10,8 +10,8 @@ IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp")
 def walk(root: Path) -> Iterator[tuple[Path, list[str], list[str]]]:
     """Folders below ``root`` from the top, each with the names of its folders and files, all in sorted order.
 
-    Follows links, but enters no real folder twice; leaves out hidden names and what macOS adds to archives. Names taken
-    out of the list of folders are not entered.
+    Follows links, but enters no real folder twice; leaves out hidden names and what macOS adds to archives.
+    Names taken out of the list of folders are not entered.
     """
     entered = set()
     for folder, folders, files in os.walk(root, followlinks=True):
@@ -25,12 +25,16 @@ def walk(root: Path) -> Iterator[tuple[Path, list[str], list[str]]]:
 
 
 def read_lines(path: Path) -> list[str]:
-    """The lines of a UTF-8 text file without their ends (LF or CRLF); bytes that are not UTF-8 become U+FFFD."""
+    """The lines of a UTF-8 text file without their ends (LF or CRLF); bytes that are not UTF-8 become
+    U+FFFD.
+    """
     return path.read_text(encoding="utf-8-sig", errors="replace").split("\n")
 
 
 def first_lines(path: Path, count: int = 20) -> list[str]:
-    """The first lines that are neither empty nor a ``#`` comment, without their ends; reads little more than them."""
+    """The first lines that are neither empty nor a ``#`` comment, without their ends; reads little more than
+    them.
+    """
     lines: list[str] = []
     with path.open(encoding="utf-8-sig", errors="replace") as file:
         while len(lines) < count and (line := file.readline(10_000)):

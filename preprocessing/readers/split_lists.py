@@ -1,4 +1,6 @@
-"""Split lists: files of form, line or word ids, one list a split, as IAM's and GW's users pass them around."""
+"""Split lists: files of form, line or word ids, one list a split, as IAM's and GW's users pass them
+around.
+"""
 
 import re
 import zipfile
@@ -9,9 +11,21 @@ from pathlib import Path, PurePosixPath
 from preprocessing.readers.search import read_lines, walk
 
 # Names that stand for a split once digits and "set" at their end are gone (validationset1 is validation).
-_NAMES = {"train": "train", "training": "train", "tr": "train", "trainval": "train", "trva": "train",
-          "val": "val", "valid": "val", "validation": "val", "va": "val", "dev": "val",
-          "test": "test", "testing": "test", "te": "test"}  # fmt: skip
+_NAMES = {
+    "train": "train",
+    "training": "train",
+    "tr": "train",
+    "trainval": "train",
+    "trva": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "va": "val",
+    "dev": "val",
+    "test": "test",
+    "testing": "test",
+    "te": "test",
+}
 # An id in several lists belongs to the first of these: what is tested on is never trained on.
 PRIORITY = ("test", "val", "train")
 
@@ -34,7 +48,9 @@ class SplitLists:
 
 
 def split_of_name(name: str) -> str | None:
-    """The split that a list's file name speaks of: ``validationset2.txt`` -> val, ``gan.iam.tr_va.gt.filter27`` -> train."""
+    """The split that a list's file name speaks of: ``validationset2.txt`` -> val,
+    ``gan.iam.tr_va.gt.filter27`` -> train.
+    """
     words = [re.sub(r"(set)?\d*$", "", word) for word in re.split(r"[^a-z0-9]+", name.lower())]
     found = [_NAMES[word] for word in words if word in _NAMES]
     return "train" if "train" in found else found[0] if found else None
@@ -43,7 +59,8 @@ def split_of_name(name: str) -> str | None:
 def read_split_lists(path: Path, id_pattern: str, *, flag: str = "--splits") -> SplitLists:
     """Read the lists of a folder, of a zip archive, or one file.
 
-    A list's name says its split, its rows are ids (of forms, lines or words) or GANwriting's ``writer,word_id text``.
+    A list's name says its split, its rows are ids (of forms, lines or words) or GANwriting's ``writer,word_id
+    text``.
 
     Args:
         id_pattern: regular expression of a whole id of any kind.
@@ -56,8 +73,9 @@ def read_split_lists(path: Path, id_pattern: str, *, flag: str = "--splits") -> 
     lists = {name: lines for name, lines in _candidates(path, flag) if _is_list(lines, row)}
     if not lists:
         raise ValueError(
-            f"{flag} {path}: no split list. Expected files whose names say train, val or test (train.uttlist, va.lst, "
-            "validationset1.txt, gan.iam.tr_va.gt.filter27) and whose rows begin with ids of this data set."
+            f"{flag} {path}: no split list. Expected files whose names say train, val or test (train.uttlist,"
+            " va.lst, validationset1.txt, gan.iam.tr_va.gt.filter27) and whose rows begin with ids of this"
+            " data set."
         )
     folders = sorted({str(PurePosixPath(name).parent) for name in lists})
     if len(folders) > 1:
@@ -71,15 +89,19 @@ def read_split_lists(path: Path, id_pattern: str, *, flag: str = "--splits") -> 
                 continue
             match = row.fullmatch(line.strip())
             if match is None:
-                raise ValueError(f"{flag} {name} line {number}: {line.strip()[:60]!r} is no id of this data set")
+                raise ValueError(
+                    f"{flag} {name} line {number}: {line.strip()[:60]!r} is no id of this data set"
+                )
             known = splits.get(match["id"], split)
             splits[match["id"]] = min(known, split, key=PRIORITY.index)
             if match["writer"]:
                 writers["-".join(match["id"].split("-")[:2])] = match["writer"]
     levels = {name.count("-") for name in splits}
     if len(levels) > 1:
-        raise ValueError(f"{flag} {path}: lists of different kinds ({', '.join(lists)}): some hold ids of forms or lines, "
-                         "others of words. Keep one kind, or name a single file.")  # fmt: skip
+        raise ValueError(
+            f"{flag} {path}: lists of different kinds ({', '.join(lists)}): some hold ids of forms or lines, "
+            "others of words. Keep one kind, or name a single file."
+        )
     return SplitLists(splits, writers)
 
 
@@ -90,9 +112,15 @@ def _is_list(lines: list[str], row: re.Pattern) -> bool:
 
 
 def _candidates(path: Path, flag: str) -> Iterator[tuple[str, list[str]]]:
-    """Name and lines of every file whose name speaks of a split; nested folders only if the folder itself has none."""
+    """Name and lines of every file whose name speaks of a split; nested folders only if the folder itself has
+    none.
+    """
     if path.is_dir():
-        tree = [(folder, names) for folder, _, files in walk(path) if (names := [n for n in files if _may_be_list(n)])]
+        tree = [
+            (folder, names)
+            for folder, _, files in walk(path)
+            if (names := [n for n in files if _may_be_list(n)])
+        ]
         for folder, names in [pair for pair in tree if pair[0] == path] or tree:
             yield from (((folder / name).as_posix(), read_lines(folder / name)) for name in names)
     elif not path.is_file():
@@ -100,7 +128,11 @@ def _candidates(path: Path, flag: str) -> Iterator[tuple[str, list[str]]]:
     elif zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
             for name in archive.namelist():
-                if _may_be_list(PurePosixPath(name).name) and "__MACOSX" not in name and not name.endswith("/"):
+                if (
+                    _may_be_list(PurePosixPath(name).name)
+                    and "__MACOSX" not in name
+                    and not name.endswith("/")
+                ):
                     yield name, archive.read(name).decode("utf-8-sig", "replace").split("\n")
     elif split_of_name(path.name) is None:
         raise ValueError(f"{flag} {path}: the file's name must say which split it lists (train, val or test)")
@@ -109,6 +141,23 @@ def _candidates(path: Path, flag: str) -> Iterator[tuple[str, list[str]]]:
 
 
 def _may_be_list(name: str) -> bool:
-    """True if a file of this name may be a split list: its name speaks of a split and not of another format."""
-    other = (".zip", ".gz", ".tgz", ".tar", ".png", ".jpg", ".tif", ".xml", ".json", ".jsonl", ".csv", ".py", ".md", ".pdf")
+    """True if a file of this name may be a split list: its name speaks of a split and not of another
+    format.
+    """
+    other = (
+        ".zip",
+        ".gz",
+        ".tgz",
+        ".tar",
+        ".png",
+        ".jpg",
+        ".tif",
+        ".xml",
+        ".json",
+        ".jsonl",
+        ".csv",
+        ".py",
+        ".md",
+        ".pdf",
+    )
     return split_of_name(name) is not None and not name.startswith(".") and not name.lower().endswith(other)

@@ -1,7 +1,8 @@
-"""Reader for one's own word images: any folder with a CSV, TSV or JSONL table that says what each image holds.
+"""Reader for one's own word images: any folder with a CSV, TSV or JSONL table that says what each image
+holds.
 
-Known with no flag: DHSD (``train.csv``/``test.csv`` with ``file_name,text,writer_id``) and the Hugging Face ImageFolder
-convention (``metadata.jsonl`` or ``metadata.csv``).
+Known with no flag: DHSD (``train.csv``/``test.csv`` with ``file_name,text,writer_id``) and the Hugging Face
+ImageFolder convention (``metadata.jsonl`` or ``metadata.csv``).
 """
 
 import csv
@@ -14,8 +15,16 @@ from preprocessing.raw_word import DroppedWord, FileImage, RawWord
 from preprocessing.readers.search import ids_of_paths
 
 TABLE_SUFFIXES = (".csv", ".tsv", ".jsonl")
-SPLIT_NAMES = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "dev": "val",
-               "test": "test", "testing": "test"}  # fmt: skip
+SPLIT_NAMES = {
+    "train": "train",
+    "training": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "dev": "val",
+    "test": "test",
+    "testing": "test",
+}
 IMAGE_COLUMNS = ("file_name", "filename", "image", "image_path", "path", "file", "img")
 TEXT_COLUMNS = ("text", "label", "transcription", "word", "words", "ground_truth", "gt")
 WRITER_COLUMNS = ("writer", "writer_id", "author", "hand", "scribe", "style")
@@ -42,13 +51,16 @@ def iter_words(
     """Yield the words of a table.
 
     Args:
-        dataset_path: the folder that image paths are relative to (an image is also looked for beside its table).
-        table: the table's file; by default ``train/val/test`` tables if there are any, else the only table there is.
+        dataset_path: the folder that image paths are relative to (an image is also looked for beside its
+            table).
+        table: the table's file; by default ``train/val/test`` tables if there are any, else the only table
+            there is.
         image_column, text_column, writer_column, split_column: column names; usual names are found without.
         writer: the writer of words whose table has no writer column.
     Raises:
         FileNotFoundError: if there is no table.
-        ValueError: if a column is missing, a split unknown, or two tables contend; the message lists what there is.
+        ValueError: if a column is missing, a split unknown, or two tables contend; the message lists what
+            there is.
     """
     tables = [(table, SPLIT_NAMES.get(table.stem.lower()))] if table else _find_tables(dataset_path)
     if not tables:
@@ -62,10 +74,13 @@ def iter_words(
         columns = _choose_columns(path, values, image_column, text_column, writer_column, split_column)
         rows += [(path, split, number, row, columns) for number, row in enumerate(values, start=1)]
     ids = ids_of_paths([_as_text(row.get(columns[0])).replace("\\", "/") for _, _, _, row, columns in rows])
-    for (path, split, number, row, (image_key, text_key, writer_key, split_key)), source_id in zip(rows, ids):
+    for (path, split, number, row, (image_key, text_key, writer_key, split_key)), source_id in zip(
+        rows, ids, strict=True
+    ):
         name = row.get(image_key)
         has_name = isinstance(name, str) and bool(name.strip())
-        # More fields than columns: a comma in a text without quotation marks, so no field is what its column says.
+        # More fields than columns: a comma in a text without quotation marks, so no field is what its column
+        # says.
         if not has_name or any(field.strip() for field in row.get(None) or ()):
             yield DroppedWord(source_id or f"{path.name}:{number}", "bad_row")
             continue
@@ -79,7 +94,9 @@ def iter_words(
             continue
         who = _as_text(row.get(writer_key))
         named = SPLIT_NAMES.get(_as_text(row.get(split_key)).lower())
-        yield RawWord(FileImage(image, use_exif=True), str(row[text_key]), who or writer, named or split, source_id)
+        yield RawWord(
+            FileImage(image, use_exif=True), str(row[text_key]), who or writer, named or split, source_id
+        )
 
 
 def _as_text(value: object) -> str:
@@ -102,7 +119,11 @@ def _find_tables(folder: Path) -> list[tuple[Path, str | None]]:
         raise ValueError(f"--dataset_path {folder}: several tables ({names}). Choose one with --table.")
     if not candidates:
         # The ImageFolder convention with splits: train/metadata.jsonl, test/metadata.jsonl.
-        nested = sorted(p for p in folder.glob("*/metadata.*") if p.suffix.lower() in TABLE_SUFFIXES and _describes_images(p))
+        nested = sorted(
+            p
+            for p in folder.glob("*/metadata.*")
+            if p.suffix.lower() in TABLE_SUFFIXES and _describes_images(p)
+        )
         return [(p, SPLIT_NAMES.get(p.parent.name.lower())) for p in nested]
     return [(candidates[0], None)]
 
@@ -121,13 +142,17 @@ def _describes_images(path: Path) -> bool:
 
 
 def _read_rows(path: Path) -> list[dict]:
-    """All rows of a table as dictionaries; the delimiter of a CSV (comma, semicolon, tab) is sniffed from its header."""
+    """All rows of a table as dictionaries; the delimiter of a CSV (comma, semicolon, tab) is sniffed from its
+    header.
+    """
     if not path.is_file():
         raise FileNotFoundError(f"--table {path}: no such file")
     try:
         return _parse_rows(path)
     except UnicodeDecodeError as error:
-        raise ValueError(f"--table {path}: not UTF-8 ({error}). Save it as UTF-8, e.g. as 'CSV UTF-8'.") from error
+        raise ValueError(
+            f"--table {path}: not UTF-8 ({error}). Save it as UTF-8, e.g. as 'CSV UTF-8'."
+        ) from error
     except csv.Error as error:
         raise ValueError(f"--table {path}: {error}") from error
 
@@ -149,16 +174,21 @@ def _parse_rows(path: Path, limit: int | None = None, errors: str = "strict") ->
                 except json.JSONDecodeError as error:
                     raise ValueError(f"--table {path} line {number}: not JSON ({error})") from error
                 if not isinstance(row, dict):
-                    raise ValueError(f"--table {path} line {number}: expected a JSON object, found {line.strip()[:60]!r}")
+                    raise ValueError(
+                        f"--table {path} line {number}: expected a JSON object, found {line.strip()[:60]!r}"
+                    )
                 rows.append(row)
             return rows
         header = file.readline()
         file.seek(0)
         if path.suffix.lower() == ".tsv":
-            # Most TSV files know no quoting, where a text may be a single quotation mark; whole quoted fields are undone.
+            # Most TSV files know no quoting, where a text may be a single quotation mark; whole quoted fields
+            # are undone.
             reader = csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
-            return [{_unquote(key): value if key is None else _unquote(value) for key, value in row.items()}
-                    for row in islice(reader, limit)]  # fmt: skip
+            return [
+                {_unquote(key): value if key is None else _unquote(value) for key, value in row.items()}
+                for row in islice(reader, limit)
+            ]
         reader = csv.DictReader(file, delimiter=max(",;\t", key=header.count))
         return list(islice(reader, limit))
 
@@ -169,8 +199,9 @@ def _unquote(value: str | None) -> str | None:
     return value[1:-1].replace('""', '"') if is_quoted else value
 
 
-def _choose_columns(path: Path, rows: list[dict], image: str | None, text: str | None, writer: str | None,
-                    split: str | None) -> tuple[str, str, str | None, str | None]:  # fmt: skip
+def _choose_columns(
+    path: Path, rows: list[dict], image: str | None, text: str | None, writer: str | None, split: str | None
+) -> tuple[str, str, str | None, str | None]:
     """The table's columns for image, text, writer and split; the last two may be None."""
     keys = [key for key in (rows[0] if rows else {}) if key]
     lowered = {key.strip().lower(): key for key in keys}
@@ -178,19 +209,25 @@ def _choose_columns(path: Path, rows: list[dict], image: str | None, text: str |
     def choose(flag: str, wanted: str | None, usual: tuple[str, ...], required: bool) -> str | None:
         if wanted is not None:
             if wanted not in keys:
-                raise ValueError(f"{flag} {wanted}: {path} has no such column. Its columns: {', '.join(keys)}")
+                raise ValueError(
+                    f"{flag} {wanted}: {path} has no such column. Its columns: {', '.join(keys)}"
+                )
             return wanted
         found = next((lowered[name] for name in usual if name in lowered), None)
         if found is None and required:
-            raise ValueError(f"{path}: no column by a usual name ({', '.join(usual)}). Its columns: {', '.join(keys)}. "
-                             f"Name the right one with {flag}.")  # fmt: skip
+            raise ValueError(
+                f"{path}: no column by a usual name ({', '.join(usual)}). Its columns: {', '.join(keys)}. "
+                f"Name the right one with {flag}."
+            )
         return found
 
     return (
         choose("--image_column", image, IMAGE_COLUMNS, True),
         choose("--text_column", text, TEXT_COLUMNS, True),
         choose("--writer_column", writer, WRITER_COLUMNS, False),
-        _check_splits(path, rows, choose("--split_column", split, ("split", "set", "subset", "partition"), False), split),
+        _check_splits(
+            path, rows, choose("--split_column", split, ("split", "set", "subset", "partition"), False), split
+        ),
     )
 
 
@@ -205,6 +242,8 @@ def _check_splits(path: Path, rows: list[dict], column: str | None, wanted: str 
     if unknown and wanted is None and len(unknown) == len(values):
         return None
     if unknown:
-        raise ValueError(f"{path}: column {column} holds {', '.join(map(repr, unknown[:5]))}, which is no split. Known are "
-                         f"{', '.join(SPLIT_NAMES)}; leave other fields empty.")  # fmt: skip
+        raise ValueError(
+            f"{path}: column {column} holds {', '.join(map(repr, unknown[:5]))}, which is no split. Known are"
+            f" {', '.join(SPLIT_NAMES)}; leave other fields empty."
+        )
     return column

@@ -11,7 +11,14 @@ import torch
 from diffusers import AutoencoderKL
 from torch.utils.flop_counter import FlopCounterMode
 
-from diffusion.autoencoder import DOWNSCALE, CompactAutoencoder, decode_latents, hash_vae, load_vae, vae_in_channels
+from diffusion.autoencoder import (
+    DOWNSCALE,
+    CompactAutoencoder,
+    decode_latents,
+    hash_vae,
+    load_vae,
+    vae_in_channels,
+)
 from diffusion.dataset import LatentCache, build_latent_cache
 from tests.helpers import ROOT
 
@@ -26,8 +33,16 @@ def stable_diffusion_folder(tmp_path_factory):
     """A tiny VAE of Stable Diffusion's kind: RGB, four levels, in a ``vae`` subfolder."""
     folder = tmp_path_factory.mktemp("sd")
     torch.manual_seed(0)
-    AutoencoderKL(3, 3, ("DownEncoderBlock2D",) * 4, ("UpDecoderBlock2D",) * 4, (8, 8, 8, 8), norm_num_groups=4,
-                  latent_channels=4, scaling_factor=0.18215).save_pretrained(folder / "vae")  # fmt: skip
+    AutoencoderKL(
+        3,
+        3,
+        ("DownEncoderBlock2D",) * 4,
+        ("UpDecoderBlock2D",) * 4,
+        (8, 8, 8, 8),
+        norm_num_groups=4,
+        latent_channels=4,
+        scaling_factor=0.18215,
+    ).save_pretrained(folder / "vae")
     return folder
 
 
@@ -90,10 +105,14 @@ def test_a_runs_newest_vae_is_loaded(vae_folder, tmp_path):
 
 def test_a_stable_diffusion_vae_is_loaded_from_its_subfolder(stable_diffusion_folder):
     vae = load_vae(stable_diffusion_folder)
-    assert isinstance(vae, AutoencoderKL) and vae_in_channels(vae) == 3 and vae.config.scaling_factor == 0.18215
+    assert (
+        isinstance(vae, AutoencoderKL) and vae_in_channels(vae) == 3 and vae.config.scaling_factor == 0.18215
+    )
 
 
-def test_a_stable_diffusion_vae_encodes_and_decodes_grey_words(stable_diffusion_folder, words_folder, tmp_path):
+def test_a_stable_diffusion_vae_encodes_and_decodes_grey_words(
+    stable_diffusion_folder, words_folder, tmp_path
+):
     vae = load_vae(stable_diffusion_folder)
     paths = sorted((words_folder / "images").glob("*.png"))[:3]
     folder = build_latent_cache(paths, vae, hash_vae(vae), tmp_path, channels=3, device=torch.device("cpu"))
@@ -136,12 +155,20 @@ def test_a_folder_of_another_model_is_no_vae(tmp_path):
 
 @pytest.mark.parametrize("environment", [{"HF_HUB_OFFLINE": "1"}, {"HF_ENDPOINT": "http://127.0.0.1:9"}])
 def test_an_unreachable_hub_is_an_error_within_seconds(tmp_path, environment):
-    code = ("import time\nfrom autoencoder import load_vae\nstart = time.monotonic()\n"
-            "try:\n    load_vae('owner/some-model')\n"
-            "except FileNotFoundError as error:\n    print(round(time.monotonic() - start), error)")  # fmt: skip
+    code = (
+        "import time\nfrom autoencoder import load_vae\nstart = time.monotonic()\n"
+        "try:\n    load_vae('owner/some-model')\n"
+        "except FileNotFoundError as error:\n    print(round(time.monotonic() - start), error)"
+    )
     start = time.monotonic()
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120,
-                          env={**os.environ, "HF_HOME": str(tmp_path), **environment})  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env={**os.environ, "HF_HOME": str(tmp_path), **environment},
+    )
     seconds, _, message = done.stdout.partition(" ")
     assert message.startswith("--vae owner/some-model: no such folder; ") and "can't be reached" in message
     assert int(seconds) <= 8 and time.monotonic() - start < 120

@@ -10,8 +10,12 @@ from diffusion.trainer import pick_previews
 from utils.charset import Charset
 from utils.word_folder import WordRecord
 
-RECORDS = [WordRecord(f"images/{i}.png", text, writer) for i, (text, writer) in
-           enumerate([("ab", "x"), ("b", "y"), ("long", "x"), ("aé", "stranger"), ("ba", "x")])]  # fmt: skip
+RECORDS = [
+    WordRecord(f"images/{i}.png", text, writer)
+    for i, (text, writer) in enumerate(
+        [("ab", "x"), ("b", "y"), ("long", "x"), ("aé", "stranger"), ("ba", "x")]
+    )
+]
 CHARSET = Charset(("a", "b", "l", "n", "o", "g"))
 INK = np.array([[4, 0, 36, 32], [8, 0, 24, 32], [0, 0, 64, 32], [0, 0, 64, 32], [0, 0, 32, 32]], np.float32)
 
@@ -19,8 +23,16 @@ INK = np.array([[4, 0, 36, 32], [8, 0, 24, 32], [0, 0, 64, 32], [0, 0, 64, 32], 
 @pytest.fixture(scope="module")
 def conditions():
     width_model = WidthModel({"a": 10.0, "b": 30.0}, {"x": 2.0})
-    return TrainingConditions(RECORDS, charset=CHARSET, max_length=3, writers={"x": 0, "y": 1}, null_writer=2,
-                              width_model=width_model, ink=INK, device=torch.device("cpu"))  # fmt: skip
+    return TrainingConditions(
+        RECORDS,
+        charset=CHARSET,
+        max_length=3,
+        writers={"x": 0, "y": 1},
+        null_writer=2,
+        width_model=width_model,
+        ink=INK,
+        device=torch.device("cpu"),
+    )
 
 
 def batch(conditions, indices, no_text=None, no_writer=None):
@@ -53,7 +65,7 @@ def test_a_dropped_writer_is_null_and_leaves_the_text(conditions):
 def test_dropping_does_not_change_the_records(conditions):
     before = [part.clone() for part in batch(conditions, [0])]
     batch(conditions, [0], [True], [True])
-    assert all(torch.equal(one, other) for one, other in zip(batch(conditions, [0]), before))
+    assert all(torch.equal(one, other) for one, other in zip(batch(conditions, [0]), before, strict=True))
 
 
 @pytest.mark.parametrize("index", [2, 3])

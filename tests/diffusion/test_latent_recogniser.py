@@ -5,7 +5,13 @@ import contextlib
 import pytest
 import torch
 
-from diffusion.latent_recogniser import LatentReader, LatentReaderConfig, add_some_noise, find_reader, train_latent_reader
+from diffusion.latent_recogniser import (
+    LatentReader,
+    LatentReaderConfig,
+    add_some_noise,
+    find_reader,
+    train_latent_reader,
+)
 from diffusion.noise_schedule import PREDICTION_TYPES, NoiseSchedule
 from utils.training import make_generator
 
@@ -50,7 +56,9 @@ def test_the_loss_is_of_each_word_and_ignores_padding():
     padded = torch.nn.functional.pad(input_ids, (0, 3))
     torch.testing.assert_close(reader.loss(latents, padded, lengths), losses)
     too_long = input_ids.repeat(1, 9)
-    assert (reader.loss(latents, too_long, 9 * lengths) == 0).all()  # 36 letters in 24 frames: no path, no infinite loss
+    assert (
+        reader.loss(latents, too_long, 9 * lengths) == 0
+    ).all()  # 36 letters in 24 frames: no path, no infinite loss
 
 
 def test_its_gradient_reaches_the_latents():

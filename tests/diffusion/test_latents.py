@@ -103,7 +103,9 @@ def test_a_killed_encoding_is_not_used(folder, vae):
 def test_a_missing_image_is_named(folder, vae):
     image_paths(folder)[5].unlink()
     paths = [folder / "images" / f"{i:04d}.png" for i in range(8)]
-    with pytest.raises(FileNotFoundError, match=r"0005\.png: the image is named in metadata\.jsonl but is not there"):
+    with pytest.raises(
+        FileNotFoundError, match=r"0005\.png: the image is named in metadata\.jsonl but is not there"
+    ):
         cache_key(paths, "")
 
 
@@ -116,8 +118,12 @@ def test_a_folder_that_cannot_be_written_to_is_named_with_the_way_out(folder, va
 def test_images_of_two_sizes_are_refused(folder, vae, tmp_path):
     make_word_folder(tmp_path / "wide", ["abc"], img_size=(32, 96))
     paths = [*image_paths(folder)[:7], *image_paths(tmp_path / "wide")]
-    with pytest.raises(ValueError, match=r"0000\.png: 32x96 pixels, (unlike the images before it|but .* has 32x64)"):
-        build_latent_cache(paths, vae, "", tmp_path / "cache", channels=1, device=torch.device("cpu"), batch_size=7)
+    with pytest.raises(
+        ValueError, match=r"0000\.png: 32x96 pixels, (unlike the images before it|but .* has 32x64)"
+    ):
+        build_latent_cache(
+            paths, vae, "", tmp_path / "cache", channels=1, device=torch.device("cpu"), batch_size=7
+        )
 
 
 def test_other_processes_only_look(folder, vae):
@@ -130,7 +136,9 @@ def test_the_moments_make_tensors_without_a_warning(folder, vae, recwarn):
 
 
 def test_rows_are_prefetched_where_they_lie_and_stay_as_they_are(tmp_path):
-    rows = np.random.default_rng(0).standard_normal((300, 2, 4, 8, 31)).astype(np.float16)  # no whole number of pages
+    rows = (
+        np.random.default_rng(0).standard_normal((300, 2, 4, 8, 31)).astype(np.float16)
+    )  # no whole number of pages
     np.save(tmp_path / "rows.npy", rows)
     mapped = np.load(tmp_path / "rows.npy", mmap_mode="c")
     asked = []
@@ -144,7 +152,7 @@ def test_rows_are_prefetched_where_they_lie_and_stay_as_they_are(tmp_path):
     reader.mapping = Mapping()
     reader.prefetch([0, 7, 299])
     contents = (tmp_path / "rows.npy").read_bytes()
-    for (start, end), row in zip(asked, (0, 7, 299)):
+    for (start, end), row in zip(asked, (0, 7, 299), strict=True):
         assert rows[row].tobytes() in contents[start:end] and start % mmap.PAGESIZE == 0
     assert (mapped == rows).all()
 

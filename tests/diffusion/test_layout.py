@@ -6,20 +6,32 @@ import numpy as np
 import pytest
 import torch
 
-from diffusion.layout import WidthModel, canvas_widths, fit_width_model, layout_columns, natural_widths, pad_edges, shape_class
+from diffusion.layout import (
+    WidthModel,
+    canvas_widths,
+    fit_width_model,
+    layout_columns,
+    natural_widths,
+    pad_edges,
+    shape_class,
+)
 from utils.images import measure_ink
 
-WIDTHS = dict(zip("abcdefghilmnorstuw", np.random.default_rng(3).permutation(np.linspace(5.0, 22.0, 18))))
+WIDTHS = dict(
+    zip("abcdefghilmnorstuw", np.random.default_rng(3).permutation(np.linspace(5.0, 22.0, 18)), strict=True)
+)
 SCALES = {"wide": 1.3, "middle": 1.0, "narrow": 0.7}
 MODEL = WidthModel({"i": 4.0, "m": 20.0}, {"wide": 1.5, "narrow": 0.5}, left=4.0, room=100.0)
 
 
 def make_words(count=600, *, room=248.0, is_centered=False, seed=0):
-    """(texts, writers, ink): words as wide as WIDTHS and SCALES say, give or take 4 %; what is too wide is scaled down."""
+    """(texts, writers, ink): words as wide as WIDTHS and SCALES say, give or take 4 %; what is too wide is
+    scaled down.
+    """
     generator = np.random.default_rng(seed)
     texts = ["".join(generator.choice(list(WIDTHS), generator.integers(1, 9))) for _ in range(count)]
     writers = list(generator.choice(list(SCALES), count))
-    widths = np.array([SCALES[w] * sum(WIDTHS[c] for c in t) for t, w in zip(texts, writers)])
+    widths = np.array([SCALES[w] * sum(WIDTHS[c] for c in t) for t, w in zip(texts, writers, strict=True)])
     widths *= generator.normal(1.0, 0.04, count)
     heights = 56.0 * np.minimum(1.0, room / widths)
     widths = np.minimum(widths, room)
@@ -70,7 +82,9 @@ def test_text_from_right_to_left_is_laid_out_from_the_right():
         assert share[0].tolist() == [0, 0, 0, 1, 1, 0, 0, 0] and share[1].tolist() == [0, 1, 1, 0, 0, 0, 0, 0]
         assert not share[2].any() and position[0, 3:5].tolist() == [0.25, 0.75]
         assert model.expected_width(text) == 32
-    assert (np.diff(model.edges("mi", None)) > 0).all() and (np.diff(model.edges("بت", None, (5, 9))) < 0).all()
+    assert (np.diff(model.edges("mi", None)) > 0).all() and (
+        np.diff(model.edges("بت", None, (5, 9))) < 0
+    ).all()
 
 
 def test_empty_text_covers_nothing():
@@ -118,7 +132,9 @@ def test_centred_words_are_expected_in_the_middle():
     assert model.edges("m", None).tolist() == pytest.approx([44, 64])
 
 
-@pytest.mark.parametrize(("text", "expected"), [("ace", 0), ("ja", 5), ("gap", 2), ("bed", 3), ("Egg", 5), ("Änd", 6)])
+@pytest.mark.parametrize(
+    ("text", "expected"), [("ace", 0), ("ja", 5), ("gap", 2), ("bed", 3), ("Egg", 5), ("Änd", 6)]
+)
 def test_heights_have_nine_classes(text, expected):
     assert shape_class(text) == expected
 
@@ -127,7 +143,9 @@ def test_heights_have_nine_classes(text, expected):
 
 
 def test_character_widths_are_recovered(fitted):
-    fitted_widths, true = (np.array([widths[c] for c in WIDTHS]) for widths in (fitted.character_widths, WIDTHS))
+    fitted_widths, true = (
+        np.array([widths[c] for c in WIDTHS]) for widths in (fitted.character_widths, WIDTHS)
+    )
     assert np.corrcoef(fitted_widths, true)[0, 1] > 0.95
 
 
@@ -138,7 +156,9 @@ def test_hands_are_recovered(fitted):
 
 def test_new_words_are_predicted(fitted):
     texts, writers, ink = make_words(seed=1)
-    expected = [fitted.expected_width(text, {writer: 1.0}) for text, writer in zip(texts, writers)]
+    expected = [
+        fitted.expected_width(text, {writer: 1.0}) for text, writer in zip(texts, writers, strict=True)
+    ]
     assert np.corrcoef(expected, ink[:, 2] - ink[:, 0])[0, 1] > 0.95
     assert fitted.correlation > 0.95
 

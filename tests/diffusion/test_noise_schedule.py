@@ -6,8 +6,12 @@ import torch
 from diffusion.noise_schedule import PREDICTION_TYPES, SCHEDULERS, NoiseSchedule, draw_noise, sample_latents
 from utils.training import make_generator
 
-PAIRS = [(kind, name) for kind in PREDICTION_TYPES for name in SCHEDULERS
-         if name != "euler" and (kind != "flow_prediction" or name in ("dpmsolver++", "unipc"))]  # fmt: skip
+PAIRS = [
+    (kind, name)
+    for kind in PREDICTION_TYPES
+    for name in SCHEDULERS
+    if name != "euler" and (kind != "flow_prediction" or name in ("dpmsolver++", "unipc"))
+]
 PAIRS.append(("flow_prediction", "euler"))
 
 
@@ -19,7 +23,11 @@ def make_oracle(schedule, latents):
             return (noisy_latents - latents) / (timestep / schedule.num_train_timesteps)
         alpha = schedule.make_noise_scheduler().alphas_cumprod[timestep]
         noise = (noisy_latents - alpha.sqrt() * latents) / (1 - alpha).sqrt()
-        return noise if schedule.prediction_type == "epsilon" else alpha.sqrt() * noise - (1 - alpha).sqrt() * latents
+        return (
+            noise
+            if schedule.prediction_type == "epsilon"
+            else alpha.sqrt() * noise - (1 - alpha).sqrt() * latents
+        )
 
     return denoise
 
@@ -37,7 +45,9 @@ def make_latents(count=2, scale=2.0):
 def test_an_oracle_is_led_to_the_clean_latents(prediction_type, name):
     schedule, latents = NoiseSchedule(prediction_type), make_latents()
     noise, generators = make_noise()
-    sampled = sample_latents(make_oracle(schedule, latents), schedule.make_scheduler(name), noise, 20, generators)
+    sampled = sample_latents(
+        make_oracle(schedule, latents), schedule.make_scheduler(name), noise, 20, generators
+    )
     torch.testing.assert_close(sampled, latents, rtol=0, atol=0.02)
 
 
@@ -45,7 +55,9 @@ def test_an_oracle_is_led_to_the_clean_latents(prediction_type, name):
 def test_one_step_is_enough_for_an_oracle(prediction_type, name):
     schedule, latents = NoiseSchedule(prediction_type), make_latents()
     noise, generators = make_noise()
-    sampled = sample_latents(make_oracle(schedule, latents), schedule.make_scheduler(name), noise, 1, generators)
+    sampled = sample_latents(
+        make_oracle(schedule, latents), schedule.make_scheduler(name), noise, 1, generators
+    )
     torch.testing.assert_close(sampled, latents, rtol=0, atol=0.02)
 
 
@@ -53,7 +65,9 @@ def test_one_step_is_enough_for_an_oracle(prediction_type, name):
 def test_latents_far_outside_the_pixels_range_are_not_clamped(prediction_type, name):
     schedule, latents = NoiseSchedule(prediction_type), make_latents(scale=6.0)
     noise, generators = make_noise()
-    sampled = sample_latents(make_oracle(schedule, latents), schedule.make_scheduler(name), noise, 20, generators)
+    sampled = sample_latents(
+        make_oracle(schedule, latents), schedule.make_scheduler(name), noise, 20, generators
+    )
     assert sampled.abs().max() > 0.99 * latents.abs().max() > 6
 
 
@@ -91,7 +105,9 @@ def test_validation_timesteps_are_spread_over_the_range(prediction_type):
 def test_the_target_leads_back_to_the_clean_latents(prediction_type):
     schedule, latents = NoiseSchedule(prediction_type), make_latents()
     timesteps = torch.tensor([0, 999])
-    noisy_latents, target = schedule.add_noise(schedule.make_noise_scheduler(), latents, make_noise()[0], timesteps)
+    noisy_latents, target = schedule.add_noise(
+        schedule.make_noise_scheduler(), latents, make_noise()[0], timesteps
+    )
     oracle = make_oracle(schedule, latents)
     for i in (0, 1) if prediction_type != "flow_prediction" else (1,):
         torch.testing.assert_close(oracle(noisy_latents, timesteps[i])[i], target[i], rtol=0, atol=2e-3)
@@ -115,15 +131,21 @@ def test_every_call_makes_a_fresh_scheduler():
     assert schedule.make_scheduler("unipc") is not schedule.make_scheduler("unipc")
 
 
-@pytest.mark.parametrize(("prediction_type", "name"), [("flow_prediction", "ddim"), ("flow_prediction", "ddpm"),
-                                                       ("epsilon", "euler"), ("epsilon", "heun")])  # fmt: skip
+@pytest.mark.parametrize(
+    ("prediction_type", "name"),
+    [("flow_prediction", "ddim"), ("flow_prediction", "ddpm"), ("epsilon", "euler"), ("epsilon", "heun")],
+)
 def test_a_scheduler_that_does_not_fit_is_refused_with_those_that_do(prediction_type, name):
-    with pytest.raises(ValueError, match=f"--scheduler {name}: a model of {prediction_type} is sampled by dpmsolver"):
+    with pytest.raises(
+        ValueError, match=f"--scheduler {name}: a model of {prediction_type} is sampled by dpmsolver"
+    ):
         NoiseSchedule(prediction_type).make_scheduler(name)
 
 
 def test_an_unknown_prediction_type_is_refused():
-    with pytest.raises(ValueError, match="--prediction_type sample: not one of epsilon, v_prediction, flow_prediction"):
+    with pytest.raises(
+        ValueError, match="--prediction_type sample: not one of epsilon, v_prediction, flow_prediction"
+    ):
         NoiseSchedule("sample")
 
 
@@ -139,6 +161,8 @@ def test_ddpm_noise_on_the_way_is_the_same_at_any_batch_size():
         generators = [make_generator("cpu", 0, i) for i in indices]
         noise = draw_noise((4, 4, 8), generators, "cpu")
         oracle = make_oracle(schedule, 0.3 * latents[: len(indices)] + 0.1)
-        return sample_latents(lambda x, t: 0.5 * oracle(x, t), schedule.make_scheduler("ddpm"), noise, 5, generators)
+        return sample_latents(
+            lambda x, t: 0.5 * oracle(x, t), schedule.make_scheduler("ddpm"), noise, 5, generators
+        )
 
     torch.testing.assert_close(sample([2])[0], sample([0, 1, 2, 3])[2])

@@ -64,7 +64,9 @@ def test_an_image_does_not_depend_on_its_batch(pipeline, scheduler):
 @pytest.mark.parametrize("name", [name for name in SCHEDULERS if name != "euler"])
 def test_every_scheduler_writes_with_a_noise_schedule(pipeline, name):
     card = replace(pipeline.card, schedule=replace(pipeline.card.schedule, prediction_type="v_prediction"))
-    images = HandwritingPipeline(pipeline.unet, pipeline.vae, card)(TEXTS, ["01", None], scheduler=name, **FAST)
+    images = HandwritingPipeline(pipeline.unet, pipeline.vae, card)(
+        TEXTS, ["01", None], scheduler=name, **FAST
+    )
     assert images.shape == (2, *IMG_SIZE)
 
 
@@ -116,16 +118,26 @@ def test_equal_scales_need_two_branches(pipeline):
 
 
 def test_unequal_scales_need_three_branches(pipeline):
-    rows = count_rows(pipeline, guidance_scale=3.0, writer_guidance_scale=1.0, guidance_interval=FULL_INTERVAL)
+    rows = count_rows(
+        pipeline, guidance_scale=3.0, writer_guidance_scale=1.0, guidance_interval=FULL_INTERVAL
+    )
     assert set(rows) == {6}
 
 
 def test_the_branches_have_neither_condition_then_the_text_then_both(pipeline):
     calls = []
-    hook = pipeline.unet.register_forward_pre_hook(lambda module, args, kwargs: calls.append(args), with_kwargs=True)
+    hook = pipeline.unet.register_forward_pre_hook(
+        lambda module, args, kwargs: calls.append(args), with_kwargs=True
+    )
     try:
-        pipeline(["cab"], ["02"], guidance_scale=3.0, writer_guidance_scale=2.0, num_inference_steps=1,
-                 guidance_interval=FULL_INTERVAL)  # fmt: skip
+        pipeline(
+            ["cab"],
+            ["02"],
+            guidance_scale=3.0,
+            writer_guidance_scale=2.0,
+            num_inference_steps=1,
+            guidance_interval=FULL_INTERVAL,
+        )
     finally:
         hook.remove()
     _, _, input_ids, rows, layout = calls[0]
@@ -136,7 +148,10 @@ def test_the_branches_have_neither_condition_then_the_text_then_both(pipeline):
 
 
 def test_a_step_is_one_call(pipeline):
-    assert len(count_rows(pipeline, guidance_scale=3.0, writer_guidance_scale=1.0)) == FAST["num_inference_steps"]
+    assert (
+        len(count_rows(pipeline, guidance_scale=3.0, writer_guidance_scale=1.0))
+        == FAST["num_inference_steps"]
+    )
 
 
 def test_two_branches_are_three_with_equal_scales(pipeline):
@@ -152,7 +167,11 @@ def test_words_are_written_on_the_canvases_that_hold_them(pipeline):
     widths = pipeline.canvas_widths(["a", "a" * 8], ["01", "01"])
     assert widths.tolist() == [32, 64]
     images = pipeline(["a", "a" * 8], ["01", "01"], **FAST)
-    assert images.shape == (2, *IMG_SIZE) and (images[0, :, 32:] == 255).all() and (images[1, :, 32:] != 255).any()
+    assert (
+        images.shape == (2, *IMG_SIZE)
+        and (images[0, :, 32:] == 255).all()
+        and (images[1, :, 32:] != 255).any()
+    )
 
 
 def test_null_text_has_the_whole_canvas(pipeline):
@@ -161,7 +180,9 @@ def test_null_text_has_the_whole_canvas(pipeline):
 
 def test_without_canvas_step_all_canvases_are_as_wide_as_the_images(pipeline):
     card = replace(pipeline.card, canvas_step=None)
-    assert HandwritingPipeline(pipeline.unet, pipeline.vae, card).canvas_widths(["a", "ab"], ["01", None]).tolist() == [64, 64]
+    assert HandwritingPipeline(pipeline.unet, pipeline.vae, card).canvas_widths(
+        ["a", "ab"], ["01", None]
+    ).tolist() == [64, 64]
 
 
 # Hands
@@ -183,7 +204,9 @@ def test_a_mix_of_two_hands_differs_from_both(pipeline):
 
 def test_a_mix_is_the_same_at_every_step(pipeline):
     rows = []
-    hook = pipeline.unet.writer_embedding.register_forward_hook(lambda module, inputs, output: rows.append(inputs[0].tolist()))
+    hook = pipeline.unet.writer_embedding.register_forward_hook(
+        lambda module, inputs, output: rows.append(inputs[0].tolist())
+    )
     try:
         pipeline(["cab"], [{"01": 0.5, "03": 0.5}], guidance_scale=1.0, **FAST)
     finally:
@@ -192,7 +215,10 @@ def test_a_mix_is_the_same_at_every_step(pipeline):
 
 
 def test_the_order_of_a_mix_does_not_matter(pipeline):
-    one, other = pipeline(["cab"], [{"01": 0.3, "02": 0.7}], **FAST), pipeline(["cab"], [{"02": 0.7, "01": 0.3}], **FAST)
+    one, other = (
+        pipeline(["cab"], [{"01": 0.3, "02": 0.7}], **FAST),
+        pipeline(["cab"], [{"02": 0.7, "01": 0.3}], **FAST),
+    )
     assert difference(one, other).max() <= 2
 
 
@@ -270,7 +296,9 @@ def test_a_half_precision_export_is_half_as_large(pipeline, checkpoint, tmp_path
 def test_exported_files_can_be_read_by_others(pipeline, tmp_path):
     pipeline.save_pretrained(tmp_path)
     (tmp_path / "plain").touch()
-    assert {path.stat().st_mode for path in tmp_path.rglob("*") if path.is_file()} == {(tmp_path / "plain").stat().st_mode}
+    assert {path.stat().st_mode for path in tmp_path.rglob("*") if path.is_file()} == {
+        (tmp_path / "plain").stat().st_mode
+    }
 
 
 def test_a_vae_changed_after_training_is_refused(checkpoint, tmp_path):
@@ -304,7 +332,9 @@ def test_of_a_run_the_newest_whole_checkpoint_is_taken(run):
 
 
 def test_a_folder_without_a_checkpoint_is_an_error_with_the_flag(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"--models_path .*no step_\* folder with config.json and unet.safetensors"):
+    with pytest.raises(
+        FileNotFoundError, match=r"--models_path .*no step_\* folder with config.json and unet.safetensors"
+    ):
         HandwritingPipeline.from_pretrained(tmp_path)
 
 
@@ -353,7 +383,9 @@ def with_reader(pipeline):
     """The pipeline with a reader of given losses, on one canvas."""
 
     def make(*attempts):
-        return HandwritingPipeline(pipeline.unet, pipeline.vae, replace(pipeline.card, canvas_step=None), LossReader(*attempts))
+        return HandwritingPipeline(
+            pipeline.unet, pipeline.vae, replace(pipeline.card, canvas_step=None), LossReader(*attempts)
+        )
 
     return make
 
@@ -383,13 +415,17 @@ def test_the_reader_meets_the_characters_in_their_order_along_the_line(pipeline)
             self.input_ids = input_ids[:, :3].tolist()
             return torch.zeros(len(latents))
 
-    hebrew = HandwritingPipeline(pipeline.unet, pipeline.vae, replace(pipeline.card, charset=Charset(tuple("אבa"))), Reader())
+    hebrew = HandwritingPipeline(
+        pipeline.unet, pipeline.vae, replace(pipeline.card, charset=Charset(tuple("אבa"))), Reader()
+    )
     hebrew._reading_losses(torch.zeros(2, 4, 4, 8), ["אאב", "a"])
     assert hebrew.reader.input_ids == [[2, 1, 1], [3, 0, 0]]
 
 
 def test_the_reader_is_saved_along(pipeline, tmp_path):
-    reader = LatentReader(LatentReaderConfig(pipeline.card.charset.vocabulary_size, latent_height=4, channels=(8, 16, 16, 32)))
+    reader = LatentReader(
+        LatentReaderConfig(pipeline.card.charset.vocabulary_size, latent_height=4, channels=(8, 16, 16, 32))
+    )
     HandwritingPipeline(pipeline.unet, pipeline.vae, pipeline.card, reader).save_pretrained(tmp_path)
     loaded = HandwritingPipeline.from_pretrained(tmp_path).reader
     latents = torch.randn(1, 4, 4, 8)

@@ -60,7 +60,12 @@ def test_prefixes_of_data_parallel_are_stripped(tmp_path, vae_folder, expected):
 
 def test_sizes_follow_from_the_tensors(published):
     config = published.unet.config
-    assert (config.num_writers, config.vocabulary_size, config.model_channels, config.max_length) == (7, 53, 32, 10)
+    assert (config.num_writers, config.vocabulary_size, config.model_channels, config.max_length) == (
+        7,
+        53,
+        32,
+        10,
+    )
     assert not (config.mask_padding or config.has_null_condition or config.text_layout)
 
 
@@ -69,7 +74,10 @@ def test_z_and_padding_are_one_symbol_there(published):
 
 
 def test_other_lengths_can_be_named(vae_folder):
-    assert HandwritingPipeline.from_pretrained(PUBLISHED, vae=vae_folder, max_length=20).unet.config.max_length == 20
+    assert (
+        HandwritingPipeline.from_pretrained(PUBLISHED, vae=vae_folder, max_length=20).unet.config.max_length
+        == 20
+    )
 
 
 def test_unused_weights_are_left_out(published):
@@ -97,7 +105,9 @@ class Trap:
         return Path.touch, (self.path,)
 
 
-@pytest.mark.parametrize("save", [torch.save, lambda value, path: path.write_bytes(pickle.dumps(value, protocol=2))])
+@pytest.mark.parametrize(
+    "save", [torch.save, lambda value, path: path.write_bytes(pickle.dumps(value, protocol=2))]
+)
 def test_code_in_a_weights_file_is_not_executed(tmp_path, save):
     save({"time_embed.0.weight": Trap(tmp_path / "sprung")}, tmp_path / "ema_ckpt.pt")
     with pytest.raises(ValueError, match="is not a plain PyTorch state dict"):
@@ -135,8 +145,9 @@ def test_writers_are_called_by_number(published):
 
 def test_writers_can_be_named(tmp_path, vae_folder):
     (tmp_path / "writers.json").write_text(json.dumps({"000": 2, "001": 0}))
-    named = HandwritingPipeline.from_pretrained(PUBLISHED, vae=vae_folder,
-                                                writer_dict=read_writer_dict(tmp_path / "writers.json"))  # fmt: skip
+    named = HandwritingPipeline.from_pretrained(
+        PUBLISHED, vae=vae_folder, writer_dict=read_writer_dict(tmp_path / "writers.json")
+    )
     assert named.card.writers == ("001", "1", "000", "3", "4", "5", "6")
 
 

@@ -15,18 +15,42 @@ from utils.checkpoint import list_checkpoints
 from utils.images import to_pixel_values
 from utils.sources import read_images
 
-OPTIONS = ("--block_out_channels", "16", "16", "--layers_per_block", "1", "--batch_size", "4", "--save_every", "2",
-           "--mixed_precision", "no", "--crop_width", "40")  # fmt: skip
-STATE = ("vae/diffusion_pytorch_model.safetensors", "training_state/raw_weights.safetensors",
-         "training_state/optimizer.safetensors")  # fmt: skip
+OPTIONS = (
+    "--block_out_channels",
+    "16",
+    "16",
+    "--layers_per_block",
+    "1",
+    "--batch_size",
+    "4",
+    "--save_every",
+    "2",
+    "--mixed_precision",
+    "no",
+    "--crop_width",
+    "40",
+)
+STATE = (
+    "vae/diffusion_pytorch_model.safetensors",
+    "training_state/raw_weights.safetensors",
+    "training_state/optimizer.safetensors",
+)
 
 
 @pytest.fixture(scope="module")
 def script(words_folder, tmp_path_factory):
     """(run folder, printed text) of four steps, run as a process of its own."""
     run = tmp_path_factory.mktemp("vae") / "run"
-    process = start_script("diffusion/train_autoencoder", "--dataset_path", words_folder, "--save_path", run, "--max_train_steps", 4,
-                           *OPTIONS)  # fmt: skip
+    process = start_script(
+        "diffusion/train_autoencoder",
+        "--dataset_path",
+        words_folder,
+        "--save_path",
+        run,
+        "--max_train_steps",
+        4,
+        *OPTIONS,
+    )
     output, errors = process.communicate(timeout=120)
     assert process.returncode == 0, errors
     return run, output
@@ -35,7 +59,15 @@ def script(words_folder, tmp_path_factory):
 @pytest.fixture
 def train(words_folder, tmp_path):
     def run(*argv, save_path=tmp_path / "run"):
-        run_script("diffusion/train_autoencoder", "--dataset_path", words_folder, "--save_path", save_path, *OPTIONS, *argv)
+        run_script(
+            "diffusion/train_autoencoder",
+            "--dataset_path",
+            words_folder,
+            "--save_path",
+            save_path,
+            *OPTIONS,
+            *argv,
+        )
         return save_path
 
     return run
@@ -60,7 +92,9 @@ def test_a_run_holds_checkpoints_and_a_log(script):
 def test_the_saved_vae_brings_latents_to_unit_variance(script, images):
     vae = load_vae(script[0])
     latents = scale_latents(vae, vae.encode(to_pixel_values(images[:-1], 1)).latent_dist.mean)
-    assert latents.std().item() == pytest.approx(1.0, abs=0.1) and latents.mean().item() == pytest.approx(0.0, abs=0.1)
+    assert latents.std().item() == pytest.approx(1.0, abs=0.1) and latents.mean().item() == pytest.approx(
+        0.0, abs=0.1
+    )
 
 
 def test_a_resumed_run_goes_on_bit_for_bit(script, train, tmp_path):
@@ -71,7 +105,16 @@ def test_a_resumed_run_goes_on_bit_for_bit(script, train, tmp_path):
 
 def test_a_resumed_run_keeps_its_sizes(script, words_folder, tmp_path):
     run = clone_checkpoint(script[0] / "step_00000002", tmp_path / "run")
-    run_script("diffusion/train_autoencoder", "--dataset_path", words_folder, "--save_path", run, "--resume", "--max_train_steps", 0)
+    run_script(
+        "diffusion/train_autoencoder",
+        "--dataset_path",
+        words_folder,
+        "--save_path",
+        run,
+        "--resume",
+        "--max_train_steps",
+        0,
+    )
     assert tuple(load_vae(run).config.block_out_channels) == (16, 16)
 
 
@@ -81,8 +124,10 @@ def test_zero_more_steps_only_measure(script, train, tmp_path, capsys):
     assert re.search(r"PSNR +\d+\.\d\d dB", capsys.readouterr().out) and len(list_checkpoints(run)) == 1
 
 
-@pytest.mark.parametrize(("flag", "message"), [
-    (("--max_train_steps", "0"), "at least 1, but with --resume"), (("--crop_width", "7"), "at least 8")])  # fmt: skip
+@pytest.mark.parametrize(
+    ("flag", "message"),
+    [(("--max_train_steps", "0"), "at least 1, but with --resume"), (("--crop_width", "7"), "at least 8")],
+)
 def test_flags_that_train_nothing_are_refused(flag, message, capsys):
     with pytest.raises(SystemExit):
         parse_args(["--dataset_path", "x", "--save_path", "y", *flag])
@@ -95,8 +140,18 @@ def test_a_run_is_never_overwritten(script, train):
 
 
 def test_sigterm_saves_and_stops(words_folder, tmp_path):
-    process = start_script("diffusion/train_autoencoder", "--dataset_path", words_folder, "--save_path", tmp_path / "run", *OPTIONS,
-                           "--max_train_steps", 100000, "--save_every", 1000000)  # fmt: skip
+    process = start_script(
+        "diffusion/train_autoencoder",
+        "--dataset_path",
+        words_folder,
+        "--save_path",
+        tmp_path / "run",
+        *OPTIONS,
+        "--max_train_steps",
+        100000,
+        "--save_every",
+        1000000,
+    )
     end = time.monotonic() + 120
     log = tmp_path / "run" / "log.csv"
     while not (log.is_file() and len(log.read_text().splitlines()) > 1):

@@ -20,7 +20,24 @@ from tests.helpers import hash_tree, make_word_folder
 from utils.cli import run
 from utils.word_folder import WordRecord, read_word_folder, write_metadata
 
-WORDS = ("cab", "abe", "deaf", "bad", "ace", "face", "dab", "fed", "bead", "cafe", "deed", "fade", "gab", "beg", "cage", "edge")
+WORDS = (
+    "cab",
+    "abe",
+    "deaf",
+    "bad",
+    "ace",
+    "face",
+    "dab",
+    "fed",
+    "bead",
+    "cafe",
+    "deed",
+    "fade",
+    "gab",
+    "beg",
+    "cage",
+    "edge",
+)
 
 
 class FakeRecogniser:
@@ -53,7 +70,9 @@ def offline(monkeypatch, tmp_path):
 @pytest.fixture
 def real(tmp_path):
     """16 words of two hands and two splits, 32x64 pixels."""
-    make_word_folder(tmp_path / "real", WORDS, ("01", "02"), splits=("train", "train", "test", "test"), img_size=(32, 64))
+    make_word_folder(
+        tmp_path / "real", WORDS, ("01", "02"), splits=("train", "train", "test", "test"), img_size=(32, 64)
+    )
     return tmp_path / "real"
 
 
@@ -73,7 +92,9 @@ def generated(real, tmp_path):
 @pytest.fixture
 def style_encoder(tmp_path):
     torch.manual_seed(0)
-    StyleEncoder(StyleEncoderConfig(("01", "02"), (32, 64), style_dim=8)).save_pretrained(tmp_path / "style", {})
+    StyleEncoder(StyleEncoderConfig(("01", "02"), (32, 64), style_dim=8)).save_pretrained(
+        tmp_path / "style", {}
+    )
     return tmp_path / "style"
 
 
@@ -84,8 +105,21 @@ def evaluate(real, generated, tmp_path, monkeypatch):
 
     def call(*flags, save_dir="out"):
         out = tmp_path / save_dir
-        main(parse_args(["--real", str(real), "--generated", str(generated), "--save_dir", str(out), "--bootstrap", "20",
-                         *map(str, flags)]))  # fmt: skip
+        main(
+            parse_args(
+                [
+                    "--real",
+                    str(real),
+                    "--generated",
+                    str(generated),
+                    "--save_dir",
+                    str(out),
+                    "--bootstrap",
+                    "20",
+                    *map(str, flags),
+                ]
+            )
+        )
         return json.loads((out / "metrics.json").read_text(encoding="utf-8"))
 
     return call
@@ -119,15 +153,30 @@ def test_everything_is_measured_where_everything_is_given(evaluate, style_encode
     monkeypatch.setattr(evaluation, "load_inception", lambda weights: (network, "tiny weights"))
     found = evaluate("--style_encoder", style_encoder, "--vae", vae_folder, "--recogniser", "one", "two")
     measures = found["measures"]
-    assert {"fid", "kid", "style_fid", "style_kid", "writer_accuracy", "retrieval_map", "cer/one", "wer/one", "confidence/one",
-            "cer/two", "nmae", "copies"} <= set(measures)  # fmt: skip
+    assert {
+        "fid",
+        "kid",
+        "style_fid",
+        "style_kid",
+        "writer_accuracy",
+        "retrieval_map",
+        "cer/one",
+        "wer/one",
+        "confidence/one",
+        "cer/two",
+        "nmae",
+        "copies",
+    } <= set(measures)
     for key in ("fid", "kid", "style_fid", "style_kid"):
         columns = [measures[key][column] for column in ("generated", "real", "vae")]
         assert [column["n"] for column in columns] == [4, 4, 4], "equal numbers on all sides"
         assert all(column["low"] <= column["value"] <= column["high"] for column in columns)
         assert "seed 0" in measures[key]["protocol"] and "split test" in measures[key]["protocol"]
     assert "tiny weights; whole images of 32x64" in measures["fid"]["protocol"]
-    assert "style encoder" in measures["style_fid"]["protocol"] and "Inception" not in measures["style_fid"]["label"]
+    assert (
+        "style encoder" in measures["style_fid"]["protocol"]
+        and "Inception" not in measures["style_fid"]["label"]
+    )
     # The recogniser reads one text always, so that real and generated words are equally illegible to it.
     assert measures["cer/one"]["difference"]["value"] == 0 and measures["cer/one"]["real"]["n"] == 8
 
@@ -146,7 +195,10 @@ def test_the_same_seed_gives_the_same_numbers(evaluate, style_encoder):
 
 
 def test_a_measure_does_not_depend_on_the_others(evaluate):
-    assert evaluate("--metrics", "copies", save_dir="one")["measures"]["copies"] == evaluate()["measures"]["copies"]
+    assert (
+        evaluate("--metrics", "copies", save_dir="one")["measures"]["copies"]
+        == evaluate()["measures"]["copies"]
+    )
 
 
 def test_a_copy_of_a_training_word_is_found_and_listed(evaluate, real, generated):
@@ -163,7 +215,10 @@ def test_words_are_paired_by_name_and_text_and_never_by_order(evaluate, real, ge
     records = read_word_folder(generated)
     write_metadata(generated, records[::-1])
     assert evaluate("--metrics", "nmae")["measures"]["nmae"]["generated"]["value"] < 0.3
-    renamed = [WordRecord(r.file_name, "other" if i < 3 else r.text, r.writer, r.split) for i, r in enumerate(records)]
+    renamed = [
+        WordRecord(r.file_name, "other" if i < 3 else r.text, r.writer, r.split)
+        for i, r in enumerate(records)
+    ]
     write_metadata(generated, renamed)
     measure = evaluate("--metrics", "nmae", save_dir="again")["measures"]["nmae"]
     assert measure["generated"]["n"] == 5 and "3 generated words have no real partner" in measure["protocol"]
@@ -172,7 +227,10 @@ def test_words_are_paired_by_name_and_text_and_never_by_order(evaluate, real, ge
 def test_words_of_other_records_are_compared_with_the_same_hands(evaluate, generated):
     for i, record in enumerate(records := read_word_folder(generated)):
         (generated / record.file_name).rename(generated / "images" / f"new{i}.png")
-    write_metadata(generated, [WordRecord(f"images/new{i}.png", r.text, r.writer, r.split) for i, r in enumerate(records)])
+    write_metadata(
+        generated,
+        [WordRecord(f"images/new{i}.png", r.text, r.writer, r.split) for i, r in enumerate(records)],
+    )
     found = evaluate("--recogniser", "fake")
     assert "nmae" not in found["measures"] and any("no file name" in line for line in found["left_out"])
     assert "of the same writers" in found["measures"]["cer/fake"]["protocol"]
@@ -186,7 +244,10 @@ def test_several_images_of_a_text_in_a_hand_give_diversity(evaluate, generated, 
     write_metadata(generated, [*records, *again])
     measures = evaluate("--style_encoder", style_encoder)["measures"]
     for key in ("diversity_pixels", "diversity_style"):
-        assert measures[key]["generated"]["value"] == pytest.approx(0, abs=1e-3) and measures[key]["generated"]["n"] == 2
+        assert (
+            measures[key]["generated"]["value"] == pytest.approx(0, abs=1e-3)
+            and measures[key]["generated"]["n"] == 2
+        )
 
 
 def test_the_equal_sets_are_disjoint_and_of_the_same_hands_and_records(real, generated):
@@ -205,11 +266,13 @@ def test_the_equal_sets_are_disjoint_and_of_the_same_hands_and_records(real, gen
 
 def test_the_report_is_one_file_that_needs_nothing_else(evaluate, tmp_path, generated):
     records = read_word_folder(generated)
-    write_metadata(generated, [WordRecord(records[0].file_name, "<b>&\"x", records[0].writer, "test"), *records[1:]])
+    write_metadata(
+        generated, [WordRecord(records[0].file_name, '<b>&"x', records[0].writer, "test"), *records[1:]]
+    )
     evaluate("--recogniser", "fake")
     page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
     assert page.startswith("<!DOCTYPE html>") and "<script" not in page and "data:image/png;base64," in page
-    assert "<svg" in page and "&lt;b&gt;&amp;&quot;x" in page and "<b>&\"x" not in page
+    assert "<svg" in page and "&lt;b&gt;&amp;&quot;x" in page and '<b>&"x' not in page
     sources = re.findall(r"(?:src|href)=['\"]([^'\"]+)", page)
     assert sources and all(source.startswith("data:") for source in sources)
     assert "read “cab” with confidence" in page and "real, the same record" in page
@@ -252,13 +315,17 @@ def test_a_single_word_is_measured_where_one_is_enough(evaluate, generated, styl
 def test_folders_that_do_not_match_are_named(evaluate, tmp_path, generated, capsys):
     shutil.rmtree(generated)
     make_word_folder(generated, WORDS[:4], ("77",), img_size=(32, 64))
-    assert re.search(r"none of its 1 writers \(77\) is in --real .*\(2 writers: 01, 02\)", fail(capsys, evaluate))
+    assert re.search(
+        r"none of its 1 writers \(77\) is in --real .*\(2 writers: 01, 02\)", fail(capsys, evaluate)
+    )
     shutil.rmtree(generated)
     make_word_folder(generated, WORDS[:4], ("01",), img_size=(64, 128))
     assert "images 64 pixels high, but those of --real" in fail(capsys, evaluate)
 
 
-@pytest.mark.parametrize("content, expected", [(None, "no such folder"), ("", "no words"), ("whole", "none of 8 images can")])
+@pytest.mark.parametrize(
+    "content, expected", [(None, "no such folder"), ("", "no words"), ("whole", "none of 8 images can")]
+)
 def test_a_folder_without_words_is_named(evaluate, generated, capsys, content, expected):
     records = (generated / "metadata.jsonl").read_text()
     shutil.rmtree(generated)
@@ -277,18 +344,39 @@ def test_images_of_several_heights_are_named(evaluate, generated, capsys):
 
 def test_writers_that_the_real_words_do_not_have_are_counted(evaluate, generated):
     records = read_word_folder(generated)
-    write_metadata(generated, [WordRecord(r.file_name, r.text, "new" if i == 0 else r.writer, r.split)
-                               for i, r in enumerate(records)])  # fmt: skip
-    assert any("1 generated words are of writers that --real does not have (new)" in line for line in evaluate()["left_out"])
+    write_metadata(
+        generated,
+        [
+            WordRecord(r.file_name, r.text, "new" if i == 0 else r.writer, r.split)
+            for i, r in enumerate(records)
+        ],
+    )
+    assert any(
+        "1 generated words are of writers that --real does not have (new)" in line
+        for line in evaluate()["left_out"]
+    )
 
 
 def test_a_style_encoder_of_another_height_is_named(evaluate, tmp_path, capsys):
-    StyleEncoder(StyleEncoderConfig(("01", "02"), (64, 64), style_dim=8)).save_pretrained(tmp_path / "high", {})
-    assert "trained on images 64 pixels high; those of --real" in fail(capsys, evaluate, "--style_encoder", tmp_path / "high")
+    StyleEncoder(StyleEncoderConfig(("01", "02"), (64, 64), style_dim=8)).save_pretrained(
+        tmp_path / "high", {}
+    )
+    assert "trained on images 64 pixels high; those of --real" in fail(
+        capsys, evaluate, "--style_encoder", tmp_path / "high"
+    )
 
 
 def test_an_unknown_recogniser_is_named(real, generated, tmp_path, capsys):
-    flags = ["--real", str(real), "--generated", str(generated), "--save_dir", str(tmp_path / "out"), "--recogniser", "nobody"]
+    flags = [
+        "--real",
+        str(real),
+        "--generated",
+        str(generated),
+        "--save_dir",
+        str(tmp_path / "out"),
+        "--recogniser",
+        "nobody",
+    ]
     with pytest.raises(SystemExit):
         run(main, parse_args(flags))
     assert "--recogniser nobody" in capsys.readouterr().err and not (tmp_path / "out").exists()

@@ -1,4 +1,6 @@
-"""The augmentation study, run whole at the smallest size: nothing leaks, everything is resumed, the answer is written."""
+"""The augmentation study, run whole at the smallest size: nothing leaks, everything is resumed, the answer is
+written.
+"""
 
 import json
 
@@ -10,28 +12,67 @@ from htr import trainer as htr_trainer
 from tests.helpers import IMG_SIZE, WORDS, make_word_folder
 from utils.word_folder import read_word_folder
 
-FLAGS = ["--fractions", "50", "100", "--seeds", "2", "--generator_steps", "1", "--generator_batch_size", "2", "--synthetic",
-         "0.5", "--num_steps", "1", "--htr_steps", "2", "--validate_every", "2", "--htr_batch_size", "2",
-         "--mixed_precision", "no"]  # fmt: skip
+FLAGS = [
+    "--fractions",
+    "50",
+    "100",
+    "--seeds",
+    "2",
+    "--generator_steps",
+    "1",
+    "--generator_batch_size",
+    "2",
+    "--synthetic",
+    "0.5",
+    "--num_steps",
+    "1",
+    "--htr_steps",
+    "2",
+    "--validate_every",
+    "2",
+    "--htr_batch_size",
+    "2",
+    "--mixed_precision",
+    "no",
+]
 
 
 @pytest.fixture(scope="module")
 def real(tmp_path_factory):
     folder = tmp_path_factory.mktemp("data") / "real"
-    make_word_folder(folder, WORDS * 2, ("p", "q"), splits=("train", "train", "train", "train", "val", "val", "test", "test"),
-                     img_size=IMG_SIZE)  # fmt: skip
+    make_word_folder(
+        folder,
+        WORDS * 2,
+        ("p", "q"),
+        splits=("train", "train", "train", "train", "val", "val", "test", "test"),
+        img_size=IMG_SIZE,
+    )
     return folder
 
 
 @pytest.fixture(autouse=True)
 def tiny_recogniser(monkeypatch):
     config = htr_trainer.CRNNConfig
-    monkeypatch.setattr(htr_trainer, "CRNNConfig", lambda characters, height: config(characters, height, (4, 8, 8, 8), 8, 1))
+    monkeypatch.setattr(
+        htr_trainer, "CRNNConfig", lambda characters, height: config(characters, height, (4, 8, 8, 8), 8, 1)
+    )
 
 
 def study(real, checkpoint, path, *flags):
-    main(parse_args(["--dataset_path", str(real), "--generator", str(checkpoint), "--save_path", str(path), *FLAGS,
-                     *map(str, flags)]))  # fmt: skip
+    main(
+        parse_args(
+            [
+                "--dataset_path",
+                str(real),
+                "--generator",
+                str(checkpoint),
+                "--save_path",
+                str(path),
+                *FLAGS,
+                *map(str, flags),
+            ]
+        )
+    )
 
 
 def test_a_whole_study(real, checkpoint, tmp_path, capsys, monkeypatch):
@@ -40,12 +81,15 @@ def test_a_whole_study(real, checkpoint, tmp_path, capsys, monkeypatch):
     assert "real+synthetic against real: CER" in out
     results = json.loads((tmp_path / "study" / "study.json").read_text())
     assert [(row["fraction"], row["arm"]["name"]) for row in results["rows"]] == [
-        (fraction, name) for fraction in (50.0, 100.0)
-        for name in ("real", "synthetic", "real+synthetic", "synthetic, then real")]  # fmt: skip
+        (fraction, name)
+        for fraction in (50.0, 100.0)
+        for name in ("real", "synthetic", "real+synthetic", "synthetic, then real")
+    ]
     assert results["test_words"] == 12 and results["seeds"] == 2
     assert (tmp_path / "study" / "report.html").is_file() and (tmp_path / "study" / "study.csv").is_file()
 
-    # Nothing leaks: a fraction's generator saw this fraction, and its words are none of the data set's training words.
+    # Nothing leaks: a fraction's generator saw this fraction, and its words are none of the data set's
+    # training words.
     test = {record.file_name for record in read_word_folder(real, splits=["test"])}
     for name, share in (("fraction_050.00", 0.5), ("fraction_100.00", 1.0)):
         part = read_word_folder(tmp_path / "study" / name / "real")
@@ -54,10 +98,19 @@ def test_a_whole_study(real, checkpoint, tmp_path, capsys, monkeypatch):
         config = json.loads(checkpoint_config.read_text())
         assert config["words"] == 24 * share and config["init_from"] is not None
         synthetic = read_word_folder(tmp_path / "study" / name / "synthetic")
-        assert len(synthetic) == 12 and not {r.text for r in synthetic} & {r.text for r in part if r.split == "train"}
+        assert len(synthetic) == 12 and not {r.text for r in synthetic} & {
+            r.text for r in part if r.split == "train"
+        }
         assert {r.writer for r in synthetic} == {"p", "q"}
-        counts = {row["arm"]["slug"]: row["words"] for row in results["rows"] if row["fraction"] == 100 * share}
-        assert counts == {"real": 24 * share, "synthetic": 12, "mixed": 24 * share + 12, "then_real": 24 * share}
+        counts = {
+            row["arm"]["slug"]: row["words"] for row in results["rows"] if row["fraction"] == 100 * share
+        }
+        assert counts == {
+            "real": 24 * share,
+            "synthetic": 12,
+            "mixed": 24 * share + 12,
+            "then_real": 24 * share,
+        }
         log = tmp_path / "study" / name / "recognisers"
         state = next((log / "then_real-1").glob("step_*/training_state/*.json")).read_text()
         assert str(log / "synthetic-1") in state
@@ -67,7 +120,9 @@ def test_a_whole_study(real, checkpoint, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(htr_study, "call_script", lambda name, *rest: calls.append(name))
     trained = []
     original = htr_study.train_recogniser
-    monkeypatch.setattr(htr_study, "train_recogniser", lambda *given, **named: trained.append(1) or original(*given, **named))
+    monkeypatch.setattr(
+        htr_study, "train_recogniser", lambda *given, **named: trained.append(1) or original(*given, **named)
+    )
     study(real, checkpoint, tmp_path / "study", "--seeds", 3)
     assert calls == [] and len(trained) == 8
     with pytest.raises(ValueError, match="holds a study with --htr_steps 2, not 3"):
@@ -108,7 +163,11 @@ def test_a_failing_step_says_what_and_where(real, checkpoint, tmp_path):
 
 
 def test_what_is_needed_hours_later_is_looked_at_first(real, checkpoint, tmp_path):
-    for flag, value in (("--words_file", tmp_path / "words.txt"), ("--recogniser", "nowhere"), ("--init_from", tmp_path)):
+    for flag, value in (
+        ("--words_file", tmp_path / "words.txt"),
+        ("--recogniser", "nowhere"),
+        ("--init_from", tmp_path),
+    ):
         with pytest.raises(FileNotFoundError, match=flag):
             study(real, checkpoint, tmp_path / "study", flag, value)
     assert not (tmp_path / "study").exists()

@@ -1,4 +1,6 @@
-"""Distances, intervals, errors, retrieval, copies: exact where the maths is, and equal to others' code where there is any."""
+"""Distances, intervals, errors, retrieval, copies: exact where the maths is, and equal to others' code where
+there is any.
+"""
 
 import numpy as np
 import pytest
@@ -18,7 +20,13 @@ from evaluation.measures import (
     measure_retrieval,
     measure_writer_accuracy,
 )
-from evaluation.pixel_measures import choose_controls, class_pairs, find_neighbours, nearest, thumbnail_distance
+from evaluation.pixel_measures import (
+    choose_controls,
+    class_pairs,
+    find_neighbours,
+    nearest,
+    thumbnail_distance,
+)
 from htr.error_rates import character_error_rates, count_errors, keep_letters
 from htr.recogniser import Reading
 from utils.bootstrap import Bootstrap
@@ -38,7 +46,9 @@ class Identity(nn.Module):
 
 def make_features(n, m, *, dimensions=6, seed=0):
     rng = np.random.default_rng(seed)
-    return rng.normal(size=(n, dimensions)).astype("f"), (1.3 * rng.normal(size=(m, dimensions)) + 0.4).astype("f")
+    return rng.normal(size=(n, dimensions)).astype("f"), (
+        1.3 * rng.normal(size=(m, dimensions)) + 0.4
+    ).astype("f")
 
 
 # Distances
@@ -114,8 +124,9 @@ def test_intervals_of_distances_are_as_wide_as_repeated_draws_are_apart():
 
 def test_distances_carry_their_columns_and_their_sizes():
     one, other = make_features(20, 20)
-    frechet, _ = measure_distances(("fid", "kid"), ("FID", "KID"), one, {"generated": other, "real": one + 0.01}, "p",
-                                   BOOTSTRAP)  # fmt: skip
+    frechet, _ = measure_distances(
+        ("fid", "kid"), ("FID", "KID"), one, {"generated": other, "real": one + 0.01}, "p", BOOTSTRAP
+    )
     assert set(frechet.values) == {"generated", "real"} and frechet.values["generated"].n == 20
     assert frechet.values["generated"].value > frechet.values["real"].value >= frechet.values["real"].low >= 0
     assert "mostly bias" not in frechet.protocol
@@ -129,7 +140,12 @@ def test_distances_carry_their_columns_and_their_sizes():
 def test_an_interval_is_the_same_again_and_another_with_another_seed():
     values = np.arange(20.0)
     one = Bootstrap(100, 0).ratio("name", values)
-    assert one == Bootstrap(100, 0).ratio("name", values) and one.value == 9.5 and one.low < 9.5 < one.high and one.n == 20
+    assert (
+        one == Bootstrap(100, 0).ratio("name", values)
+        and one.value == 9.5
+        and one.low < 9.5 < one.high
+        and one.n == 20
+    )
     assert one != Bootstrap(100, 1).ratio("name", values) and one != Bootstrap(100, 0).ratio("other", values)
 
 
@@ -165,7 +181,10 @@ def test_a_paired_difference_is_surer_than_an_unpaired_one():
 
 def test_errors_are_counted_in_characters_and_in_words():
     texts, readings = ["Hallo", "du da", "abc"], ["Halo", "du", ""]
-    assert [row.tolist() for row in count_errors(texts, readings, unit="characters")] == [[1, 3, 3], [5, 5, 3]]
+    assert [row.tolist() for row in count_errors(texts, readings, unit="characters")] == [
+        [1, 3, 3],
+        [5, 5, 3],
+    ]
     assert [row.tolist() for row in count_errors(texts, readings, unit="words")] == [[1, 1, 1], [1, 2, 1]]
 
 
@@ -176,14 +195,23 @@ def test_letters_are_what_is_left_of_case_and_marks():
 
 
 def read(texts, readings, normalise="exact", confidence=0.5):
-    return compare_readings(texts, ["w"] * len(texts), [Reading(text, confidence) for text in readings], normalise)
+    return compare_readings(
+        texts, ["w"] * len(texts), [Reading(text, confidence) for text in readings], normalise
+    )
 
 
 def test_the_readers_own_errors_are_subtracted():
-    generated, real = read(["abcd", "abcd"], ["abxx", "abcd"]), read(["abcd", "abcd"], ["abcx", "abcd"], confidence=0.75)
+    generated, real = (
+        read(["abcd", "abcd"], ["abxx", "abcd"]),
+        read(["abcd", "abcd"], ["abcx", "abcd"], confidence=0.75),
+    )
     matches = np.array([[0, 0], [1, 1]])
     cer, wer, confidence = measure_legibility("reader", generated, real, matches, "exact", BOOTSTRAP)
-    assert [cer.values[column].value for column in ("generated", "real", "difference")] == [0.25, 0.125, 0.125]
+    assert [cer.values[column].value for column in ("generated", "real", "difference")] == [
+        0.25,
+        0.125,
+        0.125,
+    ]
     assert wer.values["difference"].value == 0 and confidence.values["difference"].value == -0.25
     assert "of the same records" in cer.protocol and "product of the probabilities" in confidence.protocol
 
@@ -207,7 +235,9 @@ def test_error_rates_are_grouped_by_length():
 def test_average_precision_is_the_textbook_one():
     gallery = np.array([[1, 0], [0.9, 0.1], [0.5, 0.5], [0, 1]], "f")
     # In order of the query: relevant, not, relevant, not.
-    found = average_precisions(np.array([[1, 0]], "f"), np.array([0]), gallery, np.array([0, 1, 0, 1]), np.array([-1]))
+    found = average_precisions(
+        np.array([[1, 0]], "f"), np.array([0]), gallery, np.array([0, 1, 0, 1]), np.array([-1])
+    )
     assert found == pytest.approx((1 + 2 / 3) / 2)
 
 
@@ -215,14 +245,18 @@ def test_a_query_does_not_find_itself():
     gallery = np.eye(3, dtype="f")
     found = average_precisions(gallery[:1], np.array([0]), gallery, np.array([0, 1, 0]), np.array([0]))
     assert found == pytest.approx(0.5)  # of two equally far ones, the other writer's comes first
-    assert np.isnan(average_precisions(gallery[:1], np.array([0]), gallery, np.array([0, 1, 1]), np.array([0]))[0])
+    assert np.isnan(
+        average_precisions(gallery[:1], np.array([0]), gallery, np.array([0, 1, 1]), np.array([0]))[0]
+    )
 
 
 def test_writer_accuracy_leaves_out_unknown_writers_and_names_them():
     def words(predicted, writers):
         return StyledWords(np.zeros((len(writers), 2)), np.array(predicted), writers)
 
-    measure = measure_writer_accuracy(words([0, 1, 0], ["a", "a", "z"]), words([0], ["a"]), ["a", "b"], False, BOOTSTRAP)
+    measure = measure_writer_accuracy(
+        words([0, 1, 0], ["a", "a", "z"]), words([0], ["a"]), ["a", "b"], False, BOOTSTRAP
+    )
     assert measure.values["generated"].value == 0.5 and measure.values["real"].value == 1
     assert "1 words of 1 writers that it does not know (z)" in measure.protocol
     reason = measure_writer_accuracy(words([0], ["z"]), words([0], ["a"]), ["a", "b"], False, BOOTSTRAP)
@@ -231,8 +265,13 @@ def test_writer_accuracy_leaves_out_unknown_writers_and_names_them():
 
 def test_retrieval_is_perfect_where_hands_are_apart():
     gallery = StyledWords(np.repeat(np.eye(2, dtype="f"), 3, axis=0), np.zeros(6), ["a"] * 3 + ["b"] * 3)
-    measure = measure_retrieval({"generated": (gallery, np.full(6, -1)), "real": (gallery, np.arange(6))}, gallery, BOOTSTRAP)
-    assert [estimate.value for estimate in measure.values.values()] == [1, 1] and "about 50.0 %" in measure.protocol
+    measure = measure_retrieval(
+        {"generated": (gallery, np.full(6, -1)), "real": (gallery, np.arange(6))}, gallery, BOOTSTRAP
+    )
+    assert [estimate.value for estimate in measure.values.values()] == [
+        1,
+        1,
+    ] and "about 50.0 %" in measure.protocol
 
 
 # Pixels
@@ -249,7 +288,7 @@ def make_words(count, *, seed=0):
     rng = np.random.default_rng(seed)
     words = np.full((count, 32, 96), 255, np.uint8)
     for word in words:
-        for top, left in zip(rng.integers(4, 24, 8), rng.integers(4, 84, 8)):
+        for top, left in zip(rng.integers(4, 24, 8), rng.integers(4, 84, 8), strict=True):
             word[top : top + 6, left : left + 5] = 20
     return words
 
@@ -263,7 +302,9 @@ def test_copies_are_found_though_they_are_moved_and_blurred_and_other_words_are_
 
     train, fresh = make_words(60), make_words(30, seed=1)
     moved = np.stack([cv2.GaussianBlur(np.roll(word, (2, 6), (0, 1)), (0, 0), 0.8) for word in train[:10]])
-    found = find_neighbours(thumbnails(np.concatenate([moved, fresh])), ["x"] * 40, thumbnails(train), ["x"] * 60)
+    found = find_neighbours(
+        thumbnails(np.concatenate([moved, fresh])), ["x"] * 40, thumbnails(train), ["x"] * 60
+    )
     assert found.rows[:10].tolist() == list(range(10))
     assert found.is_copy.tolist() == [True] * 10 + [False] * 30
 
@@ -280,7 +321,9 @@ def test_a_copy_under_another_text_is_found_too():
     train = make_words(20)
     found = find_neighbours(thumbnails(train[:1]), ["b"], thumbnails(train), ["a"] * 10 + ["b"] * 10)
     assert found.rows[0] == 0 and found.is_copy[0] and not found.is_same_text[0]
-    found = find_neighbours(thumbnails(make_words(1, seed=2)), ["b"], thumbnails(train), ["a"] * 10 + ["b"] * 10)
+    found = find_neighbours(
+        thumbnails(make_words(1, seed=2)), ["b"], thumbnails(train), ["a"] * 10 + ["b"] * 10
+    )
     assert found.rows[0] >= 10 and found.is_same_text[0]
 
 

@@ -11,7 +11,18 @@ from feature_extractor import StyleEncoder
 from tests.helpers import make_word_folder
 from utils.images import measure_ink
 
-FLAGS = ["--batch_size", "4", "--style_dim", "16", "--window", "32", "--mixed_precision", "no", "--save_every", "2"]
+FLAGS = [
+    "--batch_size",
+    "4",
+    "--style_dim",
+    "16",
+    "--window",
+    "32",
+    "--mixed_precision",
+    "no",
+    "--save_every",
+    "2",
+]
 
 
 @pytest.fixture
@@ -36,7 +47,8 @@ def test_a_run_can_be_loaded_and_says_how_good_it_is(folder, tmp_path, capsys):
 def test_a_resumed_run_is_the_same_as_one_without_a_stop(folder, tmp_path):
     train(folder, tmp_path / "whole", "--max_train_steps", "4")
     train(folder, tmp_path / "parts", "--max_train_steps", "2")
-    # The rate comes down by --max_train_steps, so the first part needs the same horizon; it ends by hand instead.
+    # The rate comes down by --max_train_steps, so the first part needs the same horizon; it ends by hand
+    # instead.
     train(folder, tmp_path / "again", "--max_train_steps", "4")
     whole, again = (StyleEncoder.from_pretrained(tmp_path / name).state_dict() for name in ("whole", "again"))
     assert all(torch.equal(whole[name], again[name]) for name in whole)
@@ -81,7 +93,8 @@ def test_other_writers_on_resume_are_refused(folder, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "flags", [["--max_train_steps", "0"], ["--learning_rate", "nan"], ["--weight_decay", "-1"], ["--backbone", "vgg"]]
+    "flags",
+    [["--max_train_steps", "0"], ["--learning_rate", "nan"], ["--weight_decay", "-1"], ["--backbone", "vgg"]],
 )
 def test_bad_flags_are_named(flags, capsys):
     with pytest.raises(SystemExit):
@@ -99,7 +112,9 @@ def test_windows_show_ink_on_white_and_follow_the_generator():
     images = torch.full((8, 32, 128), 255, dtype=torch.uint8)
     images[:, 10:20, 8:100] = 0
     extent = measure_ink(images)[:, [0, 2]]
-    one, other, third = (augment(images, extent, 48, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2))
+    one, other, third = (
+        augment(images, extent, 48, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2)
+    )
     assert one.shape == (8, 1, 32, 48) and one.min() >= -1 and one.max() <= 1
     assert torch.equal(one, other) and not torch.equal(one, third)
     assert (one < 0).any(dim=(1, 2, 3)).all()

@@ -53,7 +53,12 @@ def fail(folder, tmp_path, fake, capsys):
 
     def call(*flags):
         with pytest.raises(SystemExit):
-            run(main, parse_args(["--dataset_path", str(folder), "--save_dir", str(tmp_path / "out"), *map(str, flags)]))
+            run(
+                main,
+                parse_args(
+                    ["--dataset_path", str(folder), "--save_dir", str(tmp_path / "out"), *map(str, flags)]
+                ),
+            )
         return capsys.readouterr().err
 
     return call
@@ -82,7 +87,9 @@ def test_a_threshold_on_errors_keeps_what_is_read(keep):
     assert {record.text for record in read_word_folder(out)} == {"cab"}
     assert {r["reason"] for r in dropped(out)} == {"cer_over_0"}
     summary = json.loads((out / "filter_summary.json").read_text())
-    assert summary["kept"] == 2 and summary["dropped"] == {"cer_over_0": 8} and summary["recogniser"] == "fake"
+    assert (
+        summary["kept"] == 2 and summary["dropped"] == {"cer_over_0": 8} and summary["recogniser"] == "fake"
+    )
     assert summary["mean_cer_after"] == 0 < summary["mean_cer_before"]
 
 
@@ -120,7 +127,9 @@ def test_damaged_images_are_counted(keep, folder):
 
 def test_scores_of_the_metadata_need_no_recogniser(keep, folder):
     records = read_word_folder(folder)
-    scored = [WordRecord(r.file_name, r.text, r.writer, r.split, {"cer": i / 10}) for i, r in enumerate(records)]
+    scored = [
+        WordRecord(r.file_name, r.text, r.writer, r.split, {"cer": i / 10}) for i, r in enumerate(records)
+    ]
     write_metadata(folder, scored)
     (folder / "inference.json").write_text('{"recogniser": "runs/htr"}')
     out = keep("--by", "cer", "--threshold", 0.2)
@@ -173,7 +182,9 @@ def test_other_settings_need_overwrite(keep, fail):
 
 
 def test_a_threshold_that_keeps_nothing_names_the_range(fail):
-    assert "--threshold 2: keeps none of 10 words, whose confidence is 0." in fail(*BY_CONFIDENCE, "--threshold", 2)
+    assert "--threshold 2: keeps none of 10 words, whose confidence is 0." in fail(
+        *BY_CONFIDENCE, "--threshold", 2
+    )
 
 
 def test_a_share_that_keeps_nothing_is_named(fail):
@@ -187,16 +198,27 @@ def test_missing_scores_are_named(fail):
 def test_a_reference_without_common_names_is_named(fail, tmp_path):
     make_word_folder(tmp_path / "real", ["abc"], ("01",), img_size=(32, 64))
     records = read_word_folder(tmp_path / "real")
-    (tmp_path / "real" / "images" / "other.png").write_bytes((tmp_path / "real" / records[0].file_name).read_bytes())
+    (tmp_path / "real" / "images" / "other.png").write_bytes(
+        (tmp_path / "real" / records[0].file_name).read_bytes()
+    )
     write_metadata(tmp_path / "real", [WordRecord("images/other.png", "abc", "01")])
-    assert "no record has the name of one" in fail("--by", "nmae", "--reference", tmp_path / "real", "--top", 50)
+    assert "no record has the name of one" in fail(
+        "--by", "nmae", "--reference", tmp_path / "real", "--top", 50
+    )
 
 
-@pytest.mark.parametrize("flags", [
-    [*BY_CER], [*BY_CER, "--top", "5", "--threshold", "1"], [*BY_CER, "--top", "0"], [*BY_CER, "--top", "101"],
-    [*BY_CER, "--threshold", "0", "--balance", "writer"], ["--by", "nmae", "--top", "5"],
-    [*BY_CER, "--top", "5", "--reference", "x"],
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "flags",
+    [
+        [*BY_CER],
+        [*BY_CER, "--top", "5", "--threshold", "1"],
+        [*BY_CER, "--top", "0"],
+        [*BY_CER, "--top", "101"],
+        [*BY_CER, "--threshold", "0", "--balance", "writer"],
+        ["--by", "nmae", "--top", "5"],
+        [*BY_CER, "--top", "5", "--reference", "x"],
+    ],
+)
 def test_bad_flags_are_named(flags, capsys):
     with pytest.raises(SystemExit):
         parse_args(["--dataset_path", "x", "--save_dir", "y", *flags])

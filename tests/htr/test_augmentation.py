@@ -23,7 +23,7 @@ def test_words_stay_in_range_and_on_white_and_keep_their_ink():
         ink, widths = augment(seed)
         assert ink.shape[-1] == widths.max() and (widths % 16 == 0).all()
         assert ink.min() >= 0 and ink.max() <= 1
-        assert all((word[..., width:] == 0).all() for word, width in zip(ink, widths))
+        assert all((word[..., width:] == 0).all() for word, width in zip(ink, widths, strict=True))
         assert 0.3 < ink.sum() / make_ink().sum() < 3
 
 

@@ -15,7 +15,9 @@ def make_image(left: int, right: int, width: int = 128) -> np.ndarray:
     return image
 
 
-@pytest.mark.parametrize(("left", "right", "columns"), [(4, 50, (0, 56)), (40, 50, (34, 56)), (4, 127, (0, 128))])
+@pytest.mark.parametrize(
+    ("left", "right", "columns"), [(4, 50, (0, 56)), (40, 50, (34, 56)), (4, 127, (0, 128))]
+)
 def test_a_crop_keeps_a_margin_of_six_pixels_where_there_is_one(left, right, columns):
     image = make_image(left, right)
     assert np.array_equal(crop_to_ink(image), image[:, slice(*columns)])
@@ -62,7 +64,9 @@ def test_frames_beyond_a_word_are_not_read():
 
 
 def test_nothing_read_has_no_confidence():
-    assert decode_best_path(make_log_probs((0, 0.9)), torch.tensor([1]), Charset(("a", "b"))) == [Reading("", 0.0)]
+    assert decode_best_path(make_log_probs((0, 0.9)), torch.tensor([1]), Charset(("a", "b"))) == [
+        Reading("", 0.0)
+    ]
 
 
 def test_what_is_written_from_right_to_left_is_read_from_left_to_right():

@@ -10,7 +10,14 @@ import torch
 
 from htr import recogniser
 from htr.dataset import make_batch
-from htr.recogniser import CRNN, RECOGNISER_WEIGHTS_NAME, BidirectionalLSTM, CRNNConfig, CRNNRecogniser, load_recogniser
+from htr.recogniser import (
+    CRNN,
+    RECOGNISER_WEIGHTS_NAME,
+    BidirectionalLSTM,
+    CRNNConfig,
+    CRNNRecogniser,
+    load_recogniser,
+)
 from tests.helpers import draw_word
 
 HEIGHT = 32
@@ -43,12 +50,16 @@ def test_the_lstm_is_a_packed_bidirectional_one():
     ours, lengths, hidden = BidirectionalLSTM(4, 3, 1).eval(), torch.tensor([5, 2]), torch.randn(2, 5, 4)
     ours.norms = torch.nn.ModuleList([torch.nn.Identity(), torch.nn.Identity()])
     theirs = torch.nn.LSTM(4, 3, batch_first=True, bidirectional=True)
-    for direction, suffix in zip(ours.layers[0], ("", "_reverse")):
-        theirs.load_state_dict({name + suffix: value for name, value in direction.state_dict().items()}, strict=False)
+    for direction, suffix in zip(ours.layers[0], ("", "_reverse"), strict=True):
+        theirs.load_state_dict(
+            {name + suffix: value for name, value in direction.state_dict().items()}, strict=True
+        )
     packed = torch.nn.utils.rnn.pack_padded_sequence(hidden, lengths, batch_first=True)
     expected = torch.nn.utils.rnn.pad_packed_sequence(theirs(packed)[0], batch_first=True)[0]
     output = ours(hidden, lengths)
-    assert torch.allclose(output[0], expected[0], atol=1e-6) and torch.allclose(output[1, :2], expected[1, :2], atol=1e-6)
+    assert torch.allclose(output[0], expected[0], atol=1e-6) and torch.allclose(
+        output[1, :2], expected[1, :2], atol=1e-6
+    )
 
 
 def test_the_default_model_is_of_the_size_that_a_cpu_trains():
@@ -73,7 +84,9 @@ def test_a_reading_does_not_depend_on_the_batch():
     for batch_size in (2, 64):
         together = reader.read(images, batch_size=batch_size)
         assert [reading.text for reading in together] == [reading.text for reading in alone]
-        assert np.allclose([reading.confidence for reading in together], [reading.confidence for reading in alone], atol=1e-5)
+        assert np.allclose(
+            [reading.confidence for reading in together], [reading.confidence for reading in alone], atol=1e-5
+        )
 
 
 def test_the_white_tail_changes_no_reading():
@@ -105,7 +118,9 @@ def test_a_grown_model_keeps_its_rows_by_character():
     model = make_crnn("bd")
     grown = model.grow("abcd").eval()
     assert grown.config.characters == ("b", "d", "a", "c")
-    assert torch.equal(grown.head.weight[:3], model.head.weight) and torch.equal(grown.head.bias[:3], model.head.bias)
+    assert torch.equal(grown.head.weight[:3], model.head.weight) and torch.equal(
+        grown.head.bias[:3], model.head.bias
+    )
     batch = make_batch([draw("bd")])
     logits, old = grown(*batch)[..., :3], model(*batch)
     assert torch.allclose(logits.log_softmax(dim=-1), old, atol=1e-5)
@@ -137,7 +152,9 @@ def test_a_damaged_recogniser_is_named(tmp_path):
 
 
 def test_an_unknown_name_is_answered_with_the_choices():
-    with pytest.raises(FileNotFoundError, match=r"--recogniser tesseract: no such folder, and not one of rapidocr, trocr:"):
+    with pytest.raises(
+        FileNotFoundError, match=r"--recogniser tesseract: no such folder, and not one of rapidocr, trocr:"
+    ):
         load_recogniser("tesseract")
 
 
@@ -167,7 +184,9 @@ def test_rapidocr_confidence_is_the_product_over_characters(rapidocr):
     reading = rapidocr.read([draw_word("minimum", ink=200)])[0]
     picture = np.repeat(recogniser.crop_to_ink(draw_word("minimum", ink=200))[:, :, None], 3, axis=2)
     mean = rapidocr.engine(picture, use_det=False, use_cls=False).scores[0]
-    assert reading.confidence <= mean + 1e-4 and reading.confidence >= 1 - len(reading.text) * (1 - mean) - 1e-3
+    assert (
+        reading.confidence <= mean + 1e-4 and reading.confidence >= 1 - len(reading.text) * (1 - mean) - 1e-3
+    )
 
 
 def test_a_missing_package_is_answered_with_the_command_that_installs_it(monkeypatch):
@@ -190,17 +209,37 @@ def trocr_folder(tmp_path_factory):
     vocabulary = {token: i for i, token in enumerate(["<s>", "<pad>", "</s>", "<unk>", *"abcdefgh"])}
     words = tokenizers.Tokenizer(tokenizers.models.WordLevel(vocabulary, unk_token="<unk>"))
     words.decoder = tokenizers.decoders.Fuse()
-    tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=words, bos_token="<s>", pad_token="<pad>",
-                                                     eos_token="</s>", unk_token="<unk>")  # fmt: skip
+    tokenizer = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=words, bos_token="<s>", pad_token="<pad>", eos_token="</s>", unk_token="<unk>"
+    )
     size = {"height": 32, "width": 32}
     processor = transformers.TrOCRProcessor(transformers.ViTImageProcessor(size=size), tokenizer)
     torch.manual_seed(3)
-    encoder = transformers.ViTModel(transformers.ViTConfig(hidden_size=16, num_hidden_layers=1, num_attention_heads=2,
-                                                           intermediate_size=16, image_size=32, patch_size=8))  # fmt: skip
-    decoder = transformers.TrOCRForCausalLM(transformers.TrOCRConfig(
-        vocab_size=len(vocabulary), d_model=16, decoder_layers=1, decoder_attention_heads=2, decoder_ffn_dim=16,
-        max_position_embeddings=80, bos_token_id=0, pad_token_id=1, eos_token_id=2, decoder_start_token_id=2,
-        cross_attention_hidden_size=16))  # fmt: skip
+    encoder = transformers.ViTModel(
+        transformers.ViTConfig(
+            hidden_size=16,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            intermediate_size=16,
+            image_size=32,
+            patch_size=8,
+        )
+    )
+    decoder = transformers.TrOCRForCausalLM(
+        transformers.TrOCRConfig(
+            vocab_size=len(vocabulary),
+            d_model=16,
+            decoder_layers=1,
+            decoder_attention_heads=2,
+            decoder_ffn_dim=16,
+            max_position_embeddings=80,
+            bos_token_id=0,
+            pad_token_id=1,
+            eos_token_id=2,
+            decoder_start_token_id=2,
+            cross_attention_hidden_size=16,
+        )
+    )
     for parameter in decoder.parameters():
         torch.nn.init.normal_(parameter, std=0.7)  # so that words differ, in length too
     model = transformers.VisionEncoderDecoderModel(encoder=encoder, decoder=decoder)
@@ -221,7 +260,9 @@ def test_trocr_reads_from_a_folder_whatever_the_batch(trocr_folder):
     assert all(0 <= reading.confidence <= 1 for reading in together)
     alone = [reader.read([image])[0] for image in images]
     assert [reading.text for reading in alone] == [reading.text for reading in together]
-    assert np.allclose([reading.confidence for reading in alone], [reading.confidence for reading in together], rtol=1e-3)
+    assert np.allclose(
+        [reading.confidence for reading in alone], [reading.confidence for reading in together], rtol=1e-3
+    )
 
 
 def test_a_folder_that_is_no_trocr_is_named(tmp_path):
@@ -236,13 +277,17 @@ def test_a_path_that_is_not_there_is_not_asked_of_the_hub(tmp_path):
         load_recogniser(f"trocr:{tmp_path / 'missing'}")
 
 
-@pytest.mark.parametrize(("constant", "value"), [("HF_HUB_OFFLINE", True), ("ENDPOINT", "http://127.0.0.1:9")])
+@pytest.mark.parametrize(
+    ("constant", "value"), [("HF_HUB_OFFLINE", True), ("ENDPOINT", "http://127.0.0.1:9")]
+)
 def test_an_unreachable_hub_is_an_error_within_seconds(tmp_path, monkeypatch, constant, value):
     pytest.importorskip("transformers")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr(f"huggingface_hub.constants.{constant}", value)
     start = time.monotonic()
-    with pytest.raises(FileNotFoundError, match=r"--judge trocr:owner/model: no such folder, not in the local cache"):
+    with pytest.raises(
+        FileNotFoundError, match=r"--judge trocr:owner/model: no such folder, not in the local cache"
+    ):
         load_recogniser("trocr:owner/model", flag="--judge")
     assert time.monotonic() - start < 8
 

@@ -34,7 +34,9 @@ def folder(tmp_path_factory):
 def tiny_model(monkeypatch):
     """New models of 5,000 parameters."""
     config = htr_trainer.CRNNConfig
-    monkeypatch.setattr(htr_trainer, "CRNNConfig", lambda characters, height: config(characters, height, (4, 8, 8, 8), 8, 1))
+    monkeypatch.setattr(
+        htr_trainer, "CRNNConfig", lambda characters, height: config(characters, height, (4, 8, 8, 8), 8, 1)
+    )
 
 
 def train(folder, run, *flags):
@@ -45,7 +47,9 @@ def make_trainer(folder, **changes):
     words = read_sources(parse_sources([str(folder)]))
     settings = HTRSettings(**{"batch_size": 4, "validate_every": 2, **changes})
     valid = read_split(folder, "val", flag="--valid")
-    return HTRTrainer(make_model(words, None, None, 0), words, valid, settings, precision="no", device=torch.device("cpu"))
+    return HTRTrainer(
+        make_model(words, None, None, 0), words, valid, settings, precision="no", device=torch.device("cpu")
+    )
 
 
 # A run
@@ -74,8 +78,11 @@ def test_training_lowers_the_loss(folder):
 def test_the_best_weights_are_kept_and_loaded(folder, tmp_path, monkeypatch):
     rates = iter([0.5, 0.2, 0.4])
     measure = htr_trainer.measure_errors
-    monkeypatch.setattr(htr_trainer, "measure_errors",
-                        lambda *given: htr_trainer.ErrorRates(2, next(rates), (0, 1), 1.0, (0, 1)))  # fmt: skip
+    monkeypatch.setattr(
+        htr_trainer,
+        "measure_errors",
+        lambda *given: htr_trainer.ErrorRates(2, next(rates), (0, 1), 1.0, (0, 1)),
+    )
     trainer = make_trainer(folder)
     averages = []
     for _ in range(3):
@@ -89,7 +96,9 @@ def test_the_best_weights_are_kept_and_loaded(folder, tmp_path, monkeypatch):
 
 
 def test_training_ends_when_validations_stop_getting_better(folder, tmp_path, monkeypatch):
-    monkeypatch.setattr(htr_trainer, "measure_errors", lambda *given: htr_trainer.ErrorRates(2, 1.0, (0, 1), 1.0, (0, 1)))
+    monkeypatch.setattr(
+        htr_trainer, "measure_errors", lambda *given: htr_trainer.ErrorRates(2, 1.0, (0, 1), 1.0, (0, 1))
+    )
     train(folder, tmp_path / "run", "--max_train_steps", 100, "--patience", 2)
     results = json.loads((tmp_path / "run" / "results.json").read_text())
     assert (results["best_step"], results["step"]) == (2, 6)
@@ -103,7 +112,11 @@ def test_a_resumed_run_is_the_same_as_one_without_a_stop(folder, tmp_path):
     train(folder, tmp_path / "parts", "--max_train_steps", 6)
     shutil.rmtree(tmp_path / "parts" / "step_00000006")  # two are kept: as if it had been stopped at step 4
     train(folder, tmp_path / "parts", "--resume")
-    names = ("recogniser.safetensors", "training_state/raw_weights.safetensors", "training_state/optimizer.safetensors")
+    names = (
+        "recogniser.safetensors",
+        "training_state/raw_weights.safetensors",
+        "training_state/optimizer.safetensors",
+    )
     assert_equal_files(tmp_path / "whole" / "step_00000006", tmp_path / "parts" / "step_00000006", names)
     results = [json.loads((tmp_path / name / "results.json").read_text()) for name in ("whole", "parts")]
     assert results[0]["valid"] == results[1]["valid"] and results[0]["best_step"] == results[1]["best_step"]
@@ -121,7 +134,9 @@ def test_a_signal_saves_and_stops_and_changes_nothing(folder, tmp_path, monkeypa
 
     monkeypatch.setattr(HTRTrainer, "train_step", interrupt)
     train(folder, tmp_path / "parts", "--max_train_steps", 4)
-    assert "--resume goes on" in capsys.readouterr().err and not (tmp_path / "parts" / "results.json").exists()
+    assert (
+        "--resume goes on" in capsys.readouterr().err and not (tmp_path / "parts" / "results.json").exists()
+    )
     assert (tmp_path / "parts" / "step_00000003").is_dir()  # between validations
     monkeypatch.setattr(HTRTrainer, "train_step", step)
     train(folder, tmp_path / "parts", "--resume")
@@ -166,7 +181,14 @@ def test_new_characters_on_resume_are_refused(folder, tmp_path):
 
 def test_folders_of_several_widths_and_shares_train_together(folder, tmp_path):
     make_word_folder(tmp_path / "wide", ["feed"] * 40, img_size=(32, 256))
-    args = ["--train", str(folder), "--train", f"{tmp_path / 'wide'}:0.5", "--save_path", str(tmp_path / "run")]
+    args = [
+        "--train",
+        str(folder),
+        "--train",
+        f"{tmp_path / 'wide'}:0.5",
+        "--save_path",
+        str(tmp_path / "run"),
+    ]
     main(parse_args([*args, *FLAGS, "--max_train_steps", "1"]))
     counts = json.loads((tmp_path / "run" / "results.json").read_text())["train"]
     assert counts[str(folder)] == 6 and 5 < counts[str(tmp_path / "wide")] < 33
@@ -174,9 +196,15 @@ def test_folders_of_several_widths_and_shares_train_together(folder, tmp_path):
 
 def test_a_study_trains_on_word_lists_without_a_word_printed(folder, tmp_path):
     words, said = read_sources(parse_sources([str(folder)])), []
-    results = train_recogniser(words, tmp_path / "run", valid=read_split(folder, "val", flag="--valid"),
-                               test=read_split(folder, "test", flag="--test"), mixed_precision="no", say=said.append,
-                               settings=HTRSettings(max_train_steps=1, batch_size=2))  # fmt: skip
+    results = train_recogniser(
+        words,
+        tmp_path / "run",
+        valid=read_split(folder, "val", flag="--valid"),
+        test=read_split(folder, "test", flag="--test"),
+        mixed_precision="no",
+        say=said.append,
+        settings=HTRSettings(max_train_steps=1, batch_size=2),
+    )
     assert results == json.loads((tmp_path / "run" / "results.json").read_text(), object_hook=_with_tuples)
     assert said[0].startswith("words       6 to train on (6 an epoch), 2 to validate on, 2 to test on")
 
@@ -189,17 +217,25 @@ def test_characters_that_no_training_word_has_are_counted_and_said(folder, tmp_p
     make_word_folder(tmp_path / "test", ["xay", "cab"], splits=("test",), img_size=(32, 64))
     train(folder, tmp_path / "run", "--max_train_steps", 1, "--test", tmp_path / "test")
     assert "1 of 2 test words can't be read right: no training word has their x y" in capsys.readouterr().out
-    assert json.loads((tmp_path / "run" / "results.json").read_text())["unknown_characters"]["test"] == {"x": 1, "y": 1}
+    assert json.loads((tmp_path / "run" / "results.json").read_text())["unknown_characters"]["test"] == {
+        "x": 1,
+        "y": 1,
+    }
 
 
 def test_words_too_narrow_for_their_text_are_skipped_and_counted(folder, tmp_path, capsys):
     shutil.copytree(folder, tmp_path / "words")
-    Image.new("L", (64, 32), 255).save(tmp_path / "words" / "images" / "0002.png")  # deaf: 16 pixels of white have 4 frames
+    Image.new("L", (64, 32), 255).save(
+        tmp_path / "words" / "images" / "0002.png"
+    )  # deaf: 16 pixels of white have 4 frames
     Image.new("L", (64, 32), 255).save(tmp_path / "words" / "images" / "0005.png")
     metadata = tmp_path / "words" / "metadata.jsonl"
     metadata.write_text(metadata.read_text().replace('"face"', '"faace"'))
     train(tmp_path / "words", tmp_path / "run", "--max_train_steps", 1)
-    assert "skipped     1 words whose image is too narrow for their text, e.g. 'faace'" in capsys.readouterr().out
+    assert (
+        "skipped     1 words whose image is too narrow for their text, e.g. 'faace'"
+        in capsys.readouterr().out
+    )
 
 
 def test_one_image_is_enough(tmp_path):
@@ -228,7 +264,9 @@ def test_a_damaged_image_is_named_before_the_training(folder, tmp_path):
 
 def test_a_split_without_words_is_named_with_the_way_out(tmp_path, folder):
     make_word_folder(tmp_path / "words", ["cab"], img_size=(32, 64))
-    with pytest.raises(ValueError, match=r"--valid .*: no words of split val in metadata.jsonl. --valid_split names another"):
+    with pytest.raises(
+        ValueError, match=r"--valid .*: no words of split val in metadata.jsonl. --valid_split names another"
+    ):
         train(folder, tmp_path / "run", "--valid", tmp_path / "words")
 
 
@@ -243,7 +281,9 @@ def test_shares_that_leave_no_word_are_named(folder, tmp_path):
         main(parse_args(["--train", f"{folder}:1e-9", "--save_path", str(tmp_path / "run")]))
 
 
-@pytest.mark.parametrize("flags", [["--max_train_steps", "0"], ["--learning_rate", "nan"], ["--valid_split", "dev"]])
+@pytest.mark.parametrize(
+    "flags", [["--max_train_steps", "0"], ["--learning_rate", "nan"], ["--valid_split", "dev"]]
+)
 def test_bad_flags_are_named(flags, capsys):
     with pytest.raises(SystemExit):
         parse_args(["--train", "x", "--save_path", "y", *flags])

@@ -94,7 +94,11 @@ def test_grey_patches_on_white_filler_vanish():
 @pytest.mark.parametrize("value", [0, 255])
 def test_tiny_and_empty_images_have_nothing_to_see(shape, value):
     image = Image.fromarray(np.full(shape, value, np.uint8))
-    for settings in (FitSettings(), FitSettings(background="keep", crop=False), FitSettings(remove_rules=True)):
+    for settings in (
+        FitSettings(),
+        FitSettings(background="keep", crop=False),
+        FitSettings(remove_rules=True),
+    ):
         assert clean_word(image, settings) is None
 
 
@@ -145,7 +149,9 @@ def test_fit_keeps_the_shape_and_the_margin(text, align):
     grey = crop_to_ink(draw_word(text))
     fitted = fit_word(grey, FitSettings(align=align, max_scale=100))
     assert fitted.shape == (64, 256) and fitted.dtype == np.uint8
-    border = np.concatenate([fitted[:4].ravel(), fitted[-4:].ravel(), fitted[:, :4].ravel(), fitted[:, -4:].ravel()])
+    border = np.concatenate(
+        [fitted[:4].ravel(), fitted[-4:].ravel(), fitted[:, :4].ravel(), fitted[:, -4:].ravel()]
+    )
     assert (border == 255).all()
     left, top, right, bottom = ink_box(fitted)
     scale = min(56 / grey.shape[0], 248 / grey.shape[1])
@@ -177,11 +183,13 @@ def test_words_are_cut_at_clear_spaces_only():
     line = np.hstack([padded[0], space, padded[1], space, padded[2]])
     cuts = split_at_spaces(line, "two clear words")
     assert [text for _, text in cuts] == ["two", "clear", "words"]
-    assert all(abs(cut.shape[1] - part.shape[1]) < 8 for (cut, _), part in zip(cuts, parts))
+    assert all(abs(cut.shape[1] - part.shape[1]) < 8 for (cut, _), part in zip(cuts, parts, strict=True))
     assert split_at_spaces(line, "two clearwords") is None  # one space fewer than there are gaps as wide
     assert split_at_spaces(draw_word("solid"), "so lid") is None
     assert split_at_spaces(WORD, "hand")[0][1] == "hand"
-    assert split_at_spaces(line, "שתי מלים ברורות") is None  # the first picture from the left holds the last word
+    assert (
+        split_at_spaces(line, "שתי מלים ברורות") is None
+    )  # the first picture from the left holds the last word
     assert split_at_spaces(np.full((20, 20), 255, np.uint8), "a b") is None
 
 

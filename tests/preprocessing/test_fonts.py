@@ -44,7 +44,7 @@ def words() -> list:
 def test_the_same_seed_gives_the_same_words_and_pixels(words):
     again = list(iter_words(None, num_words=300, seed=1))
     assert again == words
-    for first, second in zip(words[:20], again[:20]):
+    for first, second in zip(words[:20], again[:20], strict=True):
         assert np.array_equal(first.image.load(), pickle.loads(pickle.dumps(second.image)).load())
 
 
@@ -80,8 +80,10 @@ def test_variable_weights_and_light_and_bold_files_are_writers_of_their_own():
     cuts = {cut.name: cut for cut in find_cuts(font_files(None))}
     assert {"caveat-400", "caveat-700", "dancing-script-400", "dancing-script-700"} <= set(cuts)
     assert {"kalam", "kalam-light", "kalam-bold", "zeyada"} <= set(cuts)
-    light, bold = (np.asarray(draw_plain(open_font(cuts[name].path, cuts[name].axes), "mmm", 9, 9)).mean()
-                   for name in ("caveat-400", "caveat-700"))  # fmt: skip
+    light, bold = (
+        np.asarray(draw_plain(open_font(cuts[name].path, cuts[name].axes), "mmm", 9, 9)).mean()
+        for name in ("caveat-400", "caveat-700")
+    )
     assert bold > 1.2 * light
 
 
@@ -131,8 +133,14 @@ def test_no_installed_font_is_taken_for_caps_only():
 
 
 def test_swash_capitals_never_stand_in_a_row():
-    found = [word for word in iter_words(None, num_words=200, fonts=["great-vibes"]) if not isinstance(word, DroppedWord)]
-    assert found and not any(a.isupper() and b.isupper() for word in found for a, b in itertools.pairwise(word.text))
+    found = [
+        word
+        for word in iter_words(None, num_words=200, fonts=["great-vibes"])
+        if not isinstance(word, DroppedWord)
+    ]
+    assert found and not any(
+        a.isupper() and b.isupper() for word in found for a, b in itertools.pairwise(word.text)
+    )
 
 
 def test_woff2_is_read_and_the_same_cut_counts_once(tmp_path, delius):
@@ -206,7 +214,13 @@ def test_no_word_of_a_training_text_is_in_a_held_out_text():
 
 
 def test_the_split_is_the_same_on_every_machine():
-    assert [split_of(text) for text in ("birth", "tenuto", "dove", "Got", "1888")] == ["train", "test", "val", "test", "train"]
+    assert [split_of(text) for text in ("birth", "tenuto", "dove", "Got", "1888")] == [
+        "train",
+        "test",
+        "val",
+        "test",
+        "train",
+    ]
 
 
 def test_case_and_punctuation_do_not_change_the_split():
@@ -231,7 +245,16 @@ def test_an_empty_words_file_is_refused(tmp_path):
 
 
 def test_process_dataset_writes_a_word_folder(tmp_path):
-    arguments = ["--dataset", "fonts", "--num_words", "30", "--num_workers", "1", "--save_dir", str(tmp_path / "words")]
+    arguments = [
+        "--dataset",
+        "fonts",
+        "--num_words",
+        "30",
+        "--num_workers",
+        "1",
+        "--save_dir",
+        str(tmp_path / "words"),
+    ]
     process_dataset.main(process_dataset.parse_args(arguments))
     records = read_word_folder(tmp_path / "words")
     assert [(r.text, r.writer, r.split) for r in records] == [

@@ -18,12 +18,31 @@ def read(root, **options):
     return kept, {word.source_id: word.reason for word in words if isinstance(word, DroppedWord)}
 
 
-@pytest.mark.parametrize(("spelling", "text"), [
-    ("s_2-s_7-s_0-s_pt", "270."), ("L-e-t-t-e-r-s-s_cm", "Letters,"), ("p-a-r-t-i-c-u-s_mi", "particu-"), ("s_mi", "-"),
-    ("s_sq", ";"), ("s_qo", ":"), ("M-a-j-o-r-s_qt-s", "Major's"), ("s_bl-a-s_br", "(a)"), ("s_et-c-s_pt", "&c."),
-    ("s_lb-s_1-s_0-s_0-s_0", "£1000"), ("s_sl", "/"), ("s_GW", "G.W."), ("A-s_s-s_s-i-g-n", "Assign"), ("s_1st", "1st"),
-    ("s_2nd", "2nd"), ("s_0th", "0th"), ("s_3rd", "3rd"), ("s_1-s_0th", "10th"), ("l-b-s-p-t", "lbspt"), ("s_7", "7"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("spelling", "text"),
+    [
+        ("s_2-s_7-s_0-s_pt", "270."),
+        ("L-e-t-t-e-r-s-s_cm", "Letters,"),
+        ("p-a-r-t-i-c-u-s_mi", "particu-"),
+        ("s_mi", "-"),
+        ("s_sq", ";"),
+        ("s_qo", ":"),
+        ("M-a-j-o-r-s_qt-s", "Major's"),
+        ("s_bl-a-s_br", "(a)"),
+        ("s_et-c-s_pt", "&c."),
+        ("s_lb-s_1-s_0-s_0-s_0", "£1000"),
+        ("s_sl", "/"),
+        ("s_GW", "G.W."),
+        ("A-s_s-s_s-i-g-n", "Assign"),
+        ("s_1st", "1st"),
+        ("s_2nd", "2nd"),
+        ("s_0th", "0th"),
+        ("s_3rd", "3rd"),
+        ("s_1-s_0th", "10th"),
+        ("l-b-s-p-t", "lbspt"),
+        ("s_7", "7"),
+    ],
+)
 def test_spelling(spelling, text):
     assert gw.read_spelling(spelling) == text
 
@@ -84,19 +103,28 @@ def test_bilevel_images_are_grey_before_they_are_scaled(tmp_path):
 
 
 def make_pages(root):
-    """The keyword spotting copy: pages, svg outlines, and words in a file with the name of washingtondb's lines."""
+    """The keyword spotting copy: pages, svg outlines, and words in a file with the name of washingtondb's
+    lines.
+    """
     for folder in ("ground-truth/locations", "images", "task"):
         (root / folder).mkdir(parents=True)
-    (root / "ground-truth/transcription.txt").write_text("270-01-01 L-e-t-t-e-r-s-s_cm\n270-01-02 O-r-d-e-r-s\n270-01-03 a\n")
+    (root / "ground-truth/transcription.txt").write_text(
+        "270-01-01 L-e-t-t-e-r-s-s_cm\n270-01-02 O-r-d-e-r-s\n270-01-03 a\n"
+    )
     page = np.full((120, 300), 200, np.uint8)
     for text, left in (("Letters", 10), ("Orders", 160)):
         word = draw_word(text, font_size=26, paper=200)
         page[40 : 40 + word.shape[0], left : left + word.shape[1]] = word
     Image.fromarray(page).save(root / "images/270.jpg")
     paths = [(10, 140, "270-01-01"), (160, 290, "270-01-02"), (400, 500, "270-01-03")]
-    svg = "".join(f'<path fill="none" d="M {a}.00 36.00 L {a}.00 75.50 L {b}.00 75.50 L {b}.00 36.00 Z" stroke-width="1" '
-                  f'id="{name}" stroke="black"/>\n' for a, b, name in paths)  # fmt: skip
-    (root / "ground-truth/locations/270.svg").write_text(f'<svg xmlns="http://www.w3.org/2000/svg">{svg}</svg>')
+    svg = "".join(
+        f'<path fill="none" d="M {a}.00 36.00 L {a}.00 75.50 L {b}.00 75.50 L {b}.00 36.00 Z"'
+        f' stroke-width="1" id="{name}" stroke="black"/>\n'
+        for a, b, name in paths
+    )
+    (root / "ground-truth/locations/270.svg").write_text(
+        f'<svg xmlns="http://www.w3.org/2000/svg">{svg}</svg>'
+    )
     return root
 
 

@@ -37,13 +37,16 @@ def test_last_field_keeps_its_spaces_and_signs(tmp_path):
     assert iam.parse_row('a01-020-00-00 ok 1 -1 -1 -1 -1 " "') == ("a01-020-00-00", True, '"')
 
 
-@pytest.mark.parametrize("row", [
-    "a01-000u-00-00 ok 154 1 408 768 27 51",  # a field is missing
-    "a01-000u-00-00 er 154 408 768 27 51 AT A",  # the header's spelling of err
-    "a01-000u-00 ok 154 19 408 746 1661 89 A|MOVE",  # a row of lines.txt
-    "a01-000u-00-00 ok x 408 768 27 51 AT A",
-    "a01-000u-00-00 ok 154 408 768 27 51 AT caf\ufffd",
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "row",
+    [
+        "a01-000u-00-00 ok 154 1 408 768 27 51",  # a field is missing
+        "a01-000u-00-00 er 154 408 768 27 51 AT A",  # the header's spelling of err
+        "a01-000u-00 ok 154 19 408 746 1661 89 A|MOVE",  # a row of lines.txt
+        "a01-000u-00-00 ok x 408 768 27 51 AT A",
+        "a01-000u-00-00 ok 154 408 768 27 51 AT caf\ufffd",
+    ],
+)
 def test_bad_rows_are_counted(tmp_path, row):
     _, dropped = read(make_iam(tmp_path, [*IAM_ROWS, row], images=False))
     assert Counter(dropped.values())["bad_row"] == 1
@@ -99,8 +102,13 @@ def write_lists(folder, **lists):
 
 
 def test_form_lists_as_aachen_has_them(tmp_path):
-    lists = write_lists(tmp_path / "aachen", train__uttlist=["a01-000u"], validation__uttlist=["a01-000x"],
-                        test__uttlist=["b02-0130"], README__txt=["Lists of forms"])  # fmt: skip
+    lists = write_lists(
+        tmp_path / "aachen",
+        train__uttlist=["a01-000u"],
+        validation__uttlist=["a01-000x"],
+        test__uttlist=["b02-0130"],
+        README__txt=["Lists of forms"],
+    )
     (lists / "test.uttlist").write_text("b02-013x\r\n")
     kept, dropped = read(make_iam(tmp_path / "iam"), splits=lists)
     assert Counter(word.split for word in kept.values()) == {"train": 4, "val": 2}
@@ -117,7 +125,12 @@ def test_line_lists_in_the_official_zip(tmp_path):
         archive.writestr("__MACOSX/task/testset.txt", "junk")
     kept, _ = read(make_iam(tmp_path / "iam"), splits=path)
     by_line = {"-".join(name.split("-")[:3]): word.split for name, word in kept.items()}
-    assert by_line == {"a01-000u-00": "train", "a01-000u-01": "val", "a01-000x-00": "val", "b02-013-00": "test"}
+    assert by_line == {
+        "a01-000u-00": "train",
+        "a01-000u-01": "val",
+        "a01-000x-00": "val",
+        "b02-013-00": "test",
+    }
 
 
 def test_word_lists_of_ganwriting_name_the_writers_too(tmp_path):
@@ -127,8 +140,10 @@ def test_word_lists_of_ganwriting_name_the_writers_too(tmp_path):
     (lists / "gan.iam.test.gt.filter27").write_text("038,b02-013-00-00 Gait\n")
     kept, dropped = read(make_iam(tmp_path / "iam", writers="none"), splits=lists)
     assert {name: (word.split, word.writer) for name, word in kept.items()} == {
-        "a01-000u-00-01": ("train", "000"), "a01-000u-01-00": ("train", "000"), "b02-013-00-00": ("test", "038"),
-    }  # fmt: skip
+        "a01-000u-00-01": ("train", "000"),
+        "a01-000u-01-00": ("train", "000"),
+        "b02-013-00-00": ("test", "038"),
+    }
     assert Counter(dropped.values())["not_in_split"] >= 2
 
 
@@ -144,7 +159,9 @@ def test_one_list_is_enough_and_its_name_says_the_split(tmp_path):
 
 
 def test_what_is_tested_on_is_never_trained_on(tmp_path):
-    lists = write_lists(tmp_path / "x", tr__lst=["a01-000u", "a01-000x"], va__lst=["a01-000x"], te__lst=["a01-000x"])
+    lists = write_lists(
+        tmp_path / "x", tr__lst=["a01-000u", "a01-000x"], va__lst=["a01-000x"], te__lst=["a01-000x"]
+    )
     assert read_split_lists(lists, iam._ANY_ID).splits == {"a01-000u": "train", "a01-000x": "test"}
 
 
@@ -166,12 +183,24 @@ def test_split_lists_that_contend_or_fail_are_named(tmp_path):
         read(root, splits=tmp_path / "nowhere")
 
 
-@pytest.mark.parametrize(("name", "split"), [
-    ("trainset.txt", "train"), ("validationset1.txt", "val"), ("validationset2.txt", "val"), ("testset.txt", "test"),
-    ("tr.lst", "train"), ("va.lst", "val"), ("te.lst", "test"), ("train.uttlist", "train"), ("valid.txt", "val"),
-    ("gan.iam.tr_va.gt.filter27", "train"), ("gan.iam.test.gt.filter27", "test"), ("keywords.txt", None),
-    ("forms.txt", None),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "split"),
+    [
+        ("trainset.txt", "train"),
+        ("validationset1.txt", "val"),
+        ("validationset2.txt", "val"),
+        ("testset.txt", "test"),
+        ("tr.lst", "train"),
+        ("va.lst", "val"),
+        ("te.lst", "test"),
+        ("train.uttlist", "train"),
+        ("valid.txt", "val"),
+        ("gan.iam.tr_va.gt.filter27", "train"),
+        ("gan.iam.test.gt.filter27", "test"),
+        ("keywords.txt", None),
+        ("forms.txt", None),
+    ],
+)
 def test_split_of_name(name, split):
     assert split_of_name(name) == split
 
@@ -201,6 +230,9 @@ def test_forms_can_stand_for_writers(tmp_path):
 
 def test_forms_outside_the_lists_are_not_in_split_whoever_wrote_them(tmp_path):
     lists = write_lists(tmp_path / "lists", train__uttlist=["a01-000u"], test__uttlist=["a01-000x"])
-    root = make_iam(tmp_path / "iam", ["c03-000a-00-00 ok 154 408 768 27 51 AT A", "a01-000u-00-00 ok 154 408 768 27 51 AT A"])
+    root = make_iam(
+        tmp_path / "iam",
+        ["c03-000a-00-00 ok 154 408 768 27 51 AT A", "a01-000u-00-00 ok 154 408 768 27 51 AT A"],
+    )
     _, dropped = read(root, splits=lists)
     assert dropped["c03-000a-00-00"] == "not_in_split"

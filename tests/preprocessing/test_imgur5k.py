@@ -1,5 +1,6 @@
 """The IMGUR5K reader: splits, duplicates, partial downloads, rotated boxes."""
 
+import itertools
 import json
 from collections import Counter
 
@@ -19,17 +20,34 @@ def read(root, **options):
     return kept, {word.source_id: word.reason for word in words if isinstance(word, DroppedWord)}
 
 
-@pytest.mark.parametrize("files", [("whole", "lists", "hashes"), ("splits",), ("splits", "lists"), ("whole", "splits"),
-                                   ("data", "lists", "hashes"), ("whole", "splits", "data", "lists", "hashes")])  # fmt: skip
+@pytest.mark.parametrize(
+    "files",
+    [
+        ("whole", "lists", "hashes"),
+        ("splits",),
+        ("splits", "lists"),
+        ("whole", "splits"),
+        ("data", "lists", "hashes"),
+        ("whole", "splits", "data", "lists", "hashes"),
+    ],
+)
 def test_the_official_splits_from_any_of_the_files(tmp_path, files):
     root = make_imgur5k(tmp_path / "x", files=files)
     assert imgur5k.recognises(root) and not iam.recognises(root) and not gw.recognises(root)
     kept, dropped = read(root)
     assert {name: word.split for name, word in kept.items()} == {
-        "aBcDe12_0": "train", "aBcDe12_1": "train", "XyZ9876_0": "val", "q1W2e_0": "test",
-    }  # fmt: skip
-    assert dropped == {"aBcDe12_2": "unannotated", "aBcDe12_3": "empty_text", "q1W2e_1": "bad_box", "q1W2e_2": "bad_box",
-                       "q1W2e_3": "bad_box"} | ({"null": "no_annotations"} if "lists" in files else {})  # fmt: skip
+        "aBcDe12_0": "train",
+        "aBcDe12_1": "train",
+        "XyZ9876_0": "val",
+        "q1W2e_0": "test",
+    }
+    assert dropped == {
+        "aBcDe12_2": "unannotated",
+        "aBcDe12_3": "empty_text",
+        "q1W2e_1": "bad_box",
+        "q1W2e_2": "bad_box",
+        "q1W2e_3": "bad_box",
+    } | ({"null": "no_annotations"} if "lists" in files else {})
     assert kept["q1W2e_0"].text == "Étude"
     assert all(word.writer == name.rsplit("_", 1)[0] for name, word in kept.items())
 
@@ -43,24 +61,40 @@ def test_the_words_come_page_by_page(tmp_path):
     words = list(imgur5k.iter_words(make_imgur5k(tmp_path)))
     pages = [word.source_id.rsplit("_", 1)[0] for word in words]
     assert pages.pop() == "null"  # an id that the published list really has, and no annotation
-    assert sum(a != b for a, b in zip(pages, pages[1:])) == 2
+    assert sum(a != b for a, b in itertools.pairwise(pages)) == 2
 
 
 PAGE = [("word", "[80, 50, 110, 44, 0]")]
 
 
 def test_an_id_in_two_splits_belongs_to_one(tmp_path):
-    pages = {"a1": ("train+val", PAGE), "b2": ("train+test", PAGE), "c3": ("val+test", PAGE), "d4": ("train", PAGE)}
+    pages = {
+        "a1": ("train+val", PAGE),
+        "b2": ("train+test", PAGE),
+        "c3": ("val+test", PAGE),
+        "d4": ("train", PAGE),
+    }
     for files in (("whole", "lists"), ("splits",)):
         kept, dropped = read(make_imgur5k(tmp_path / files[0], pages, files=files))
-        assert {name: word.split for name, word in kept.items()} == {"a1_0": "val", "b2_0": "test", "c3_0": "test",
-                                                                     "d4_0": "train"}  # fmt: skip
+        assert {name: word.split for name, word in kept.items()} == {
+            "a1_0": "val",
+            "b2_0": "test",
+            "c3_0": "test",
+            "d4_0": "train",
+        }
         assert set(dropped.values()) <= {"no_annotations"}
 
 
 def test_one_image_belongs_to_one_split(tmp_path):
-    pages = {"train1": ("train", PAGE), "train2": ("train", PAGE), "val1": ("val", PAGE), "test1": ("test", PAGE),
-             "other": ("train", PAGE), "same1": ("train", PAGE), "same2": ("train", PAGE)}  # fmt: skip
+    pages = {
+        "train1": ("train", PAGE),
+        "train2": ("train", PAGE),
+        "val1": ("val", PAGE),
+        "test1": ("test", PAGE),
+        "other": ("train", PAGE),
+        "same1": ("train", PAGE),
+        "same2": ("train", PAGE),
+    }
     root = make_imgur5k(tmp_path, pages, files=("whole", "lists"))
     for group in (("test1", "train1", "val1"), ("same1", "same2")):
         for name in group[1:]:
@@ -82,8 +116,15 @@ def test_a_partial_download_is_accepted_and_counted(tmp_path):
     draw_page(["gone"], seed=99).save(root / "images/XyZ9876.jpg")
     (root / "images/unlisted.jpg").write_bytes(b"")
     _, dropped = read(root)
-    assert Counter(dropped.values()) == {"no_image": 2, "unannotated": 1, "empty_text": 1, "md5_mismatch": 1, "bad_box": 3,
-                                         "no_annotations": 1, "unlisted_image": 1}  # fmt: skip
+    assert Counter(dropped.values()) == {
+        "no_image": 2,
+        "unannotated": 1,
+        "empty_text": 1,
+        "md5_mismatch": 1,
+        "bad_box": 3,
+        "no_annotations": 1,
+        "unlisted_image": 1,
+    }
     kept, dropped = read(root, verify_md5=False)
     assert "XyZ9876_0" in kept and "md5_mismatch" not in dropped.values()
 
@@ -130,9 +171,25 @@ def test_broken_annotations_are_named(tmp_path):
         read(root / "images")
 
 
-@pytest.mark.parametrize("value", [None, 5, "", "[1,2,3,4]", "[1,2,3,4,5,6]", "not json", "[1,2,0,4,5]", "[1,2,3,0.5,5]",
-                                   "[1,2,NaN,4,5]", "[1,2,3,Infinity,5]", "[1,2,-3,4,5]", '["a",2,3,4,5]', "[1,2,3,1e9,0]",
-                                   "{}"])  # fmt: skip
+@pytest.mark.parametrize(
+    "value",
+    [
+        None,
+        5,
+        "",
+        "[1,2,3,4]",
+        "[1,2,3,4,5,6]",
+        "not json",
+        "[1,2,0,4,5]",
+        "[1,2,3,0.5,5]",
+        "[1,2,NaN,4,5]",
+        "[1,2,3,Infinity,5]",
+        "[1,2,-3,4,5]",
+        '["a",2,3,4,5]',
+        "[1,2,3,1e9,0]",
+        "{}",
+    ],
+)
 def test_bad_boxes(value):
     assert imgur5k.parse_box(value) is None
 
@@ -148,12 +205,19 @@ def smooth_page(width=320, height=240, seed=0):
 
 
 def cut_with_opencv(page, box):
-    """Rotate by minus the angle about the box's centre (OpenCV's positive angle is counter-clockwise), shift, cut."""
+    """Rotate by minus the angle about the box's centre (OpenCV's positive angle is counter-clockwise), shift,
+    cut.
+    """
     x, y, width, height, angle = box
     matrix = cv2.getRotationMatrix2D((x, y), -angle, 1)
     matrix[:, 2] += (round(width) / 2 - x, round(height) / 2 - y)
-    return cv2.warpAffine(np.asarray(page), matrix, (round(width), round(height)), flags=cv2.INTER_CUBIC,
-                          borderValue=(255, 255, 255))  # fmt: skip
+    return cv2.warpAffine(
+        np.asarray(page),
+        matrix,
+        (round(width), round(height)),
+        flags=cv2.INTER_CUBIC,
+        borderValue=(255, 255, 255),
+    )
 
 
 @pytest.mark.parametrize("angle", [0, 8.5, -8.5, 37, -60, 90, -90, 179, -180])

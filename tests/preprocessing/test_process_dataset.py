@@ -33,7 +33,9 @@ def call(*flags):
 
 
 def run_script(*flags, cwd):
-    return subprocess.run([sys.executable, str(SCRIPT), *map(str, flags)], cwd=cwd, capture_output=True, text=True, check=False)
+    return subprocess.run(
+        [sys.executable, str(SCRIPT), *map(str, flags)], cwd=cwd, capture_output=True, text=True, check=False
+    )
 
 
 def make_table(root, words=("one", "two", "three"), writers=("a",)):
@@ -90,15 +92,23 @@ def test_the_published_command_runs_from_any_folder(tmp_path):
 def test_several_workers_write_what_one_writes(tmp_path):
     source = make_table(tmp_path / "raw", [f"word{i}" for i in range(70)])
     call("--dataset_path", source, "--save_dir", tmp_path / "one")
-    main(parse_args(["--dataset_path", str(source), "--save_dir", str(tmp_path / "two"), "--num_workers", "2"]))
+    main(
+        parse_args(["--dataset_path", str(source), "--save_dir", str(tmp_path / "two"), "--num_workers", "2"])
+    )
     assert hash_tree(tmp_path / "one") == hash_tree(tmp_path / "two")
 
 
 def test_user_errors_end_with_one_line_and_status_2(tmp_path):
     source = make_table(tmp_path / "raw")
-    done = run_script("--dataset_path", source, "--save_dir", tmp_path / "out", "--charset", "0123", cwd=tmp_path)
+    done = run_script(
+        "--dataset_path", source, "--save_dir", tmp_path / "out", "--charset", "0123", cwd=tmp_path
+    )
     assert done.returncode == 2
-    assert "error: --dataset_path" in done.stderr and "no word is left" in done.stderr and "charset" in done.stderr
+    assert (
+        "error: --dataset_path" in done.stderr
+        and "no word is left" in done.stderr
+        and "charset" in done.stderr
+    )
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "out").exists()
 
@@ -245,7 +255,15 @@ def raw(text="word", writer="a", split=None, source_id="id"):
 
 def test_every_dropped_word_is_counted_once():
     dropped = Counter()
-    words = [raw("ok"), raw(" "), raw("Ähm"), raw("loooong"), raw("a"), DroppedWord("x", "no_image"), raw("e\u0301a")]
+    words = [
+        raw("ok"),
+        raw(" "),
+        raw("Ähm"),
+        raw("loooong"),
+        raw("a"),
+        DroppedWord("x", "no_image"),
+        raw("e\u0301a"),
+    ]
     kept = list(filter_words(iter(words), "oklongaé", 2, 6, dropped))
     assert [word.text for word in kept] == ["ok", "éa"]
     assert dropped == {"empty_text": 1, "charset": 1, "length": 2, "no_image": 1}
@@ -260,12 +278,22 @@ def test_splits_are_per_writer_and_the_same_everywhere():
     turned = split_by_writer(words[::-1], 0.05, 0.1)
     assert {word.source_id: word.split for word in turned} == by_id
     # Pinned: another machine or version must give the same splits.
-    assert sorted(name for name, s in by_id.items() if s == "val") == ["id56", "id70", "id75", "id77", "id82", "id93"]
+    assert sorted(name for name, s in by_id.items() if s == "val") == [
+        "id56",
+        "id70",
+        "id75",
+        "id77",
+        "id82",
+        "id93",
+    ]
 
 
 def test_a_writers_only_word_is_for_training():
     assert [word.split for word in split_by_writer([raw()], 0.4, 0.5)] == ["train"]
-    assert [word.split for word in split_by_writer([raw(split="test"), raw(source_id="b")], 0.4, 0.5)] == ["test", "train"]
+    assert [word.split for word in split_by_writer([raw(split="test"), raw(source_id="b")], 0.4, 0.5)] == [
+        "test",
+        "train",
+    ]
 
 
 def test_image_names_are_the_ids_and_unique():
@@ -301,7 +329,9 @@ def test_texts_of_several_words_are_cut_where_asked(tmp_path):
     assert [record.text for record in read_word_folder(tmp_path / "whole")] == ["two words"]
     call("--dataset_path", source, "--save_dir", tmp_path / "cut", "--split_words")
     assert [(r.text, r.file_name) for r in read_word_folder(tmp_path / "cut")] == [
-        ("two", "images/x-w0.png"), ("words", "images/x-w1.png")]  # fmt: skip
+        ("two", "images/x-w0.png"),
+        ("words", "images/x-w1.png"),
+    ]
 
 
 # --- the traps of real data ---
@@ -317,7 +347,12 @@ def test_broken_images_are_counted_by_their_fault(tmp_path):
     (folder / "a01-000u-01-01.png").unlink()
     call("--dataset_path", source, "--save_dir", tmp_path / "out")
     assert report_of(tmp_path / "out")["dropped"] == {
-        "err_segmentation": 1, "unannotated": 1, "unreadable_image": 2, "empty_image": 1, "no_image": 1}  # fmt: skip
+        "err_segmentation": 1,
+        "unannotated": 1,
+        "unreadable_image": 2,
+        "empty_image": 1,
+        "no_image": 1,
+    }
 
 
 def test_boxes_that_do_not_fit_their_page_are_counted(tmp_path):
@@ -342,7 +377,10 @@ def test_transparent_ink_comes_out_dark_on_white(tmp_path):
     names = ["rgba.png", "deep.png", "bit.png", "cmyk.tif", "palette.png"]
     (source / "t.csv").write_text("file_name,text\n" + "".join(f"{name},alpha\n" for name in names))
     call("--dataset_path", source, "--save_dir", tmp_path / "out")
-    images = [np.asarray(Image.open(tmp_path / "out" / r.file_name)).astype(int) for r in read_word_folder(tmp_path / "out")]
+    images = [
+        np.asarray(Image.open(tmp_path / "out" / r.file_name)).astype(int)
+        for r in read_word_folder(tmp_path / "out")
+    ]
     assert all(image[0].min() == 255 and image.min() < 60 for image in images)
     assert all(np.abs(image - images[0]).mean() < 6 for image in images)
 
@@ -351,9 +389,22 @@ def test_transparent_ink_comes_out_dark_on_white(tmp_path):
 
 
 def test_the_preset_is_the_published_filter_and_fit(tmp_path):
-    rows = [f"a01-000u-00-{i:02d} {status} 154 1 2 3 4 NN {text}" for i, (status, text) in enumerate([
-        ("ok", "A"), ("ok", "at"), ("err", "sevenly"), ("ok", "eightlet"), ("ok", "it's"), ("ok", "x2"), ("ok", "."),
-        ("ok", "M Ps"), ("ok", "#")])]  # fmt: skip
+    rows = [
+        f"a01-000u-00-{i:02d} {status} 154 1 2 3 4 NN {text}"
+        for i, (status, text) in enumerate(
+            [
+                ("ok", "A"),
+                ("ok", "at"),
+                ("err", "sevenly"),
+                ("ok", "eightlet"),
+                ("ok", "it's"),
+                ("ok", "x2"),
+                ("ok", "."),
+                ("ok", "M Ps"),
+                ("ok", "#"),
+            ]
+        )
+    ]
     source = make_iam(tmp_path / "raw", rows)
     call("--dataset_path", source, "--save_dir", tmp_path / "out", "--preset", "wordstylist")
     assert [record.text for record in read_word_folder(tmp_path / "out")] == ["at", "sevenly"]
@@ -366,13 +417,32 @@ def test_the_preset_is_the_published_filter_and_fit(tmp_path):
 
 
 def test_flags_beside_a_preset_win():
-    args = parse_args(["--dataset_path", "x", "--dry_run", "--preset", "wordstylist", "--max_length", "10", "--fit", "aspect"])
-    assert (args.max_length, args.fit, args.min_length) == (10, "aspect", PRESETS["wordstylist"]["min_length"])
+    args = parse_args(
+        [
+            "--dataset_path",
+            "x",
+            "--dry_run",
+            "--preset",
+            "wordstylist",
+            "--max_length",
+            "10",
+            "--fit",
+            "aspect",
+        ]
+    )
+    assert (args.max_length, args.fit, args.min_length) == (
+        10,
+        "aspect",
+        PRESETS["wordstylist"]["min_length"],
+    )
 
 
 def test_labels_are_not_corrupted_and_source_images_are_not_deleted(tmp_path):
-    # The published script made "Letterscm" of "Letters," and deleted the images of labels that came out empty.
-    source = make_gw(tmp_path / "raw", ["270-01-01 L-e-t-t-e-r-s-s_cm", "270-01-02 s_mi", "270-03-01 s_2-s_7-s_0-s_pt"])
+    # The published script made "Letterscm" of "Letters," and deleted the images of labels that came out
+    # empty.
+    source = make_gw(
+        tmp_path / "raw", ["270-01-01 L-e-t-t-e-r-s-s_cm", "270-01-02 s_mi", "270-03-01 s_2-s_7-s_0-s_pt"]
+    )
     before = hash_tree(source)
     call("--dataset_path", source, "--save_dir", tmp_path / "out")
     assert [record.text for record in read_word_folder(tmp_path / "out")] == ["Letters,", "-", "270."]
@@ -381,8 +451,13 @@ def test_labels_are_not_corrupted_and_source_images_are_not_deleted(tmp_path):
 
 def test_official_splits_are_kept_and_rotations_are_filled_with_white(tmp_path):
     # The published scripts pooled the splits, filled rotations with black and wrote JPEG again.
-    source = make_imgur5k(tmp_path / "raw", {"edge1": ("val", [("Tip", "[20.0, 50.0, 120.0, 44.0, 35.0]")]),
-                                             "edge2": ("test", [("Tap", "[80.0, 50.0, 110.0, 44.0, 0.0]")])})  # fmt: skip
+    source = make_imgur5k(
+        tmp_path / "raw",
+        {
+            "edge1": ("val", [("Tip", "[20.0, 50.0, 120.0, 44.0, 35.0]")]),
+            "edge2": ("test", [("Tap", "[80.0, 50.0, 110.0, 44.0, 0.0]")]),
+        },
+    )
     call("--dataset_path", source, "--save_dir", tmp_path / "out", "--background", "keep", "--no-crop")
     records = read_word_folder(tmp_path / "out")
     assert {record.split for record in records} == {"val", "test"}
@@ -398,11 +473,18 @@ def test_no_flag_takes_any_text_as_true():
     assert parse_args(["--dataset_path", "x", "--dry_run", "--no-crop"]).crop is False
 
 
-@pytest.mark.parametrize("flags", [
-    [], ["--dataset_path", "x"], ["--dataset_path", "x", "--dry_run", "--img_size", "60", "256"],
-    ["--dataset_path", "x", "--dry_run", "--margin", "32"], ["--dataset_path", "x", "--dry_run", "--val_fraction", "0.95"],
-    ["--dataset_path", "x", "--dry_run", "--num_workers", "0"], ["--dataset_path", "x", "--dry_run", "--dataset", "mnist"],
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "flags",
+    [
+        [],
+        ["--dataset_path", "x"],
+        ["--dataset_path", "x", "--dry_run", "--img_size", "60", "256"],
+        ["--dataset_path", "x", "--dry_run", "--margin", "32"],
+        ["--dataset_path", "x", "--dry_run", "--val_fraction", "0.95"],
+        ["--dataset_path", "x", "--dry_run", "--num_workers", "0"],
+        ["--dataset_path", "x", "--dry_run", "--dataset", "mnist"],
+    ],
+)
 def test_bad_flags_are_refused(flags):
     with pytest.raises(SystemExit) as stop:
         parse_args(flags)
@@ -413,10 +495,18 @@ def test_bad_flags_are_refused(flags):
 
 
 def test_importing_prints_and_writes_nothing(tmp_path):
-    code = "import " + ", ".join(f"preprocessing.{path.stem}" for path in SCRIPT.parent.glob("*.py") if path.stem[0] != "_")
+    code = "import " + ", ".join(
+        f"preprocessing.{path.stem}" for path in SCRIPT.parent.glob("*.py") if path.stem[0] != "_"
+    )
     environment = {**os.environ, "PYTHONPATH": str(SCRIPT.parent.parent), "PYTHONDONTWRITEBYTECODE": "1"}
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True,
-                          check=True)  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     assert done.stdout == done.stderr == "" and not list(tmp_path.iterdir())
 
 
@@ -444,7 +534,9 @@ def test_flags_of_another_reader_are_refused(tmp_path):
         call("--dataset_path", source, "--splits", tmp_path, "--dry_run")
     with pytest.raises(ValueError, match=r"--images .*: is for --dataset imgur5k"):
         call("--dataset", "gw", "--dataset_path", source, "--images", tmp_path, "--dry_run")
-    with pytest.raises(ValueError, match=r"--writer_from page: is for --dataset iam or gw; this is read as table"):
+    with pytest.raises(
+        ValueError, match=r"--writer_from page: is for --dataset iam or gw; this is read as table"
+    ):
         call("--dataset_path", make_table(tmp_path / "table"), "--writer_from", "page", "--dry_run")
     call("--dataset_path", source, "--preset", "wordstylist", "--writer_from", "page", "--dry_run")
 

@@ -25,15 +25,21 @@ def read(root, **options):
 
 
 def test_dhsd_needs_no_flag(tmp_path):
-    save_images(tmp_path, ["german_hw_data/001/0.png", "german_hw_data/002/0.png", "german_hw_data/003/1.png"])
+    save_images(
+        tmp_path, ["german_hw_data/001/0.png", "german_hw_data/002/0.png", "german_hw_data/003/1.png"]
+    )
     (tmp_path / "train.csv").write_text(
-        "file_name,text,writer_id\ngerman_hw_data/001/0.png,Größe,001\ngerman_hw_data/002/0.png,\"a, \"\"b\"\"\",002\n")
+        'file_name,text,writer_id\ngerman_hw_data/001/0.png,Größe,001\ngerman_hw_data/002/0.png,"a,'
+        ' ""b""",002\n'
+    )
     (tmp_path / "test.csv").write_text("file_name,text,writer_id\ngerman_hw_data/003/1.png,Ähre,003\n")
     assert table.recognises(tmp_path)
     words = read(tmp_path)
     assert {word.source_id: (word.text, word.writer, word.split) for word in words} == {
-        "003-1": ("Ähre", "003", "test"), "001-0": ("Größe", "001", "train"), "002-0": ('a, "b"', "002", "train"),
-    }  # fmt: skip
+        "003-1": ("Ähre", "003", "test"),
+        "001-0": ("Größe", "001", "train"),
+        "002-0": ('a, "b"', "002", "train"),
+    }
 
 
 @pytest.mark.parametrize("nested", [False, True])
@@ -49,10 +55,17 @@ def test_image_folder_convention(tmp_path, nested):
     assert {word.split for word in words} == ({"train", "test"} if nested else {None})
 
 
-@pytest.mark.parametrize(("name", "delimiter"), [("x.csv", ","), ("x.csv", ";"), ("x.csv", "\t"), ("x.tsv", "\t")])
+@pytest.mark.parametrize(
+    ("name", "delimiter"), [("x.csv", ","), ("x.csv", ";"), ("x.csv", "\t"), ("x.tsv", "\t")]
+)
 def test_delimiters_and_quotes(tmp_path, name, delimiter):
     save_images(tmp_path, ["a.png", "b.png", "c.png"])
-    rows = [["image", "label", "split"], ["a.png", '"', "dev"], ["b.png", '5,5; "y"', "Test"], ["c.png", "plain", ""]]
+    rows = [
+        ["image", "label", "split"],
+        ["a.png", '"', "dev"],
+        ["b.png", '5,5; "y"', "Test"],
+        ["c.png", "plain", ""],
+    ]
     with (tmp_path / name).open("w", newline="", encoding="utf-8-sig") as file:
         csv.writer(file, delimiter=delimiter).writerows(rows)
     words = read(tmp_path)
@@ -68,12 +81,23 @@ def test_a_lone_quotation_mark_in_a_tsv_swallows_nothing(tmp_path):
 
 def test_rows_without_image_or_text_are_counted(tmp_path):
     save_images(tmp_path, ["a.png"])
-    rows = [{"file_name": "a.png", "text": "a"}, {"file_name": "gone.png", "text": "b"}, {"file_name": "", "text": "c"},
-            {"file_name": {"path": "a.png"}, "text": "d"}, {"file_name": "a.png", "text": None}, {"text": "e"}]  # fmt: skip
+    rows = [
+        {"file_name": "a.png", "text": "a"},
+        {"file_name": "gone.png", "text": "b"},
+        {"file_name": "", "text": "c"},
+        {"file_name": {"path": "a.png"}, "text": "d"},
+        {"file_name": "a.png", "text": None},
+        {"text": "e"},
+    ]
     (tmp_path / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     words = read(tmp_path)
     assert [word.reason for word in words if isinstance(word, DroppedWord)] == [
-        "no_image", "bad_row", "bad_row", "empty_text", "bad_row"]  # fmt: skip
+        "no_image",
+        "bad_row",
+        "bad_row",
+        "empty_text",
+        "bad_row",
+    ]
 
 
 def test_an_unquoted_comma_makes_a_bad_row_and_no_wrong_label(tmp_path):
@@ -91,7 +115,9 @@ def test_paths_as_windows_writes_them(tmp_path):
 
 def test_a_name_that_is_no_split_is_an_error(tmp_path):
     save_images(tmp_path, ["a.png", "b.png"])
-    (tmp_path / "words.csv").write_text("file_name,text,split,set\na.png,a,train,old\nb.png,b,evaluation,new\n")
+    (tmp_path / "words.csv").write_text(
+        "file_name,text,split,set\na.png,a,train,old\nb.png,b,evaluation,new\n"
+    )
     with pytest.raises(ValueError, match=r"column split holds 'evaluation', which is no split"):
         read(tmp_path)
     with pytest.raises(ValueError, match=r"column set holds 'new', 'old'"):

@@ -1,4 +1,6 @@
-"""The benchmark, run whole with the smallest models: every part gives figures, and the file holds what was printed."""
+"""The benchmark, run whole with the smallest models: every part gives figures, and the file holds what was
+printed.
+"""
 
 import importlib.util
 import json
@@ -24,19 +26,33 @@ def benchmark():
 @pytest.fixture
 def small(benchmark, monkeypatch):
     """Tiny stand-ins for the large models."""
-    monkeypatch.setattr(benchmark, "make_sd_vae", lambda: AutoencoderKL(
-        in_channels=3, out_channels=3, latent_channels=4, block_out_channels=(8,) * 4, norm_num_groups=4,
-        down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4).eval())  # fmt: skip
+    monkeypatch.setattr(
+        benchmark,
+        "make_sd_vae",
+        lambda: AutoencoderKL(
+            in_channels=3,
+            out_channels=3,
+            latent_channels=4,
+            block_out_channels=(8,) * 4,
+            norm_num_groups=4,
+            down_block_types=("DownEncoderBlock2D",) * 4,
+            up_block_types=("UpDecoderBlock2D",) * 4,
+        ).eval(),
+    )
     make_unet = benchmark.make_unet
-    monkeypatch.setattr(benchmark, "make_unet", lambda preset: make_unet(preset, model_channels=32, num_heads=2))
+    monkeypatch.setattr(
+        benchmark, "make_unet", lambda preset: make_unet(preset, model_channels=32, num_heads=2)
+    )
     monkeypatch.setattr("scripts.timing.MATRIX", {"cpu": 64})
     monkeypatch.setattr("scripts.timing.COPY_BYTES", 1 << 16)
     return benchmark
 
 
 def test_training_sampling_and_machine(small, tmp_path, capsys):
-    flags = ("--parts training sampling machine --rounds 1 --train_batch_size 2 --batch_sizes 1 2 --num_steps 1 2 "
-             "--published_calls 1 --preset tiny --mixed_precision no --device cpu")  # fmt: skip
+    flags = (
+        "--parts training sampling machine --rounds 1 --train_batch_size 2 --batch_sizes 1 2 --num_steps 1 2 "
+        "--published_calls 1 --preset tiny --mixed_precision no --device cpu"
+    )
     small.main(small.parse_args([*flags.split(), "--save_path", str(tmp_path / "b.json")]))
     content = json.loads((tmp_path / "b.json").read_text())
     assert {row["part"] for row in content["rows"]} == {"training", "sampling", "machine"}
@@ -51,7 +67,9 @@ def test_training_sampling_and_machine(small, tmp_path, capsys):
 def test_preprocessing_is_measured_on_a_made_up_iam(benchmark, tmp_path):
     args = benchmark.parse_args(["--rounds", "1", "--num_words", "120"])
     rows = benchmark.benchmark_preprocessing(args, torch.device("cpu"))
-    assert {row.unit for row in rows} == {"words/s", "MiB"} and any(row.what.startswith("120 words, 1 process") for row in rows)
+    assert {row.unit for row in rows} == {"words/s", "MiB"} and any(
+        row.what.startswith("120 words, 1 process") for row in rows
+    )
 
 
 def test_the_made_up_iam_is_read_whole(benchmark, tmp_path):

@@ -22,7 +22,10 @@ def test_export_is_half_as_large_and_writes_the_same(tiny_run, tmp_path):
     result = export("--models_path", tiny_run, "--save_path", tmp_path / "small")
     assert result.returncode == 0, result.stderr
     assert not (tmp_path / "small" / "training_state").exists()
-    whole, half = HandwritingPipeline.from_pretrained(tiny_run), HandwritingPipeline.from_pretrained(tmp_path / "small")
+    whole, half = (
+        HandwritingPipeline.from_pretrained(tiny_run),
+        HandwritingPipeline.from_pretrained(tmp_path / "small"),
+    )
     text, writer = whole.card.charset.characters[0], whole.card.writers[0]
     images = [p([text], [writer], num_inference_steps=2).astype(int) for p in (whole, half)]
     assert np.abs(images[0] - images[1]).max() <= 8

@@ -30,7 +30,10 @@ def test_words_come_back(pack_words, tmp_path):
     call(pack_words, "--unpack", tmp_path / "one.pack", "--save_path", tmp_path / "again")
     assert read_word_folder(tmp_path / "again") == records
     for record in records:
-        one, other = (np.asarray(Image.open(tmp_path / name / record.file_name)).astype(int) for name in ("words", "again"))
+        one, other = (
+            np.asarray(Image.open(tmp_path / name / record.file_name)).astype(int)
+            for name in ("words", "again")
+        )
         assert one.shape == other.shape and np.abs(one - other).max() <= 5
 
 

@@ -29,7 +29,9 @@ def test_a_letter_with_a_separate_mark_becomes_one_character():
 
 
 def test_an_unknown_character_is_named_with_its_word_and_the_known_ones():
-    with pytest.raises(ValueError, match=r"'é' \(in 'bré'\) is not in this checkpoint's charset \(6 characters: aberzÄ\)"):
+    with pytest.raises(
+        ValueError, match=r"'é' \(in 'bré'\) is not in this checkpoint's charset \(6 characters: aberzÄ\)"
+    ):
         CHARSET.encode(["zebra", "bré"], 8)
 
 

@@ -30,7 +30,11 @@ def write_config(folder):
 def test_checkpoints_are_listed_oldest_first(tmp_path):
     for step in (100000000, 2, 10):
         save_checkpoint(tmp_path, step, write_config)
-    assert [path.name for path in list_checkpoints(tmp_path)] == ["step_00000002", "step_00000010", "step_100000000"]
+    assert [path.name for path in list_checkpoints(tmp_path)] == [
+        "step_00000002",
+        "step_00000010",
+        "step_100000000",
+    ]
 
 
 def test_half_written_checkpoints_are_not_listed(tmp_path):
@@ -53,7 +57,9 @@ def test_an_error_while_saving_leaves_nothing(tmp_path):
 def test_only_the_newest_are_kept(tmp_path):
     for step in range(1, 6):
         save_checkpoint(tmp_path, step, write_config, keep=2)
-    assert [path.name for path in tmp_path.iterdir()] and [p.name[-1] for p in list_checkpoints(tmp_path)] == ["4", "5"]
+    assert [path.name for path in tmp_path.iterdir()] and [
+        p.name[-1] for p in list_checkpoints(tmp_path)
+    ] == ["4", "5"]
 
 
 def test_the_same_step_can_be_saved_again(tmp_path):
@@ -64,7 +70,9 @@ def test_the_same_step_can_be_saved_again(tmp_path):
 
 def test_saved_files_have_the_mode_of_other_new_files(tmp_path):
     (tmp_path / "plain").touch()
-    folder = save_checkpoint(tmp_path, 1, lambda folder: (write_config(folder), save_weights(nn.Linear(1, 1), folder / "w")))
+    folder = save_checkpoint(
+        tmp_path, 1, lambda folder: (write_config(folder), save_weights(nn.Linear(1, 1), folder / "w"))
+    )
     modes = {path.stat().st_mode for path in folder.rglob("*") if path.is_file()}
     assert modes == {(tmp_path / "plain").stat().st_mode}
 
@@ -83,9 +91,14 @@ def test_training_state_comes_back(tmp_path):
     save_training_state(tmp_path, module, optimizer, {"step": 7}, {"ema.weight": torch.full((1,), 3.0)})
     other = nn.Linear(2, 2)
     restored = torch.optim.AdamW(other.parameters())
-    assert load_training_state(tmp_path, other, restored) == ({"step": 7}, {"ema.weight": torch.full((1,), 3.0)})
+    assert load_training_state(tmp_path, other, restored) == (
+        {"step": 7},
+        {"ema.weight": torch.full((1,), 3.0)},
+    )
     assert torch.equal(other.weight, module.weight)
-    moments = zip(optimizer.state_dict()["state"].values(), restored.state_dict()["state"].values())
+    moments = zip(
+        optimizer.state_dict()["state"].values(), restored.state_dict()["state"].values(), strict=True
+    )
     assert all(torch.equal(one[key], two[key]) for one, two in moments for key in one)
 
 

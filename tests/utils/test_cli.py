@@ -8,10 +8,14 @@ import pytest
 from utils.cli import run
 
 
-@pytest.mark.parametrize("error", [
-    ValueError("--flag x: wrong"), OSError(errno.ENOSPC, "No space left on device", "/data/x.png"),
-    OSError(errno.EROFS, "Read-only file system", "/data"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "error",
+    [
+        ValueError("--flag x: wrong"),
+        OSError(errno.ENOSPC, "No space left on device", "/data/x.png"),
+        OSError(errno.EROFS, "Read-only file system", "/data"),
+    ],
+)
 def test_what_the_user_can_mend_is_one_line(error, capsys):
     def fail(args):
         raise error

@@ -10,21 +10,33 @@ from utils.word_folder import WordRecord
 
 
 def make_words(splits, shares=None, writers=("a",)):
-    records = tuple(WordRecord(f"images/{i}.png", "abc", writers[i % len(writers)], split) for i, split in enumerate(splits))
-    return TrainingWords(records, tuple(Path(r.file_name) for r in records), tuple(shares or [1.0] * len(records)))
+    records = tuple(
+        WordRecord(f"images/{i}.png", "abc", writers[i % len(writers)], split)
+        for i, split in enumerate(splits)
+    )
+    return TrainingWords(
+        records, tuple(Path(r.file_name) for r in records), tuple(shares or [1.0] * len(records))
+    )
 
 
-@pytest.mark.parametrize(("value", "expected"), [
-    ("data/iam", Source(Path("data/iam"))), ("data/iam:2", Source(Path("data/iam"), 2.0)),
-    ("data/iam:0.5", Source(Path("data/iam"), 0.5)), ("c:words", Source(Path("c:words"))),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ("data/iam", Source(Path("data/iam"))),
+        ("data/iam:2", Source(Path("data/iam"), 2.0)),
+        ("data/iam:0.5", Source(Path("data/iam"), 0.5)),
+        ("c:words", Source(Path("c:words"))),
+    ],
+)
 def test_folders_may_have_a_share(value, expected):
     assert parse_sources([value]) == [expected]
 
 
 @pytest.mark.parametrize("share", ["0", "-1", "nan", "inf"])
 def test_a_share_is_a_positive_number(share):
-    with pytest.raises(ValueError, match=f"--dataset_path data:{share}: the share {share} is not a positive number"):
+    with pytest.raises(
+        ValueError, match=f"--dataset_path data:{share}: the share {share} is not a positive number"
+    ):
         parse_sources([f"data:{share}"])
 
 
@@ -65,7 +77,9 @@ def test_validation_words_of_unknown_hands_do_not_count():
 def test_what_is_held_out_does_not_depend_on_the_order():
     words = make_words(["train"] * 100)
     shuffled = TrainingWords(words.records[::-1], words.paths[::-1], words.shares)
-    assert {words.records[i] for i in words.val_indices()} == {shuffled.records[i] for i in shuffled.val_indices()}
+    assert {words.records[i] for i in words.val_indices()} == {
+        shuffled.records[i] for i in shuffled.val_indices()
+    }
 
 
 def test_a_single_word_trains_and_validates():
@@ -87,7 +101,9 @@ def test_colliding_writers_get_their_folders_name(two_folders):
 
 def test_paths_point_into_their_folders(two_folders):
     words = read_sources([Source(folder) for folder in two_folders])
-    assert all(path.is_file() for path in words.paths) and words.paths[2] == two_folders[1] / "images/0000.png"
+    assert (
+        all(path.is_file() for path in words.paths) and words.paths[2] == two_folders[1] / "images/0000.png"
+    )
 
 
 def test_the_same_folder_twice_is_an_error(two_folders):

@@ -7,7 +7,13 @@ import pytest
 import torch
 from torch import nn
 
-from utils.training import EpochSampler, ExponentialMovingAverage, StopFlag, learning_rate_factor, make_generator
+from utils.training import (
+    EpochSampler,
+    ExponentialMovingAverage,
+    StopFlag,
+    learning_rate_factor,
+    make_generator,
+)
 
 
 def draw(*keys):
@@ -31,7 +37,10 @@ def test_an_epoch_draws_every_record_once():
 def test_batches_run_on_across_epochs():
     sampler = EpochSampler(range(7), 5, seed=0)
     drawn = torch.cat([sampler.batch(step) for step in range(7)]).view(5, 7)
-    assert all(sorted(epoch) == list(range(7)) for epoch in drawn.tolist()) and len({tuple(e) for e in drawn.tolist()}) > 1
+    assert (
+        all(sorted(epoch) == list(range(7)) for epoch in drawn.tolist())
+        and len({tuple(e) for e in drawn.tolist()}) > 1
+    )
 
 
 def test_a_batch_may_be_larger_than_the_data():
@@ -75,7 +84,10 @@ def test_the_sizes_of_batches_come_in_no_order():
 
 
 def test_the_rate_warms_up_and_comes_down_to_two_percent():
-    rates = [learning_rate_factor(step, warmup_steps=10, horizon=110, schedule="cosine") for step in (0, 9, 10, 60, 110, 500)]
+    rates = [
+        learning_rate_factor(step, warmup_steps=10, horizon=110, schedule="cosine")
+        for step in (0, 9, 10, 60, 110, 500)
+    ]
     assert rates == pytest.approx([0.1, 1.0, 1.0, 0.51, 0.02, 0.02])
 
 

@@ -12,7 +12,9 @@ LOWER = "abcdefghijklmnopqrstuvwxyz"
 
 
 def choose(texts, known=(), count=5, **options):
-    return choose_oov_words(listed_words(texts, 0), known, count, charset=LOWER, **{"max_length": 10, **options})
+    return choose_oov_words(
+        listed_words(texts, 0), known, count, charset=LOWER, **{"max_length": 10, **options}
+    )
 
 
 def test_known_words_never_come():
@@ -35,7 +37,9 @@ def test_a_list_that_is_used_up_gives_what_it_has():
 
 
 def test_rare_characters_get_their_share():
-    words = ["see"] + [a + b + c for a in "etan" for b in "etan" for c in "etan"] * 3 + ["quiz", "jinx", "vex"]
+    words = (
+        ["see"] + [a + b + c for a in "etan" for b in "etan" for c in "etan"] * 3 + ["quiz", "jinx", "vex"]
+    )
     characters = Counter("".join(choose(words, count=12)))
     assert all(characters[c] for c in "qzjv")
 

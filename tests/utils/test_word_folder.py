@@ -11,7 +11,10 @@ from tests.helpers import make_word_folder
 from utils.output import save_image, write_atomically
 from utils.word_folder import METADATA_NAME, WordRecord, read_metadata, read_word_folder, write_metadata
 
-RECORDS = [WordRecord("images/a.png", 'Größe "so", it\'s', "007", "train"), WordRecord("images/b.png", "b", "7", "val")]
+RECORDS = [
+    WordRecord("images/a.png", 'Größe "so", it\'s', "007", "train"),
+    WordRecord("images/b.png", "b", "7", "val"),
+]
 
 
 def test_records_come_back_as_they_were(tmp_path):
@@ -33,16 +36,29 @@ def test_only_line_feeds_end_a_line(tmp_path, strange):
 
 
 def test_unknown_fields_are_ignored_and_the_split_has_a_default(tmp_path):
-    (tmp_path / METADATA_NAME).write_bytes(b'{"file_name": "x.png", "text": "x", "writer": "w", "score": 3}\r\n\r\n')
+    (tmp_path / METADATA_NAME).write_bytes(
+        b'{"file_name": "x.png", "text": "x", "writer": "w", "score": 3}\r\n\r\n'
+    )
     assert read_word_folder(tmp_path) == [WordRecord("x.png", "x", "w", "train")]
 
 
-@pytest.mark.parametrize(("line", "message"), [
-    ('{"file_name": "x.png", "text": "x"}', "no text field 'writer'"), ("[1]", "not a JSON object"), ("{", "not a JSON"),
-    ('{"file_name": "x.png", "text": "x", "writer": 7}', "no text field 'writer'"),
-    ('{"file_name": "/data/x.png", "text": "x", "writer": "w"}', "file_name '/data/x.png' leads out of the folder"),
-    ('{"file_name": "a/../../x.png", "text": "x", "writer": "w"}', "file_name .* leads out of the folder"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ('{"file_name": "x.png", "text": "x"}', "no text field 'writer'"),
+        ("[1]", "not a JSON object"),
+        ("{", "not a JSON"),
+        ('{"file_name": "x.png", "text": "x", "writer": 7}', "no text field 'writer'"),
+        (
+            '{"file_name": "/data/x.png", "text": "x", "writer": "w"}',
+            "file_name '/data/x.png' leads out of the folder",
+        ),
+        (
+            '{"file_name": "a/../../x.png", "text": "x", "writer": "w"}',
+            "file_name .* leads out of the folder",
+        ),
+    ],
+)
 def test_bad_lines_are_named(tmp_path, line, message):
     (tmp_path / METADATA_NAME).write_text(RECORDS[0].as_json() + "\n" + line + "\n", encoding="utf-8")
     with pytest.raises(ValueError, match=f"line 2: {message}"):
@@ -95,10 +111,14 @@ def test_shards_merge_in_the_order_of_the_job(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == [METADATA_NAME]
 
 
-@pytest.mark.parametrize(("parts", "message"), [
-    ([RECORDS[:1], []], "1 records missing"), ([RECORDS, RECORDS[:1]], "1 twice"),
-    ([RECORDS, [WordRecord("images/c.png", "c", "c")]], "1 of another job"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("parts", "message"),
+    [
+        ([RECORDS[:1], []], "1 records missing"),
+        ([RECORDS, RECORDS[:1]], "1 twice"),
+        ([RECORDS, [WordRecord("images/c.png", "c", "c")]], "1 of another job"),
+    ],
+)
 def test_shards_that_do_not_add_up_are_refused(tmp_path, parts, message):
     write_shards(tmp_path, parts)
     with pytest.raises(ValueError, match=message):
@@ -121,5 +141,10 @@ def test_two_processes_may_merge_at_once(tmp_path, monkeypatch):
 def test_the_folder_is_hugging_faces_convention(tmp_path):
     records = make_word_folder(tmp_path / "x", ["one", "two", "three"], ["007", "8"], splits=["train", "val"])
     lines = (tmp_path / "x" / METADATA_NAME).read_text().splitlines()
-    assert json.loads(lines[0]) == {"file_name": "images/0000.png", "text": "one", "writer": "007", "split": "train"}
+    assert json.loads(lines[0]) == {
+        "file_name": "images/0000.png",
+        "text": "one",
+        "writer": "007",
+        "split": "train",
+    }
     assert all(Image.open(tmp_path / "x" / record.file_name).size == (256, 64) for record in records)
