@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from utils.checkpoint import load_described, save_described
+from utils.errors import UserError
 from utils.images import to_pixel_values
 
 STYLE_WEIGHTS_NAME = "style_encoder.safetensors"
@@ -45,7 +46,7 @@ class StyleEncoderConfig:
         object.__setattr__(self, "writers", tuple(self.writers))
         object.__setattr__(self, "img_size", tuple(self.img_size))
         if self.backbone not in BACKBONES:
-            raise ValueError(f"--backbone {self.backbone}: not one of {', '.join(BACKBONES)}")
+            raise UserError(f"--backbone {self.backbone}: not one of {', '.join(BACKBONES)}")
 
 
 def build_backbone(name: str) -> tuple[nn.Module, int]:
@@ -117,7 +118,7 @@ class StyleEncoder(nn.Module):
             ValueError: if the images' height is not the one that it was trained on.
         """
         if any(image.shape[0] != self.config.img_size[0] for image in images):
-            raise ValueError(
+            raise UserError(
                 f"images of {images[0].shape[0]} pixels height; this style encoder was trained on "
                 f"{self.config.img_size[0]}"
             )

@@ -57,17 +57,18 @@ from htr.recogniser import CHOICES, load_recogniser
 from utils.charset import normalise_text, normalise_texts, read_texts
 from utils.cli import parse_bool, positive_int, run
 from utils.device import compile_in_place
+from utils.errors import UserError
 from utils.output import write_atomically
-from utils.vocabulary import SCOPES
-from utils.word_folder import (
+from utils.text_images import (
     INFERENCE_SETTINGS,
     METADATA_NAME,
     SPLITS,
     prepare_output,
     read_metadata,
-    read_word_folder,
+    read_text_images,
     write_metadata,
 )
+from utils.vocabulary import SCOPES
 
 DEFAULT_WORDS = (
     "the",
@@ -233,8 +234,8 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         type=int,
         metavar="N",
         help=(
-            "how often a word is drawn anew that the model's own reader "
-            f"can't read; the best is kept (default: {DEFAULT_REDRAWS}, or 0 without a reader)"
+            "how often a word is drawn anew that the model's own latent recogniser "
+            f"can't read; the best is kept (default: {DEFAULT_REDRAWS}, or 0 without a latent recogniser)"
         ),
     )
     group.add_argument(
@@ -315,18 +316,18 @@ def read_writer_dict(path: Path) -> dict[str, int]:
     try:
         names = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise ValueError(f"--writer_dict {path}: not readable as JSON ({error})") from error
+        raise UserError(f"--writer_dict {path}: not readable as JSON ({error})") from error
     if not isinstance(names, dict):
-        raise ValueError(f"--writer_dict {path}: not a JSON object of writer names to rows")
+        raise UserError(f"--writer_dict {path}: not a JSON object of writer names to rows")
     return names
 
 
 def choose_jobs(args: argparse.Namespace, pipeline: HandwritingPipeline) -> tuple[list[Job], bool, str]:
     """What to write, whether unknown words are skipped, and the flag to name in messages."""
-    known = pipeline.card.writers
+    known = pipeline.config.writers
     records = []
     if args.dataset_path:
-        records = read_word_folder(args.dataset_path, splits=[args.split] if args.split else [])
+        records = read_text_images(args.dataset_path, splits=[args.split] if args.split else [])
     flag = (
         f"--dataset_path {args.dataset_path}"
         if args.dataset_path
@@ -345,7 +346,7 @@ def choose_jobs(args: argparse.Namespace, pipeline: HandwritingPipeline) -> tupl
             scope=args.oov_scope,
             writers=hands,
             known=known,
-            charset=pipeline.card.charset.characters,
+            charset=pipeline.config.charset.characters,
             max_length=pipeline.unet.config.max_length,
             seed=args.seed,
         )
@@ -378,12 +379,12 @@ def main(args: argparse.Namespace) -> None:
         (int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])) if is_launched else args.shard or (0, 1)
     )
     if args.overwrite and shards > 1:
-        raise ValueError(
+        raise UserError(
             "--overwrite: parts that run side by side can't tell old images from each other's. Remove "
             f"{args.save_path} instead."
         )
     if args.dataset_path and args.save_path.resolve() == args.dataset_path.resolve():
-        raise ValueError(f"--save_path {args.save_path}: is --dataset_path. Name another folder.")
+        raise UserError(f"--save_path {args.save_path}: is --dataset_path. Name another folder.")
 
     # The model.
     pipeline = HandwritingPipeline.from_pretrained(
@@ -442,7 +443,7 @@ def main(args: argparse.Namespace) -> None:
         args.save_path,
         {
             "models_path": str(args.models_path.resolve()),
-            "step": pipeline.card.extra.get("step"),
+            "step": pipeline.config.extra.get("step"),
             "words": len(jobs),
             "records": (
                 hashlib.sha256("".join(job.record.as_json() for job in jobs).encode()).hexdigest()[:16]

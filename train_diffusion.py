@@ -25,9 +25,9 @@ from torch import nn
 from tqdm import tqdm
 
 from diffusion.autoencoder import VAE_FOLDER, hash_vae, load_vae, vae_in_channels
-from diffusion.config import FreshModel, ModelCard
+from diffusion.config import CheckpointConfig, FreshModel
 from diffusion.dataset import CACHE_FOLDER, LatentCache, build_latent_cache
-from diffusion.latent_recogniser import READER_FOLDER, find_reader
+from diffusion.latent_recogniser import LATENT_RECOGNISER_FOLDER, find_latent_recogniser
 from diffusion.noise_schedule import PREDICTION_TYPES
 from diffusion.pipeline import HandwritingPipeline
 from diffusion.trainer import DiffusionTrainer, TrainingLog, TrainingSettings, read_settings
@@ -42,6 +42,7 @@ from utils.checkpoint import (
 )
 from utils.cli import positive_int, run
 from utils.device import compile_in_place, has_fast_bf16
+from utils.errors import UserError
 from utils.sources import parse_sources, read_image, read_sources
 from utils.training import StopFlag
 
@@ -177,7 +178,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         help=f"the same for its writer (default: {TrainingSettings.writer_dropout})",
     )
     group.add_argument(
-        "--legibility_weight",
+        "--recognition_weight",
         type=float,
         help=(
             "of a second loss: what a small recogniser of latents, which learns the training words first,"
@@ -185,11 +186,11 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         ),
     )
     group.add_argument(
-        "--reader_steps",
+        "--recogniser_steps",
         type=positive_int,
         help=(
             "steps that this recogniser learns for; a fifth of them if "
-            f"one comes with --init_from (default: {TrainingSettings.reader_steps})"
+            f"one comes with --init_from (default: {TrainingSettings.recogniser_steps})"
         ),
     )
     group.add_argument(
@@ -227,8 +228,8 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     for name in ("text_dropout", "writer_dropout", "ema_decay"):
         if not 0 <= (getattr(args, name) or 0) < 1:
             parser.error(f"--{name} {getattr(args, name)}: must be at least 0 and under 1")
-    if args.legibility_weight is not None and not 0 <= args.legibility_weight < math.inf:
-        parser.error(f"--legibility_weight {args.legibility_weight}: must be at least 0")
+    if args.recognition_weight is not None and not 0 <= args.recognition_weight < math.inf:
+        parser.error(f"--recognition_weight {args.recognition_weight}: must be at least 0")
     for name in ("learning_rate", "max_grad_norm", "writer_rate_factor"):
         if getattr(args, name) is not None and not 0 < getattr(args, name) < math.inf:
             parser.error(f"--{name} {getattr(args, name)}: must be above 0")
@@ -261,11 +262,11 @@ def make_accelerator(mixed_precision: str | None, log_with: str | None, save_pat
     )
     precision = mixed_precision or ("bf16" if has_fast_bf16(device) else "no")
     if precision == "fp16" and device.type == "cpu":
-        raise ValueError("--mixed_precision fp16: needs a GPU. On a CPU use bf16 or no.")
+        raise UserError("--mixed_precision fp16: needs a GPU. On a CPU use bf16 or no.")
     if log_with and log_with not in map(
         str, get_available_trackers()
     ):  # accelerate would go on without a word
-        raise ValueError(
+        raise UserError(
             f"--log_with {log_with}: not installed. Run `pip install {log_with}`, or leave the flag out."
         )
     # Processes wait for the one that encodes the images: with half a million of them much longer than the
@@ -283,7 +284,7 @@ def choose_vae(
     Diffusion's.
     """
     if vae is None and start is not None:
-        return start.vae, start.card.vae["name"]
+        return start.vae, start.config.vae["name"]
     if vae is None and checkpoint is not None:
         name = json.loads((checkpoint / CONFIG_NAME).read_text(encoding="utf-8"))["vae"]["name"]
         return load_vae(checkpoint if (checkpoint / VAE_FOLDER).is_dir() else name), name
@@ -296,7 +297,7 @@ def choose_vae(
 def make_settings(
     given: dict,
     epochs: int | None,
-    card: ModelCard,
+    config: CheckpointConfig,
     words_an_epoch: int,
     ranks: int,
     resumed: TrainingSettings | None,
@@ -307,16 +308,16 @@ def make_settings(
         given: flags by the names of ``TrainingSettings``, None where not given; ``batch_size`` is that of one
             process.
     """
-    rate, batch, legibility = RECIPES.get(str(card.extra.get("preset")), RECIPES["base"])
+    rate, batch, legibility = RECIPES.get(str(config.extra.get("preset")), RECIPES["base"])
     batch = given["batch_size"] or (resumed.batch_size // ranks if resumed else batch)
     steps = given["max_train_steps"] or (
         resumed.max_train_steps
         if resumed and not epochs
         else math.ceil((epochs or DEFAULT_EPOCHS) * words_an_epoch / (batch * ranks))
     )
-    factor = NEW_WRITERS_FACTOR if "init_from" in card.extra else 1.0
+    factor = NEW_WRITERS_FACTOR if "init_from" in config.extra else 1.0
     start = resumed or TrainingSettings(
-        steps, steps, batch * ranks, rate, legibility_weight=legibility, writer_rate_factor=factor
+        steps, steps, batch * ranks, rate, recognition_weight=legibility, writer_rate_factor=factor
     )
     changes = {name: value for name, value in given.items() if value is not None}
     return replace(start, **{**changes, "max_train_steps": steps, "batch_size": batch * ranks})
@@ -324,39 +325,42 @@ def make_settings(
 
 def make_model(
     given: dict, checkpoint: Path | None, start: HandwritingPipeline | None, fresh: FreshModel
-) -> tuple[UNet, ModelCard]:
-    """The UNet and its card: of the checkpoint to resume, grown from --init_from, or new.
+) -> tuple[UNet, CheckpointConfig]:
+    """The UNet and its config: of the checkpoint to resume, grown from --init_from, or new.
 
     Args:
         given: the flags of the group "model" by name, None where not given.
     """
     if checkpoint:
-        card, config = ModelCard.from_dict(json.loads((checkpoint / CONFIG_NAME).read_text(encoding="utf-8")))
-        if card.vae["hash"] != fresh.vae["hash"]:
-            raise ValueError(
-                f"--vae {fresh.vae['name']}: not the VAE that this run was trained with ({card.vae['name']})"
+        config, unet_config = CheckpointConfig.from_dict(
+            json.loads((checkpoint / CONFIG_NAME).read_text(encoding="utf-8"))
+        )
+        if config.vae["hash"] != fresh.vae["hash"]:
+            raise UserError(
+                f"--vae {fresh.vae['name']}: not the VAE that this run was trained with"
+                f" ({config.vae['name']})"
             )
         own = {
-            **config.to_dict(),
-            "preset": card.extra.get("preset"),
-            "prediction_type": card.schedule.prediction_type,
+            **unet_config.to_dict(),
+            "preset": config.extra.get("preset"),
+            "prediction_type": config.schedule.prediction_type,
         }
         for name, value in given.items():
             if value not in (None, own[name]):
-                raise ValueError(f"--{name} {value}: the run to --resume has {own[name]}. Leave it out.")
-        if unknown := set().union(*fresh.texts) - set(card.charset.characters):
-            raise ValueError(
+                raise UserError(f"--{name} {value}: the run to --resume has {own[name]}. Leave it out.")
+        if unknown := set().union(*fresh.texts) - set(config.charset.characters):
+            raise UserError(
                 f"--resume: the word folder has characters that the run does not know: {sorted(unknown)}."
                 " Start a new run from it with --init_from."
             )
-        if unknown := set(fresh.writers) - set(card.writers):
-            raise ValueError(
+        if unknown := set(fresh.writers) - set(config.writers):
+            raise UserError(
                 f"--resume: the word folder has writers that the run does not know: {sorted(unknown)[:10]}."
                 " Start a new run from it with --init_from."
             )
-        return UNet(config), card
+        return UNet(unet_config), config
     if start:
-        return fresh.grow(start.unet, start.card)
+        return fresh.grow(start.unet, start.config)
     preset = given["preset"] or "base"
     changes = {
         name: given[name]
@@ -403,7 +407,7 @@ def train(trainer: DiffusionTrainer, run_folder: Path, intervals: Intervals) -> 
             is_saving = step % intervals.save_every == 0 or is_last
             is_logging = is_validating or step % intervals.log_every == 0
             if is_main and (is_logging or is_saving) and not math.isfinite(log.mean_loss()):
-                raise ValueError(
+                raise UserError(
                     f"the loss is not finite at step {step}. Earlier checkpoints are whole: go on from them "
                     f"with --resume and a lower --learning_rate than {learning_rate:.1e}."
                 )
@@ -460,21 +464,21 @@ def main(args: argparse.Namespace) -> None:
         vae_info,
         extra,
     )
-    unet, card = make_model({name: getattr(args, name) for name in MODEL_FLAGS}, checkpoint, start, fresh)
+    unet, config = make_model({name: getattr(args, name) for name in MODEL_FLAGS}, checkpoint, start, fresh)
 
     # The optimiser, and where to go on.
     resumed = read_settings(checkpoint / TRAINING_STATE / STATE_NAME) if checkpoint else None
     given = {field.name: getattr(args, field.name) for field in fields(TrainingSettings)}
-    settings = make_settings(given, args.epochs, card, len(chosen), ranks, resumed)
-    trainer = DiffusionTrainer(accelerator, unet, card, vae, words, cache, settings)
+    settings = make_settings(given, args.epochs, config, len(chosen), ranks, resumed)
+    trainer = DiffusionTrainer(accelerator, unet, config, vae, words, cache, settings)
     if checkpoint:
         trainer.restore(
             *load_training_state(checkpoint / TRAINING_STATE, trainer.bare_unet, trainer.optimizer.optimizer)
         )
         say(f"resumed     {checkpoint} at step {trainer.step}")
-        if card.extra.get("words") != len(set(chosen)):
+        if config.extra.get("words") != len(set(chosen)):
             say(
-                f"note        the run had {card.extra.get('words')} words to train on, the word folder has"
+                f"note        the run had {config.extra.get('words')} words to train on, the word folder has"
                 f" {len(set(chosen))} now: it goes on with these"
             )
         if settings.max_train_steps > settings.schedule_steps and settings.lr_schedule == "cosine":
@@ -484,20 +488,22 @@ def main(args: argparse.Namespace) -> None:
             )
     if args.compile:
         compile_in_place(trainer.bare_unet, device, say)
-    if settings.legibility_weight:
+    if settings.recognition_weight:
         origin = checkpoint or args.init_from
-        trainer.prepare_reader(args.save_path / READER_FOLDER, find_reader(origin) if origin else None)
+        trainer.prepare_latent_recogniser(
+            args.save_path / LATENT_RECOGNISER_FOLDER, find_latent_recogniser(origin) if origin else None
+        )
     say(
         f"words       {len(set(chosen))} to train on ({len(chosen)} an epoch), {len(trainer.val_indices)} to"
-        f" validate on; {len(card.writers)} writers, {card.charset.describe()}"
+        f" validate on; {len(config.writers)} writers, {config.charset.describe()}"
     )
     say(
         f"model       {sum(p.numel() for p in unet.parameters()) / 1e6:.2f} M parameters,"
-        f" {card.schedule.prediction_type}, on {ranks} x {device}, precision {accelerator.mixed_precision};"
+        f" {config.schedule.prediction_type}, on {ranks} x {device}, precision {accelerator.mixed_precision};"
         f" VAE {vae_name}"
     )
     if unet.config.text_layout:
-        say(f"layout      widths fitted with r = {card.width_model.correlation:.3f}")
+        say(f"layout      widths fitted with r = {config.width_model.correlation:.3f}")
     if args.log_with:
         accelerator.init_trackers(
             "diffusionhtr", config={key: str(value) for key, value in vars(args).items()}

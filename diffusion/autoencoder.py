@@ -19,6 +19,7 @@ from diffusers.models.modeling_utils import ModelMixin
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
+from utils.errors import UserError
 from utils.hub import hub_answers, is_cached
 from utils.images import to_images
 
@@ -62,7 +63,7 @@ class CompactAutoencoder(ModelMixin, ConfigMixin):
         super().__init__()
         levels = len(block_out_channels)
         if space_to_depth * 2 ** (levels - 1) != DOWNSCALE:
-            raise ValueError(
+            raise UserError(
                 f"space_to_depth {space_to_depth} with {levels} levels is not {DOWNSCALE}x smaller"
             )
         folded = space_to_depth**2
@@ -156,7 +157,7 @@ def _load_folder(path: Path, flag: str) -> CompactAutoencoder | AutoencoderKL:
     try:
         vae = kind.from_pretrained(path, local_files_only=True)
     except (OSError, SafetensorError, ValueError) as error:
-        raise ValueError(f"{flag} {path}: not readable as a VAE ({str(error).splitlines()[0]})") from error
+        raise UserError(f"{flag} {path}: not readable as a VAE ({str(error).splitlines()[0]})") from error
     vae.register_to_config(
         _name_or_path=""
     )  # a checkpoint that is passed on says nothing about the disk it came from

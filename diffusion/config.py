@@ -14,10 +14,11 @@ from diffusion.noise_schedule import NoiseSchedule
 from unet import UNet, UNetConfig, grow_unet, make_config
 from utils.charset import Charset
 from utils.checkpoint import CONFIG_NAME, FORMAT_VERSION, WEIGHTS_NAME, list_checkpoints
+from utils.errors import UserError
 
 
 @dataclass(frozen=True)
-class ModelCard:
+class CheckpointConfig:
     """What a checkpoint's ``config.json`` says besides the UNet's sizes.
 
     Attributes:
@@ -56,7 +57,7 @@ class ModelCard:
         }
 
     @classmethod
-    def from_dict(cls, values: dict) -> tuple["ModelCard", UNetConfig]:
+    def from_dict(cls, values: dict) -> tuple["CheckpointConfig", UNetConfig]:
         """Read ``config.json``'s content.
 
         Raises:
@@ -64,14 +65,14 @@ class ModelCard:
         """
         values = dict(values)
         if values.get("format_version", 0) > FORMAT_VERSION:
-            raise ValueError(
+            raise UserError(
                 f"checkpoint format {values['format_version']} is newer than this program's {FORMAT_VERSION}"
             )
         values.pop("format_version", None)
         values.pop("kind", None)
         unet_config = UNetConfig.from_dict(values.pop("unet"))
         width_model = values.pop("width_model")
-        card = cls(
+        config = cls(
             charset=Charset(tuple(values.pop("charset")), unet_config.pad_id),
             writers=tuple(values.pop("writers")),
             schedule=NoiseSchedule(**values.pop("schedule")),
@@ -81,7 +82,7 @@ class ModelCard:
             canvas_step=values.pop("canvas_step", None),
             extra=values,
         )
-        return card, unet_config
+        return config, unet_config
 
     def canvas_widths(self, rights: np.ndarray) -> np.ndarray:
         """(N,) widths in pixels of the canvases of words whose ink ends at ``rights`` (N,), in pixels."""
@@ -129,10 +130,10 @@ class FreshModel:
     vae: dict[str, str]
     extra: dict[str, object]
 
-    def build(self, preset: str, prediction_type: str, **changes) -> tuple[UNet, ModelCard]:
+    def build(self, preset: str, prediction_type: str, **changes) -> tuple[UNet, CheckpointConfig]:
         """A UNet of a preset for this data; ``changes`` override single fields of ``UNetConfig``."""
         charset, names = Charset.from_texts(self.texts), tuple(sorted(set(self.writers)))
-        config = make_config(
+        unet_config = make_config(
             preset,
             num_writers=len(names),
             vocabulary_size=charset.vocabulary_size,
@@ -141,8 +142,8 @@ class FreshModel:
         )
         width_model = fit_width_model(self.texts, self.writers, self.ink, self.img_size[1])
         # A layout says how wide a word will be; a centred word has its place from the whole width.
-        canvas_step = CANVAS_STEP if config.text_layout and not width_model.is_centered else None
-        card = ModelCard(
+        canvas_step = CANVAS_STEP if unet_config.text_layout and not width_model.is_centered else None
+        config = CheckpointConfig(
             charset,
             names,
             NoiseSchedule(prediction_type),
@@ -152,22 +153,22 @@ class FreshModel:
             canvas_step,
             {"preset": preset, **self.extra, "library_versions": library_versions()},
         )
-        return UNet(config), card
+        return UNet(unet_config), config
 
-    def grow(self, start: UNet, old: ModelCard) -> tuple[UNet, ModelCard]:
-        """``start``, whose card is ``old``, with rows for this data's new writers and characters.
+    def grow(self, start: UNet, old: CheckpointConfig) -> tuple[UNet, CheckpointConfig]:
+        """``start``, whose config is ``old``, with rows for this data's new writers and characters.
 
         Raises:
             ValueError: if ``start`` has another VAE, or images of another height (or width, where all
                 canvases have it); its weights would not fit.
         """
         if old.vae["hash"] != self.vae["hash"]:
-            raise ValueError(
+            raise UserError(
                 f"--vae {self.vae['name']}: not the VAE of --init_from ({old.vae['name']}), whose weights fit"
                 " no other latents. Leave --vae out."
             )
         if old.img_size != self.img_size and (old.canvas_step is None or old.img_size[0] != self.img_size[0]):
-            raise ValueError(
+            raise UserError(
                 f"--init_from: its images have {old.img_size[0]}x{old.img_size[1]} pixels, those of "
                 f"--dataset_path {self.img_size[0]}x{self.img_size[1]}. Preprocess with --img_size "
                 f"{old.img_size[0]} {old.img_size[1]}."
@@ -195,7 +196,7 @@ class FreshModel:
         longest = max(len(text) for text in self.texts)
         if self.max_length is not None and self.max_length < longest:
             text = max(self.texts, key=len)
-            raise ValueError(
+            raise UserError(
                 f"--max_length {self.max_length}: {text!r} has {longest} characters. Preprocess with"
                 f" --max_length {self.max_length}, or give at least {longest}."
             )

@@ -16,9 +16,10 @@ from tqdm import tqdm
 from diffusion.autoencoder import scale_latents
 from diffusion.layout import CANVAS_STEP, COLUMN, WidthModel, canvas_widths, layout_columns, pad_edges
 from utils.charset import Charset, order_along_line
+from utils.errors import UserError
 from utils.images import measure_ink, to_pixel_values
 from utils.sources import read_images
-from utils.word_folder import WordRecord
+from utils.text_images import TextImage
 
 CACHE_FOLDER = ".latent_cache"
 _VERSION = 2
@@ -130,7 +131,7 @@ def build_latent_cache(
     try:
         temporary.mkdir(parents=True)
     except OSError as error:
-        raise ValueError(
+        raise UserError(
             f"--latent_cache {root}: can't be written to ({error.strerror}). Name a folder for encoded images"
             " that can."
         ) from error
@@ -147,7 +148,7 @@ def build_latent_cache(
                     temporary / "moments.npy", "w+", np.float16, (len(paths), *white.shape[1:])
                 )
             if (height, width) != (moments.shape[-2] * COLUMN, moments.shape[-1] * COLUMN):
-                raise ValueError(
+                raise UserError(
                     f"{paths[start]}: {height}x{width} pixels, unlike the images before it. "
                     "Preprocess all word folders with one --img_size."
                 )
@@ -189,7 +190,7 @@ class TrainingConditions:
 
     def __init__(
         self,
-        records: Sequence[WordRecord],
+        records: Sequence[TextImage],
         *,
         charset: Charset,
         max_length: int,

@@ -19,16 +19,16 @@ from tqdm import tqdm
 from utils.checkpoint import CONFIG_NAME, list_checkpoints, load_described, save_described
 from utils.training import learning_rate_factor, make_generator
 
-READER_FOLDER = "reader"  # of a run, and of its checkpoints
-READER_WEIGHTS_NAME = "latent_reader.safetensors"
+LATENT_RECOGNISER_FOLDER = "reader"  # of a run, and of its checkpoints
+LATENT_RECOGNISER_WEIGHTS_NAME = "latent_reader.safetensors"
 KIND = "latent_reader"
 FRAMES = 2  # a column of latents
-MAX_NOISE = 0.4  # share of noise in what the reader sees
+MAX_NOISE = 0.4  # share of noise in what the latent recogniser sees
 
 
 @dataclass(frozen=True)
-class LatentReaderConfig:
-    """What fixes the tensors of a reader.
+class LatentRecogniserConfig:
+    """What fixes the tensors of a latent recogniser.
 
     Attributes:
         vocabulary_size: classes, padding among them: id 0 is CTC's blank.
@@ -58,12 +58,12 @@ class LineBlock(nn.Module):
         return hidden + self.conv(F.silu(self.norm(hidden)))
 
 
-class LatentReader(nn.Module):
+class LatentRecogniser(nn.Module):
     """Convolutions alone: it sees two or three letters at a time, and so can't guess one from the word that
     it is in.
     """
 
-    def __init__(self, config: LatentReaderConfig) -> None:
+    def __init__(self, config: LatentRecogniserConfig) -> None:
         super().__init__()
         self.config = config
         first, second, third, line = config.channels
@@ -111,13 +111,13 @@ class LatentReader(nn.Module):
         losses = F.ctc_loss(log_probs, input_ids, frames, lengths, reduction="none", zero_infinity=True)
         return losses / lengths.clamp_min(1).to(losses.device)
 
-    def grow(self, vocabulary_size: int) -> "LatentReader":
+    def grow(self, vocabulary_size: int) -> "LatentRecogniser":
         """A copy that can learn to read more characters, whose ids follow those that it knows; to be
         trained.
         """
         old, grown = (
             self.config.vocabulary_size,
-            LatentReader(replace(self.config, vocabulary_size=vocabulary_size)),
+            LatentRecogniser(replace(self.config, vocabulary_size=vocabulary_size)),
         )
         state = grown.state_dict()
         for name, value in self.state_dict().items():
@@ -129,36 +129,42 @@ class LatentReader(nn.Module):
 
     def save_pretrained(self, folder: Path, *, dtype: torch.dtype | None = None) -> None:
         """Write ``config.json`` and the weights, optionally cast to ``dtype``."""
-        save_described(self, folder, READER_WEIGHTS_NAME, KIND, asdict(self.config), {}, dtype=dtype)
+        save_described(
+            self, folder, LATENT_RECOGNISER_WEIGHTS_NAME, KIND, asdict(self.config), {}, dtype=dtype
+        )
 
     @classmethod
-    def from_pretrained(cls, path: Path) -> "LatentReader":
-        """Load a reader, frozen.
+    def from_pretrained(cls, path: Path) -> "LatentRecogniser":
+        """Load a latent recogniser, frozen.
 
         Raises:
             FileNotFoundError: if there is none; ValueError: if it is damaged.
         """
         return load_described(
-            lambda config: cls(LatentReaderConfig(**config)),
+            lambda config: cls(LatentRecogniserConfig(**config)),
             path,
-            READER_WEIGHTS_NAME,
+            LATENT_RECOGNISER_WEIGHTS_NAME,
             KIND,
             flag="--save_path",
-            script="train_diffusion.py --legibility_weight",
+            script="train_diffusion.py --recognition_weight",
         )
 
 
-def find_reader(models_path: Path) -> Path | None:
-    """The folder of the reader that a checkpoint or a run (its newest checkpoint) brings, if it does."""
-    folders = (path / READER_FOLDER for path in (models_path, *reversed(list_checkpoints(models_path))))
+def find_latent_recogniser(models_path: Path) -> Path | None:
+    """The folder of the latent recogniser that a checkpoint or a run (its newest checkpoint) brings, if it
+    does.
+    """
+    folders = (
+        path / LATENT_RECOGNISER_FOLDER for path in (models_path, *reversed(list_checkpoints(models_path)))
+    )
     return next((folder for folder in folders if (folder / CONFIG_NAME).is_file()), None)
 
 
 def add_some_noise(latents: Tensor, generator: torch.Generator) -> Tensor:
     """Mix noise into (B, 4, h, W) latents, each with its own share up to ``MAX_NOISE``.
 
-    The reader learns from such latents and judges such ones, so that it can't be satisfied by details that
-    nobody sees.
+    The latent recogniser learns from such latents and judges such ones, so that it can't be satisfied by
+    details that nobody sees.
     """
     share = MAX_NOISE * torch.rand(len(latents), 1, 1, 1, device=latents.device, generator=generator)
     return (1 - share) * latents + share * torch.randn(
@@ -166,8 +172,8 @@ def add_some_noise(latents: Tensor, generator: torch.Generator) -> Tensor:
     )
 
 
-def train_latent_reader(
-    reader: LatentReader,
+def train_latent_recogniser(
+    recogniser: LatentRecogniser,
     draw: Callable[[int], tuple[Tensor, Tensor, Tensor]],
     steps: int,
     *,
@@ -175,7 +181,7 @@ def train_latent_reader(
     autocast: Callable,
     learning_rate: float = 1e-3,
 ) -> float:
-    """Teach a reader real words.
+    """Teach a latent recogniser real words.
 
     Args:
         draw: the (B, 4, h, W) latents, (B, L) ids and (B,) lengths of a step.
@@ -183,21 +189,21 @@ def train_latent_reader(
     Returns:
         Mean loss of the last steps, nats a character.
     """
-    device = next(reader.parameters()).device
-    optimizer = torch.optim.AdamW(reader.parameters(), lr=learning_rate)
+    device = next(recogniser.parameters()).device
+    optimizer = torch.optim.AdamW(recogniser.parameters(), lr=learning_rate)
     recent: list[Tensor] = []
-    for step in tqdm(range(steps), desc="reader", unit="step", leave=False):
+    for step in tqdm(range(steps), desc="latent recogniser", unit="step", leave=False):
         rate = learning_rate * learning_rate_factor(step, warmup_steps=50, horizon=steps, schedule="cosine")
         for group in optimizer.param_groups:
             group["lr"] = rate
         latents, *labels = draw(step)
         noisy = add_some_noise(latents, make_generator(device, seed, step, 0xEAD))
         with autocast():
-            loss = reader.loss(noisy, *labels).mean()
+            loss = recogniser.loss(noisy, *labels).mean()
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(reader.parameters(), 1.0)
+        torch.nn.utils.clip_grad_norm_(recogniser.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
         recent = [*recent[-49:], loss.detach()]
-    reader.eval().requires_grad_(False)
+    recogniser.eval().requires_grad_(False)
     return float(torch.stack(recent).mean()) if recent else float("nan")

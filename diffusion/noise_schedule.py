@@ -13,6 +13,8 @@ from diffusers import (
 )
 from torch import Tensor
 
+from utils.errors import UserError
+
 PREDICTION_TYPES = ("epsilon", "v_prediction", "flow_prediction")
 SCHEDULERS = ("dpmsolver++", "unipc", "ddim", "ddpm", "euler")
 _FLOW_SCHEDULERS = ("dpmsolver++", "unipc", "euler")
@@ -38,7 +40,7 @@ class NoiseSchedule:
 
     def __post_init__(self) -> None:
         if self.prediction_type not in PREDICTION_TYPES:
-            raise ValueError(
+            raise UserError(
                 f"--prediction_type {self.prediction_type}: not one of {', '.join(PREDICTION_TYPES)}"
             )
 
@@ -121,7 +123,7 @@ class NoiseSchedule:
         """
         known = _FLOW_SCHEDULERS if self.is_flow else _NOISE_SCHEDULERS
         if name not in known:
-            raise ValueError(
+            raise UserError(
                 f"--scheduler {name}: a model of {self.prediction_type} is sampled by {', '.join(known)}"
             )
         if name == "euler":

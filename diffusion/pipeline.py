@@ -24,14 +24,15 @@ from diffusion.autoencoder import (
     hash_vae,
     load_vae,
 )
-from diffusion.config import ModelCard, find_checkpoint
-from diffusion.latent_recogniser import READER_FOLDER, LatentReader
+from diffusion.config import CheckpointConfig, find_checkpoint
+from diffusion.latent_recogniser import LATENT_RECOGNISER_FOLDER, LatentRecogniser
 from diffusion.layout import layout_columns, pad_edges
 from diffusion.noise_schedule import NoiseSchedule, draw_noise, sample_latents
 from diffusion.published import PUBLISHED_CHARACTERS, PUBLISHED_PAD_ID, find_published, load_published
 from unet import PRESETS, UNet, UNetConfig
 from utils.charset import Charset, normalise_text, order_along_line
 from utils.checkpoint import CONFIG_NAME, WEIGHTS_NAME, list_checkpoints, save_weights, share_files
+from utils.errors import UserError
 from utils.training import make_generator
 
 Writer = str | Mapping[str, float] | None
@@ -40,7 +41,7 @@ FLOW_INTERVAL = (0.25, 0.9)  # where guidance helps a flow model: as legible, an
 DEFAULT_STEPS = 12
 DEFAULT_GUIDANCE = 3.0
 DEFAULT_REDRAWS = 2
-READABLE_LOSS = 0.1  # nats a character: a word that the reader finds less probable is drawn again
+READABLE_LOSS = 0.1  # nats a character: a word that the latent recogniser finds less probable is drawn again
 
 
 def one_line(error: Exception) -> str:
@@ -52,19 +53,23 @@ class HandwritingPipeline:
     """UNet, VAE, noise schedule, charset, writers and width model: everything that writing needs.
 
     Attributes:
-        reader: says which words came out illegible; None for a model that was trained without.
+        latent_recogniser: says which words came out illegible; None for a model that was trained without.
     """
 
     def __init__(
-        self, unet: UNet, vae: nn.Module, card: ModelCard, reader: LatentReader | None = None
+        self,
+        unet: UNet,
+        vae: nn.Module,
+        config: CheckpointConfig,
+        latent_recogniser: LatentRecogniser | None = None,
     ) -> None:
         self.unet = unet.eval().requires_grad_(False)
         self.vae = vae
-        self.reader = reader
-        self.card = card
+        self.latent_recogniser = latent_recogniser
+        self.config = config
         self.device = torch.device("cpu")
         self.dtype = torch.float32
-        self._writer_index = {name: i for i, name in enumerate(card.writers)}
+        self._writer_index = {name: i for i, name in enumerate(config.writers)}
 
     # Loading and saving
     # ---------------------------------------------------------------------------------------------
@@ -97,38 +102,40 @@ class HandwritingPipeline:
             return cls._from_published(published, vae, writer_dict, max_length, flag)
         folder = find_checkpoint(models_path, flag=flag)
         try:
-            card, unet_config = ModelCard.from_dict(
+            config, unet_config = CheckpointConfig.from_dict(
                 json.loads((folder / CONFIG_NAME).read_text(encoding="utf-8"))
             )
         except (KeyError, TypeError, json.JSONDecodeError) as error:
-            raise ValueError(f"{flag} {folder}: {CONFIG_NAME} is damaged ({error!r})") from error
+            raise UserError(f"{flag} {folder}: {CONFIG_NAME} is damaged ({error!r})") from error
         unet = UNet(unet_config)
         try:
             unet.load_state_dict(
                 {name: value.float() for name, value in load_file(folder / WEIGHTS_NAME).items()}
             )
         except (SafetensorError, RuntimeError) as error:
-            raise ValueError(f"{flag} {folder}: {WEIGHTS_NAME} is damaged ({one_line(error)})") from error
+            raise UserError(f"{flag} {folder}: {WEIGHTS_NAME} is damaged ({one_line(error)})") from error
         own = folder / VAE_FOLDER
-        name = vae or (own if own.is_dir() else card.vae["name"])
+        name = vae or (own if own.is_dir() else config.vae["name"])
         loaded = load_vae(name)
-        if hash_vae(loaded) != card.vae["hash"]:
+        if hash_vae(loaded) != config.vae["hash"]:
             if vae is None:
-                raise ValueError(
+                raise UserError(
                     f"{flag} {folder}: its VAE {name} has changed since training. Give the right one "
                     "with --vae."
                 )
-            warn(f"warning: --vae {vae} is not the VAE that this model was trained with ({card.vae['name']})")
-        reader = None
-        if (folder / READER_FOLDER / CONFIG_NAME).is_file():
-            reader = LatentReader.from_pretrained(folder / READER_FOLDER)
-            if reader.config.vocabulary_size != card.charset.vocabulary_size:
-                raise ValueError(
-                    f"{flag} {folder}: {READER_FOLDER}/ is another model's: it reads"
-                    f" {reader.config.vocabulary_size - 1} characters, not"
-                    f" {card.charset.vocabulary_size - 1}. Remove it, or copy the checkpoint again."
+            warn(
+                f"warning: --vae {vae} is not the VAE that this model was trained with ({config.vae['name']})"
+            )
+        latent_recogniser = None
+        if (folder / LATENT_RECOGNISER_FOLDER / CONFIG_NAME).is_file():
+            latent_recogniser = LatentRecogniser.from_pretrained(folder / LATENT_RECOGNISER_FOLDER)
+            if latent_recogniser.config.vocabulary_size != config.charset.vocabulary_size:
+                raise UserError(
+                    f"{flag} {folder}: {LATENT_RECOGNISER_FOLDER}/ is another model's: it reads"
+                    f" {latent_recogniser.config.vocabulary_size - 1} characters, not"
+                    f" {config.charset.vocabulary_size - 1}. Remove it, or copy the checkpoint again."
                 )
-        return cls(unet, loaded, card, reader)
+        return cls(unet, loaded, config, latent_recogniser)
 
     @classmethod
     def _from_published(
@@ -140,13 +147,13 @@ class HandwritingPipeline:
         flag: str,
     ) -> "HandwritingPipeline":
         if vae is None:
-            raise ValueError(
+            raise UserError(
                 f"{flag} {path}: published weights don't hold their VAE. Give it with --vae, e.g. "
                 "--vae stable-diffusion-v1-5/stable-diffusion-v1-5."
             )
         fields, state_dict = load_published(path, max_length=max_length, flag=flag)
         if fields["vocabulary_size"] != len(PUBLISHED_CHARACTERS) + 1:
-            raise ValueError(
+            raise UserError(
                 f"{flag} {path}: {fields['vocabulary_size']} symbols; only the published 52 letters "
                 "and padding are known"
             )
@@ -154,19 +161,17 @@ class HandwritingPipeline:
         try:
             unet.load_state_dict(state_dict)
         except RuntimeError as error:
-            raise ValueError(
-                f"{flag} {path}: not the published UNet's weights ({one_line(error)})"
-            ) from error
+            raise UserError(f"{flag} {path}: not the published UNet's weights ({one_line(error)})") from error
         count = fields["num_writers"]
         names = [str(i) for i in range(count)]
         for name, row in (writer_dict or {}).items():
             if not isinstance(row, int) or not 0 <= row < count:
-                raise ValueError(
+                raise UserError(
                     f"--writer_dict: {name!r} has row {row}, but the weights have {count} writers"
                 )
             names[row] = str(name)
         loaded = load_vae(vae)
-        card = ModelCard(
+        config = CheckpointConfig(
             charset=Charset(PUBLISHED_CHARACTERS, PUBLISHED_PAD_ID),
             writers=tuple(names),
             schedule=NoiseSchedule("epsilon"),
@@ -175,7 +180,7 @@ class HandwritingPipeline:
             vae={"name": str(vae), "hash": hash_vae(loaded)},
             extra={"preset": "wordstylist", "source": "published weights"},
         )
-        return cls(unet, loaded, card)
+        return cls(unet, loaded, config)
 
     def save_pretrained(self, folder: str | Path, *, dtype: torch.dtype | None = None) -> None:
         """Write a checkpoint folder that ``from_pretrained`` reads.
@@ -185,7 +190,7 @@ class HandwritingPipeline:
         """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        card = self.card
+        config = self.config
         if isinstance(self.vae, CompactAutoencoder):
             self.vae.save_pretrained(folder / VAE_FOLDER)
             if dtype is not None:
@@ -194,13 +199,13 @@ class HandwritingPipeline:
                 )
             # It travels with the checkpoint: where it once came from says nothing, and the hash is of what is
             # loaded again.
-            saved_hash = card.vae["hash"] if dtype is None else hash_vae(load_vae(folder / VAE_FOLDER))
-            card = replace(card, vae={"name": VAE_FOLDER, "hash": saved_hash})
-        if self.reader is not None:
-            self.reader.save_pretrained(folder / READER_FOLDER, dtype=dtype)
+            saved_hash = config.vae["hash"] if dtype is None else hash_vae(load_vae(folder / VAE_FOLDER))
+            config = replace(config, vae={"name": VAE_FOLDER, "hash": saved_hash})
+        if self.latent_recogniser is not None:
+            self.latent_recogniser.save_pretrained(folder / LATENT_RECOGNISER_FOLDER, dtype=dtype)
         save_weights(self.unet, folder / WEIGHTS_NAME, dtype=dtype)
-        config = json.dumps(card.to_dict(self.unet.config), indent=2, ensure_ascii=False)
-        (folder / CONFIG_NAME).write_text(config, encoding="utf-8")
+        content = json.dumps(config.to_dict(self.unet.config), indent=2, ensure_ascii=False)
+        (folder / CONFIG_NAME).write_text(content, encoding="utf-8")
         share_files(folder)
 
     def to(self, device: torch.device | str, dtype: torch.dtype = torch.float32) -> "HandwritingPipeline":
@@ -208,8 +213,8 @@ class HandwritingPipeline:
         self.device, self.dtype = torch.device(device), dtype
         self.unet.to(self.device)
         self.vae.to(self.device)
-        if self.reader is not None:
-            self.reader.to(self.device)
+        if self.latent_recogniser is not None:
+            self.latent_recogniser.to(self.device)
         return self
 
     # Conditions
@@ -221,21 +226,23 @@ class HandwritingPipeline:
         Raises:
             ValueError: names the first that it does not know, and what it knows.
         """
-        self.card.charset.encode(list(dict.fromkeys(texts)), self.unet.config.max_length)
+        self.config.charset.encode(list(dict.fromkeys(texts)), self.unet.config.max_length)
         if "" in texts and not self.unet.config.has_null_condition:
-            raise ValueError("an empty text: this model was trained without null conditions")
+            raise UserError("an empty text: this model was trained without null conditions")
         for writer in writers:
             for name in [writer] if isinstance(writer, str) else (writer or {}):
                 if name not in self._writer_index:
-                    known = ", ".join(self.card.writers[:40]) + (", …" if len(self.card.writers) > 40 else "")
-                    raise ValueError(
-                        f"writer {name!r} is not in this checkpoint. It knows {len(self.card.writers)}:"
+                    known = ", ".join(self.config.writers[:40]) + (
+                        ", …" if len(self.config.writers) > 40 else ""
+                    )
+                    raise UserError(
+                        f"writer {name!r} is not in this checkpoint. It knows {len(self.config.writers)}:"
                         f" {known}"
                     )
             if writer is None:
                 self.unet.config.null_writer_id  # noqa: B018 (raises where there is none)
             elif not isinstance(writer, str) and abs(sum(writer.values()) - 1) > 1e-3:
-                raise ValueError(f"the shares of a mixed hand must sum to 1, not {sum(writer.values()):.3f}")
+                raise UserError(f"the shares of a mixed hand must sum to 1, not {sum(writer.values()):.3f}")
 
     def check_sampling(
         self,
@@ -247,27 +254,27 @@ class HandwritingPipeline:
         """Check that the model can be sampled with these settings; see ``__call__``.
 
         Raises:
-            ValueError: for guidance of a model without null conditions, redraws of one without a reader, and
-                a scheduler that doesn't fit what the model predicts.
+            ValueError: for guidance of a model without null conditions, redraws of one without a latent
+                recogniser, and a scheduler that doesn't fit what the model predicts.
         """
-        self.card.schedule.make_scheduler(scheduler)
-        if redraws and self.reader is None:
-            raise ValueError(
-                f"--redraws {redraws}: this model has no reader to say which words are illegible. Leave it at"
-                " 0, or name a --recogniser and --best_of."
+        self.config.schedule.make_scheduler(scheduler)
+        if redraws and self.latent_recogniser is None:
+            raise UserError(
+                f"--redraws {redraws}: this model has no latent recogniser to say which words are illegible."
+                " Leave it at 0, or name a --recogniser and --best_of."
             )
         for flag, scale in (
             ("guidance_scale", guidance_scale),
             ("writer_guidance_scale", writer_guidance_scale),
         ):
             if scale not in (None, 1) and not self.unet.config.has_null_condition:
-                raise ValueError(
+                raise UserError(
                     f"--{flag} {scale}: this model was trained without null conditions, so guidance can't"
                     " work. Leave it at 1."
                 )
 
     def _edges(self, text: str, writer: Writer) -> np.ndarray:
-        return self.card.width_model.edges(text, {writer: 1.0} if isinstance(writer, str) else writer)
+        return self.config.width_model.edges(text, {writer: 1.0} if isinstance(writer, str) else writer)
 
     def make_layout(
         self, texts: Sequence[str], writers: Sequence[Writer], width: int | None = None
@@ -283,7 +290,7 @@ class HandwritingPipeline:
             pad_edges(self._edges(text, writer), self.unet.config.max_length)
             for text, writer in zip(texts, writers, strict=True)
         ]
-        columns = (width or self.card.img_size[1]) // DOWNSCALE
+        columns = (width or self.config.img_size[1]) // DOWNSCALE
         return layout_columns(torch.from_numpy(np.stack(edges)).to(self.device), columns)
 
     def canvas_widths(self, texts: Sequence[str], writers: Sequence[Writer]) -> np.ndarray:
@@ -291,13 +298,13 @@ class HandwritingPipeline:
 
         Words on one canvas are written together: batches of one width are the fastest.
         """
-        if self.card.canvas_step is None:
-            return np.full(len(texts), self.card.img_size[1])
+        if self.config.canvas_step is None:
+            return np.full(len(texts), self.config.img_size[1])
         rights = [
             self._edges(text, writer).max() if text else np.inf
             for text, writer in zip(texts, writers, strict=True)
         ]
-        return self.card.canvas_widths(np.array(rights))
+        return self.config.canvas_widths(np.array(rights))
 
     def _writer_rows(self, writers: Sequence[Writer]) -> tuple[Tensor, Tensor]:
         """(B, M) rows and (B, M) shares; unused places have share 0."""
@@ -341,15 +348,15 @@ class HandwritingPipeline:
         Raises:
             ValueError: if guidance is asked of a model without null conditions.
         """
-        config = self.unet.config
-        input_ids = self.card.charset.encode(texts, config.max_length).to(self.device)
+        unet_config = self.unet.config
+        input_ids = self.config.charset.encode(texts, unet_config.max_length).to(self.device)
         rows, shares = self._writer_rows(writers)
         layout = self.make_layout(texts, writers, width)
         if guidance_scale == writer_guidance_scale == 1:
             return lambda latents, timestep: self._predict(latents, timestep, input_ids, rows, shares, layout)
         self.check_sampling(guidance_scale, writer_guidance_scale)
-        null_ids = torch.full_like(input_ids, config.pad_id)
-        null_rows = torch.full_like(rows, config.null_writer_id)
+        null_ids = torch.full_like(input_ids, unet_config.pad_id)
+        null_rows = torch.full_like(rows, unet_config.null_writer_id)
         null_shares = torch.zeros_like(shares)
         null_shares[:, 0] = 1.0
         branches = [(null_ids, null_rows, null_shares, None if layout is None else torch.zeros_like(layout))]
@@ -358,7 +365,7 @@ class HandwritingPipeline:
         branches.append((input_ids, rows, shares, layout))
         joined = [torch.cat(parts) if parts[0] is not None else None for parts in zip(*branches, strict=True)]
 
-        least, most = (end * self.card.schedule.num_train_timesteps for end in guidance_interval)
+        least, most = (end * self.config.schedule.num_train_timesteps for end in guidance_interval)
 
         def denoise(latents: Tensor, timestep: Tensor) -> Tensor:
             if not least <= float(timestep) <= most:
@@ -416,17 +423,17 @@ class HandwritingPipeline:
             guidance_interval: see ``make_denoiser``; None is 0.25 to 0.9 for a model of flow prediction, else
                 all.
             scheduler: ``dpmsolver++``, ``unipc``, ``ddim``, ``ddpm`` or ``euler``.
-            redraws: how often a word is drawn anew that the model's reader can't read; the drawing that it
-                reads best is kept. None is 2, or 0 for a model without a reader.
+            redraws: how often a word is drawn anew that the model's latent recogniser can't read; the drawing
+                that it reads best is kept. None is 2, or 0 for a model without a latent recogniser.
             indices: the images' record numbers, which with ``seed`` fix the noise; 0, 1, ... by default.
         Returns:
             (N, H, W) uint8 grey.
         Raises:
             ValueError: for texts or writers that the model doesn't know, guidance of a model without null
-                conditions, redraws of one without a reader, and latents that are not finite.
+                conditions, redraws of one without a latent recogniser, and latents that are not finite.
         """
         if len(texts) != len(writers):
-            raise ValueError(f"{len(texts)} texts for {len(writers)} writers")
+            raise UserError(f"{len(texts)} texts for {len(writers)} writers")
         texts = [normalise_text(text) for text in texts]
         self.check(texts, writers)
         self.check_sampling(guidance_scale, writer_guidance_scale, redraws, scheduler)
@@ -435,12 +442,12 @@ class HandwritingPipeline:
         if writer_guidance_scale is None:
             writer_guidance_scale = guidance_scale
         if guidance_interval is None:
-            guidance_interval = FLOW_INTERVAL if self.card.schedule.is_flow else FULL_INTERVAL
+            guidance_interval = FLOW_INTERVAL if self.config.schedule.is_flow else FULL_INTERVAL
         if redraws is None:
-            redraws = 0 if self.reader is None else DEFAULT_REDRAWS
+            redraws = 0 if self.latent_recogniser is None else DEFAULT_REDRAWS
         indices = list(range(len(texts)) if indices is None else indices)
         widths = self.canvas_widths(texts, writers)
-        images = np.full((len(texts), *self.card.img_size), 255, np.uint8)
+        images = np.full((len(texts), *self.config.img_size), 255, np.uint8)
         for width in sorted(set(widths.tolist())):
             rows = np.flatnonzero(widths == width)
 
@@ -448,7 +455,7 @@ class HandwritingPipeline:
                 places: Sequence[int], attempt: int, rows: np.ndarray = rows, width: int = width
             ) -> Tensor:
                 drawn = rows[places]
-                # The first attempt's noise is that of a model without a reader.
+                # The first attempt's noise is that of a model without a latent recogniser.
                 keys = (attempt,) if attempt else ()
                 generators = [make_generator("cpu", seed, indices[row], *keys) for row in drawn]
                 denoise = self.make_denoiser(
@@ -490,11 +497,17 @@ class HandwritingPipeline:
         return latents
 
     def _reading_losses(self, latents: Tensor, texts: Sequence[str]) -> np.ndarray:
-        """(N,) nats a character that the reader lacks to read the texts; 0 where there is nothing to read."""
+        """(N,) nats a character that the latent recogniser lacks to read the texts; 0 where there is nothing
+        to read.
+        """
         in_order = [order_along_line(text) for text in texts]
-        input_ids = self.card.charset.encode(in_order, self.unet.config.max_length).to(self.device)
+        input_ids = self.config.charset.encode(in_order, self.unet.config.max_length).to(self.device)
         lengths = torch.tensor([len(text) for text in texts])
-        return (self.reader.loss(latents, input_ids, lengths) * (lengths > 0).to(self.device)).cpu().numpy()
+        return (
+            (self.latent_recogniser.loss(latents, input_ids, lengths) * (lengths > 0).to(self.device))
+            .cpu()
+            .numpy()
+        )
 
     def _sample(
         self,
@@ -505,13 +518,13 @@ class HandwritingPipeline:
         num_inference_steps: int,
     ) -> Tensor:
         """(N, 4, h, width / 8) latents from noise."""
-        shape = (self.unet.config.latent_channels, self.card.img_size[0] // DOWNSCALE, width // DOWNSCALE)
+        shape = (self.unet.config.latent_channels, self.config.img_size[0] // DOWNSCALE, width // DOWNSCALE)
         noise = draw_noise(shape, generators, self.device)
         latents = sample_latents(
-            denoise, self.card.schedule.make_scheduler(scheduler), noise, num_inference_steps, generators
+            denoise, self.config.schedule.make_scheduler(scheduler), noise, num_inference_steps, generators
         )
         if not latents.isfinite().all():
-            raise ValueError(
+            raise UserError(
                 f"the latents are not finite: too many or too few steps for --scheduler {scheduler}, too much"
                 " guidance, or --mixed_precision fp16 where bf16 or no is needed"
             )

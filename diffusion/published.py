@@ -11,6 +11,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from utils.errors import UserError
+
 PUBLISHED_CHARACTERS = tuple("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz")
 PUBLISHED_PAD_ID = 52  # z and padding are one symbol there
 PUBLISHED_HEADS = 4
@@ -95,7 +97,7 @@ def rename_published(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
             block = next((block for block in _BLOCKS if stem.startswith(block + ".")), None)
             part = _PARTS.get(stem[len(block) + 1 :]) if block else None
             if part is None:
-                raise ValueError(f"unexpected tensor {key!r}: not the published WordStylist UNet")
+                raise UserError(f"unexpected tensor {key!r}: not the published WordStylist UNet")
             target = f"{_BLOCKS[block]}.{part}"
         renamed[f"{target}.{kind}"] = value
     return renamed
@@ -117,7 +119,7 @@ def load_published(
     try:
         state_dict = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises several kinds for foreign files
-        raise ValueError(
+        raise UserError(
             f"{flag}: {path} is not a plain PyTorch state dict ({type(error).__name__}: "
             f"{str(error).splitlines()[0]})"
         ) from error
@@ -133,5 +135,5 @@ def load_published(
             "pad_id": PUBLISHED_PAD_ID,
         }
     except (KeyError, AttributeError, ValueError) as error:
-        raise ValueError(f"{flag}: {path} is not the published UNet's state dict: {error}") from error
+        raise UserError(f"{flag}: {path} is not the published UNet's state dict: {error}") from error
     return fields, state

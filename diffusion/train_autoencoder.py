@@ -16,6 +16,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from utils.errors import UserError
+
 if not __package__:
     sys.path[0] = str(
         Path(__file__).resolve().parents[1]
@@ -311,7 +313,7 @@ def main(args: argparse.Namespace) -> None:
             kl = posterior.latent_dist.kl().mean() / posterior.latent_dist.mean[0].numel()
             loss = loss + args.kl_weight * kl
             if not torch.isfinite(loss):
-                raise ValueError(
+                raise UserError(
                     f"the loss is not finite at step {step}: lower --learning_rate {args.learning_rate}, "
                     "or --mixed_precision no"
                 )

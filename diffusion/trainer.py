@@ -20,19 +20,27 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from diffusion.autoencoder import DOWNSCALE
-from diffusion.config import ModelCard
+from diffusion.config import CheckpointConfig
 from diffusion.dataset import LatentCache, RowReader, TrainingConditions
-from diffusion.latent_recogniser import LatentReader, LatentReaderConfig, add_some_noise, train_latent_reader
+from diffusion.latent_recogniser import (
+    LatentRecogniser,
+    LatentRecogniserConfig,
+    add_some_noise,
+    train_latent_recogniser,
+)
 from diffusion.pipeline import DEFAULT_STEPS, HandwritingPipeline
 from unet import UNet
 from utils.charset import Charset
 from utils.checkpoint import CONFIG_NAME, TRAINING_STATE, save_checkpoint, save_training_state
+from utils.errors import UserError
 from utils.images import make_sheet
-from utils.sources import TrainingWords
+from utils.sources import TrainingSet
+from utils.text_images import TextImage
 from utils.training import EpochSampler, ExponentialMovingAverage, learning_rate_factor, make_generator
-from utils.word_folder import WordRecord
 
 VALIDATION_WORDS = 256
+# Settings that earlier versions saved under another name.
+FORMER_NAMES = {"legibility_weight": "recognition_weight", "reader_steps": "recogniser_steps"}
 GPU_SHARE = 0.3  # of a GPU's free memory that latents may take
 
 
@@ -50,10 +58,10 @@ class TrainingSettings:
             weight decay: what no word of the training calls up stays exactly where it is. None is a run of
             before there was such a factor, whose rows learn like all other weights.
         text_dropout, writer_dropout: chances that a sample's text or writer is replaced by null.
-        legibility_weight: of the loss for what a reader of latents can't read in the clean latents that a
+        recognition_weight: of the loss for what a latent recogniser can't read in the clean latents that a
             prediction implies, in nats a character, beside the squared error; 0 does without.
-        reader_steps: steps that the reader learns for, before the generator does; a fifth of them if one
-            comes with the model that the run starts from.
+        recogniser_steps: steps that the latent recogniser learns for, before the generator does; a fifth of
+            them if one comes with the model that the run starts from.
     """
 
     max_train_steps: int
@@ -67,8 +75,8 @@ class TrainingSettings:
     ema_decay: float = 0.9995
     text_dropout: float = 0.1
     writer_dropout: float = 0.1
-    legibility_weight: float = 0.0
-    reader_steps: int = 2500
+    recognition_weight: float = 0.0
+    recogniser_steps: int = 2500
     writer_rate_factor: float | None = None
     seed: int = 0
 
@@ -101,15 +109,15 @@ class DiffusionTrainer:
         self,
         accelerator: Accelerator,
         unet: UNet,
-        card: ModelCard,
+        config: CheckpointConfig,
         vae: nn.Module,
-        words: TrainingWords,
+        words: TrainingSet,
         cache: LatentCache,
         settings: TrainingSettings,
     ) -> None:
-        self.accelerator, self.card, self.vae, self.words, self.settings = (
+        self.accelerator, self.config, self.vae, self.words, self.settings = (
             accelerator,
-            card,
+            config,
             vae,
             words,
             settings,
@@ -118,12 +126,12 @@ class DiffusionTrainer:
         self.step = 0
         self.train_indices = words.train_indices()
         # A model that others' words taught may have wider images than these.
-        self.canvases = np.minimum(card.canvas_widths(cache.ink[:, 2]), cache.moments.shape[-1] * DOWNSCALE)
+        self.canvases = np.minimum(config.canvas_widths(cache.ink[:, 2]), cache.moments.shape[-1] * DOWNSCALE)
         # Batches of words of similar width, on canvases that just hold them.
         self.val_indices = sorted(words.val_indices()[:VALIDATION_WORDS], key=self.canvases.__getitem__)
-        sizes = None if card.canvas_step is None else self.canvases[self.train_indices]
+        sizes = None if config.canvas_step is None else self.canvases[self.train_indices]
         self.sampler = EpochSampler(self.train_indices, settings.batch_size, settings.seed, sizes)
-        self.schedule, self.noise_scheduler = card.schedule, card.schedule.make_noise_scheduler()
+        self.schedule, self.noise_scheduler = config.schedule, config.schedule.make_noise_scheduler()
         self.has_null = unet.config.has_null_condition
         self.ema = ExponentialMovingAverage(unet, settings.ema_decay)
         self.ema.module.to(self.device)
@@ -131,15 +139,15 @@ class DiffusionTrainer:
         self.bare_unet: UNet = accelerator.unwrap_model(self.unet)
         self.conditions = TrainingConditions(
             words.records,
-            charset=card.charset,
+            charset=config.charset,
             max_length=unet.config.max_length,
-            writers={name: row for row, name in enumerate(card.writers)},
+            writers={name: row for row, name in enumerate(config.writers)},
             null_writer=unet.config.null_writer_id if self.has_null else None,
-            width_model=card.width_model if unet.config.text_layout else None,
+            width_model=config.width_model if unet.config.text_layout else None,
             ink=cache.ink,
             device=self.device,
         )
-        self.reader: LatentReader | None = None  # see prepare_reader
+        self.latent_recogniser: LatentRecogniser | None = None  # see prepare_latent_recogniser
         # On a GPU all latents live there (44,000 words are 180 MB) as far as they fit; else they stay
         # memory-mapped on disk.
         if (
@@ -182,7 +190,7 @@ class DiffusionTrainer:
         generator: torch.Generator,
         dropped: tuple[Tensor, Tensor] | None = None,
         *,
-        legibility_weight: float = 0.0,
+        recognition_weight: float = 0.0,
     ) -> Tensor:
         """Mean squared error of the prediction on records at given timesteps, and what can't be read in it;
         scalar.
@@ -196,35 +204,35 @@ class DiffusionTrainer:
                 noisy_latents, timesteps, *self.conditions.batch(indices, latents.shape[-1], dropped)
             ).float()
         loss = F.mse_loss(prediction, target)
-        if legibility_weight:
+        if recognition_weight:
             clean, share = self.schedule.predict_clean(
                 self.noise_scheduler, noisy_latents, prediction, timesteps
             )
             with self.accelerator.autocast():
-                illegibility = self.reader.loss(
+                illegibility = self.latent_recogniser.loss(
                     add_some_noise(clean, generator), self.conditions.reading_ids[indices], lengths
                 )
             if dropped is not None:
                 share = share.masked_fill(dropped[0], 0.0)  # null text has nothing to read
             # Where there is more noise than signal, the clean latents are a guess that nobody could read.
-            loss = loss + legibility_weight * (share * illegibility).mean()
+            loss = loss + recognition_weight * (share * illegibility).mean()
         return loss
 
-    def prepare_reader(self, folder: Path, start: Path | None = None) -> None:
-        """Teach a reader this run's words, on the main process, and save it in ``folder``; a run that goes on
-        keeps its own.
+    def prepare_latent_recogniser(self, folder: Path, start: Path | None = None) -> None:
+        """Teach a latent recogniser this run's words, on the main process, and save it in ``folder``; a run
+        that goes on keeps its own.
 
         Args:
-            start: folder of a reader that knows the letters already: it learns for a fifth of the steps. Of a
-                run that goes on, that of its checkpoint: it is taken as it is.
+            start: folder of a latent recogniser that knows the letters already: it learns for a fifth of the
+                steps. Of a run that goes on, that of its checkpoint: it is taken as it is.
         Raises:
             ValueError: for published weights, whose padding is a letter too.
         """
         accelerator, s = self.accelerator, self.settings
-        if self.card.charset.pad_id:
-            raise ValueError(
-                "--legibility_weight: published weights have one symbol for padding and z, which no"
-                " recogniser can tell apart. Give --legibility_weight 0."
+        if self.config.charset.pad_id:
+            raise UserError(
+                "--recognition_weight: published weights have one symbol for padding and z, which no"
+                " recogniser can tell apart. Give --recognition_weight 0."
             )
         is_own = bool(self.step and (folder / CONFIG_NAME).is_file())
         if accelerator.is_main_process and self.step and start and not is_own:
@@ -241,19 +249,24 @@ class DiffusionTrainer:
                 )
 
             torch.manual_seed(s.seed)
-            steps, vocabulary_size = s.reader_steps, self.card.charset.vocabulary_size
+            steps, vocabulary_size = s.recogniser_steps, self.config.charset.vocabulary_size
             if start is None:
                 channels, height = self.moments.shape[2:4]
-                reader = LatentReader(LatentReaderConfig(vocabulary_size, channels, height))
+                recogniser = LatentRecogniser(LatentRecogniserConfig(vocabulary_size, channels, height))
             else:
-                steps, reader = -(-steps // 5), LatentReader.from_pretrained(start).grow(vocabulary_size)
+                steps, recogniser = (
+                    -(-steps // 5),
+                    LatentRecogniser.from_pretrained(start).grow(vocabulary_size),
+                )
             # fp16 would need its loss scaled.
             autocast = nullcontext if accelerator.mixed_precision == "fp16" else accelerator.autocast
-            loss = train_latent_reader(reader.to(self.device), draw, steps, seed=s.seed, autocast=autocast)
-            reader.save_pretrained(folder)
-            print(f"reader      {steps} steps, loss {loss:.3f} nats a character")
+            loss = train_latent_recogniser(
+                recogniser.to(self.device), draw, steps, seed=s.seed, autocast=autocast
+            )
+            recogniser.save_pretrained(folder)
+            print(f"recogniser  {steps} steps, loss {loss:.3f} nats a character")
         accelerator.wait_for_everyone()
-        self.reader = LatentReader.from_pretrained(folder).to(self.device)
+        self.latent_recogniser = LatentRecogniser.from_pretrained(folder).to(self.device)
 
     def train_step(self) -> tuple[Tensor, Tensor]:
         """One optimiser step; returns (loss, gradient norm), both left on the device."""
@@ -271,7 +284,7 @@ class DiffusionTrainer:
             chances = torch.rand(2, len(indices), device=self.device, generator=generator)
             dropped = (chances[0] < s.text_dropout, chances[1] < s.writer_dropout)
         loss = self.loss(
-            self.unet, indices, timesteps, generator, dropped, legibility_weight=s.legibility_weight
+            self.unet, indices, timesteps, generator, dropped, recognition_weight=s.recognition_weight
         )
         accelerator.backward(loss)
         grad_norm = accelerator.clip_grad_norm_(self.unet.parameters(), s.max_grad_norm)
@@ -305,17 +318,17 @@ class DiffusionTrainer:
             if self.has_null
             else {"text": 0.0, "writer": 0.0}
         )
-        card = replace(
-            self.card,
+        config = replace(
+            self.config,
             extra={
-                **self.card.extra,
+                **self.config.extra,
                 "step": self.step,
                 "epoch": round(self.epoch, 2),
                 "condition_dropout": dropout,
                 "training": asdict(s),
             },
         )
-        HandwritingPipeline(self.ema.module, self.vae, card, self.reader).save_pretrained(folder)
+        HandwritingPipeline(self.ema.module, self.vae, config, self.latent_recogniser).save_pretrained(folder)
         state = {"step": self.step, "settings": asdict(self.settings)}
         if self.accelerator.scaler is not None:
             state["grad_scaler"] = self.accelerator.scaler.state_dict()
@@ -335,13 +348,13 @@ class DiffusionTrainer:
         texts, writers = pick_previews(
             self.words.records,
             self.val_indices,
-            self.card.writers,
-            self.card.charset,
+            self.config.writers,
+            self.config.charset,
             self.bare_unet.config.max_length,
         )
         if not texts:
             return
-        pipeline = HandwritingPipeline(self.ema.module, self.vae, self.card).to(self.device)
+        pipeline = HandwritingPipeline(self.ema.module, self.vae, self.config).to(self.device)
         images = pipeline(texts, writers, num_inference_steps=DEFAULT_STEPS, seed=self.settings.seed)
         path.parent.mkdir(parents=True, exist_ok=True)
         captions = [f"{text} ({writer})" for text, writer in zip(texts, writers, strict=True)]
@@ -409,11 +422,12 @@ class TrainingLog:
 
 def read_settings(state_file: Path) -> TrainingSettings:
     """The settings that a checkpoint's ``training_state/state.json`` was made with."""
-    return TrainingSettings(**json.loads(state_file.read_text(encoding="utf-8"))["settings"])
+    values = json.loads(state_file.read_text(encoding="utf-8"))["settings"]
+    return TrainingSettings(**{FORMER_NAMES.get(name, name): value for name, value in values.items()})
 
 
 def pick_previews(
-    records: Sequence[WordRecord],
+    records: Sequence[TextImage],
     val: Sequence[int],
     writers: Sequence[str],
     charset: Charset,

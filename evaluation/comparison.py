@@ -14,9 +14,10 @@ import numpy as np
 from tqdm import tqdm
 
 from utils.charset import normalise_text
+from utils.errors import UserError
 from utils.images import ink_box
 from utils.sources import read_image
-from utils.word_folder import FILTER_SETTINGS, INFERENCE_SETTINGS, WordRecord, read_word_folder
+from utils.text_images import FILTER_SETTINGS, INFERENCE_SETTINGS, TextImage, read_text_images
 
 CHUNK = 256  # images in memory at once
 NAMED = 3  # examples in messages
@@ -35,7 +36,7 @@ class WordSet:
     """
 
     folder: Path
-    records: tuple[WordRecord, ...]
+    records: tuple[TextImage, ...]
     height: int
     widths: np.ndarray
     thumbnails: np.ndarray
@@ -73,12 +74,12 @@ class WordSet:
 
 
 def read_word_set(
-    folder: Path, records: Sequence[WordRecord], *, flag: str, most: int | None = None, seed: int = 0
+    folder: Path, records: Sequence[TextImage], *, flag: str, most: int | None = None, seed: int = 0
 ) -> WordSet:
     """Look at each image of a word folder.
 
     Args:
-        records: what ``read_word_folder`` found there.
+        records: what ``read_text_images`` found there.
         flag: the command line flag to name in messages.
         most: draw at most this many words by ``seed``, and keep their order.
     Raises:
@@ -88,7 +89,7 @@ def read_word_set(
         chosen = np.random.default_rng(seed).choice(len(records), most, replace=False)
         records = [records[i] for i in sorted(chosen)]
 
-    def look(record: WordRecord) -> tuple[tuple[int, int], np.ndarray] | str:
+    def look(record: TextImage) -> tuple[tuple[int, int], np.ndarray] | str:
         try:
             image = read_image(folder / record.file_name)
         except (OSError, ValueError) as error:
@@ -112,14 +113,14 @@ def read_word_set(
         if not isinstance(verdict, str)
     ]
     if not kept:
-        raise ValueError(
+        raise UserError(
             f"{flag} {folder}: none of {len(records)} images can be read; the first: {skipped[0]}"
         )
     heights = Counter(shape[0] for _, shape, _ in kept)
     if len(heights) > 1:
         (usual, _), (other, _) = heights.most_common(2)
         odd = next(record.file_name for record, shape, _ in kept if shape[0] == other)
-        raise ValueError(
+        raise UserError(
             f"{flag} {folder}: images of several heights ({usual} pixels, but {odd} has {other}). Make the"
             " folder with one --img_size."
         )
@@ -135,14 +136,14 @@ def read_word_set(
 def check_match(real: WordSet, generated: WordSet) -> None:
     """Raise ValueError unless the two folders can be compared: one height, and a writer in common."""
     if real.height != generated.height:
-        raise ValueError(
+        raise UserError(
             f"--generated {generated.folder}: images {generated.height} pixels high, but those of --real"
             f" {real.folder} have {real.height}. Preprocess the real words with the --img_size of the model's"
             " training."
         )
     names, known = set(generated.writers), set(real.writers)
     if not names & known:
-        raise ValueError(
+        raise UserError(
             f"--generated {generated.folder}: none of its {len(names)} writers ({_name(names)}) is in --real"
             f" {real.folder} ({len(known)} writers: {_name(known)}). Give the real words of the same hands."
         )
@@ -163,7 +164,7 @@ def choose_split(real: WordSet, split: str | None) -> tuple[str, np.ndarray]:
     name = split or ("test" if "test" in splits else "all")
     rows = np.arange(len(real)) if name == "all" else np.flatnonzero(splits == name)
     if not len(rows):
-        raise ValueError(
+        raise UserError(
             f"--split {name}: --real {real.folder} has no word of it, only of"
             f" {', '.join(sorted(set(splits)))}"
         )
@@ -347,8 +348,8 @@ def compare_folders(
         FileNotFoundError, ValueError: if one can't be read, or they don't match; see the functions above.
     """
     # Both lists before any image: a wrong name shows at once.
-    real_records = read_word_folder(real_folder, flag="--real")
-    generated_records = read_word_folder(generated_folder, flag="--generated")
+    real_records = read_text_images(real_folder, flag="--real")
+    generated_records = read_text_images(generated_folder, flag="--generated")
     real = read_word_set(real_folder, real_records, flag="--real")
     generated = read_word_set(generated_folder, generated_records, flag="--generated", most=most, seed=seed)
     check_match(real, generated)

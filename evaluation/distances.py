@@ -9,6 +9,7 @@ form. So a bootstrap of a thousand resamples costs one distance, where recomputi
 import numpy as np
 
 from utils.bootstrap import Distance
+from utils.errors import UserError
 
 KERNEL_ROWS = 512  # rows of the kernel matrix at once: bounds the memory
 
@@ -99,6 +100,6 @@ def _kernel_diagonal(rows: np.ndarray) -> np.ndarray:
 
 def _check_sizes(reference: np.ndarray, other: np.ndarray) -> None:
     if min(len(reference), len(other)) < 2:
-        raise ValueError(
+        raise UserError(
             f"a distance needs two words on each side; here are {len(reference)} and {len(other)}"
         )

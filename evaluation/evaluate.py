@@ -17,6 +17,8 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from utils.errors import UserError
+
 if not __package__:
     sys.path[0] = str(
         Path(__file__).resolve().parents[1]
@@ -49,7 +51,7 @@ from utils.bootstrap import Bootstrap
 from utils.cli import positive_int, run
 from utils.images import pad_to_width, to_images, to_pixel_values
 from utils.output import check_no_file, write_atomically
-from utils.word_folder import SPLITS
+from utils.text_images import SPLITS
 
 METRICS_NAME, REPORT_NAME = "metrics.json", "report.html"
 METRICS = ("inception", "style", "legibility", "nmae", "copies", "diversity")
@@ -171,7 +173,7 @@ def make_reconstructor(
     @torch.inference_mode()
     def reconstruct(images: list[np.ndarray]) -> list[np.ndarray]:
         if images[0].shape[0] % 8:
-            raise ValueError(
+            raise UserError(
                 f"--vae {name}: images {images[0].shape[0]} pixels high; it needs a multiple of 8"
             )
         width = -(-max(image.shape[1] for image in images) // 8) * 8
@@ -327,7 +329,7 @@ def check_output(folder: Path, overwrite: bool) -> None:
     """Raise ValueError if the folder can't be written to, or holds something and is not to be overwritten."""
     check_no_file(folder, "--save_dir")
     if folder.is_dir() and any(folder.iterdir()) and not overwrite:
-        raise ValueError(
+        raise UserError(
             f"--save_dir {folder}: not empty. Name another folder, or give --overwrite: it replaces "
             f"{METRICS_NAME} and {REPORT_NAME} alone."
         )
@@ -350,7 +352,7 @@ def main(args: argparse.Namespace) -> None:
     pair = compare_folders(args.real, args.generated, split=args.split, most=args.max_words, seed=args.seed)
     real, generated = pair.real, pair.generated
     if encoder and encoder.config.img_size[0] != real.height:
-        raise ValueError(
+        raise UserError(
             f"--style_encoder {args.style_encoder}: trained on images {encoder.config.img_size[0]} pixels"
             f" high; those of --real {args.real} have {real.height}. Train one on this folder."
         )

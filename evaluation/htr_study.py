@@ -28,6 +28,8 @@ from datetime import timedelta
 from itertools import product
 from pathlib import Path
 
+from utils.errors import UserError
+
 if not __package__:
     sys.path[0] = str(
         Path(__file__).resolve().parents[1]
@@ -48,7 +50,7 @@ from utils.cli import call_script, flags, positive_int, run
 from utils.device import name_gpu
 from utils.output import check_no_file, write_atomically
 from utils.sources import parse_sources, read_sources
-from utils.word_folder import METADATA_NAME, SPLITS, read_word_folder
+from utils.text_images import METADATA_NAME, SPLITS, read_text_images
 
 SETTINGS_NAME, STUDY_NAME, TABLE_NAME, REPORT_NAME = "settings.json", "study.json", "study.csv", "report.html"
 READINGS_NAME = "test_readings.json"
@@ -258,7 +260,7 @@ def fine_tune(args: argparse.Namespace, part: Path, folder: Path, device: str | 
         device,
     )
     if checkpoint_step(list_checkpoints(folder)[-1]) < args.generator_steps:  # it was stopped, and saved
-        raise ValueError(
+        raise UserError(
             f"{folder}: the generator's training was stopped. Start the same command again to go on."
         )
     write_atomically(finished, json.dumps({"seconds": round(time.monotonic() - start, 1)}))
@@ -399,12 +401,12 @@ def check_settings(args: argparse.Namespace) -> None:
         # Further fractions and seeds are more of the same study.
         for key in sorted(set(own) - {"fractions", "seeds"}):
             if old.get(key) != own[key]:
-                raise ValueError(
+                raise UserError(
                     f"--save_path {args.save_path}: holds a study with --{key} {old.get(key)}, not"
                     f" {own[key]}. Name another folder."
                 )
     elif args.save_path.is_dir() and any(args.save_path.iterdir()):
-        raise ValueError(f"--save_path {args.save_path}: not empty, and no study. Name another folder.")
+        raise UserError(f"--save_path {args.save_path}: not empty, and no study. Name another folder.")
     write_atomically(path, json.dumps(own, indent=2, ensure_ascii=False))
 
 
@@ -421,7 +423,7 @@ def check_inputs(args: argparse.Namespace) -> None:
         load_recogniser(args.recogniser)
     if args.init_from:
         CRNN.from_pretrained(args.init_from, flag="--init_from")
-    records = read_word_folder(args.dataset_path)
+    records = read_text_images(args.dataset_path)
     writers, taught = (
         {record.writer for record in records if record.split in splits} for splits in (SPLITS, ("train",))
     )
@@ -438,13 +440,13 @@ def check_inputs(args: argparse.Namespace) -> None:
         # Of several word folders' writers the names may begin with the folder's.
         seen = sorted({*known, *(name.partition("/")[2] for name in known)} & writers)
         if seen and model is args.generator:
-            raise ValueError(
+            raise UserError(
                 f"--generator {model}: was trained on writers of --dataset_path ({', '.join(seen[:3])}), so"
                 " the study would leak. Give a model that has not seen them, e.g. one trained on fonts; this"
                 " one can be --full_generator."
             )
         if model is args.full_generator and not taught <= set(known):
-            raise ValueError(
+            raise UserError(
                 f"--full_generator {model}: does not know writers of --dataset_path by their names "
                 f"({', '.join(sorted(taught - set(known))[:3])}). Train it on this folder alone."
             )
@@ -456,10 +458,10 @@ def prepare(args: argparse.Namespace) -> tuple[dict[float, Path], int, list[str]
     Raises:
         ValueError: if a split is missing.
     """
-    records = hold_out_val(read_word_folder(args.dataset_path))
+    records = hold_out_val(read_text_images(args.dataset_path))
     for split in ("train", "val", "test"):
         if not any(record.split == split for record in records):
-            raise ValueError(
+            raise UserError(
                 f"--dataset_path {args.dataset_path}: no word of split {split}. A study trains on train and "
                 "measures on test; process_dataset.py makes both."
             )
@@ -511,7 +513,7 @@ def main(args: argparse.Namespace) -> None:
 
     # The generators and their words, a fraction a process.
     for fraction, part in list(parts.items())[rank::ranks]:
-        train = read_word_folder(part, splits=["train"])
+        train = read_text_images(part, splits=["train"])
         say(f"generator   {fraction:g} %: {len(train)} real words")
         fine_tune(args, part, part.parent / "generator", gpu)
         own = sorted({record.writer for record in train})

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from utils.errors import UserError
 from utils.hub import answers_in_time
 
 FEATURES = 2048  # of the last pooling
@@ -35,7 +36,7 @@ def load_inception(weights: Path | None, *, flag: str = "--inception_weights") -
         from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3
         from torchmetrics.image.fid import FrechetInceptionDistance
     except ImportError as error:
-        raise ValueError(f"FID and KID: {error}. Run `pip install torchmetrics torch-fidelity`.") from error
+        raise UserError(f"FID and KID: {error}. Run `pip install torchmetrics torch-fidelity`.") from error
     path = weights or Path(torch.hub.get_dir()) / "checkpoints" / URL_INCEPTION_V3.rsplit("/", 1)[1]
     if weights and not path.is_file():
         raise FileNotFoundError(f"{flag} {path}: no such file. The standard weights are {URL_INCEPTION_V3}")
@@ -69,7 +70,7 @@ def load_inception(weights: Path | None, *, flag: str = "--inception_weights") -
         pickle.UnpicklingError,
     ) as error:
         reason = " ".join(str(error).split())[:160]
-        raise ValueError(
+        raise UserError(
             f"{flag} {path}: not the weights of FID's Inception ({reason}). The standard ones are "
             f"{URL_INCEPTION_V3}"
         ) from error

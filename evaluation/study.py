@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from utils.bootstrap import CONFIDENCE
-from utils.word_folder import WordRecord, write_metadata
+from utils.text_images import TextImage, write_metadata
 
 VAL_SHARE = 0.1  # of the split train, where a data set has no val
 UNITS = ("characters", "words")
@@ -144,7 +144,7 @@ def format_p(p_value: float) -> str:
 # Data
 
 
-def hold_out_val(records: Sequence[WordRecord]) -> list[WordRecord]:
+def hold_out_val(records: Sequence[TextImage]) -> list[TextImage]:
     """The records with a split ``val``: their own, or else a tenth of each writer's ``train``, by the hash of
     the names.
     """
@@ -155,14 +155,14 @@ def hold_out_val(records: Sequence[WordRecord]) -> list[WordRecord]:
     return [replace(record, split="val") if record.file_name in val else record for record in records]
 
 
-def choose_fraction(records: Sequence[WordRecord], fraction: float) -> list[WordRecord]:
+def choose_fraction(records: Sequence[TextImage], fraction: float) -> list[TextImage]:
     """A part of the splits ``train`` and ``val``, as many words of each as that is (at least one), of each
     writer alike as far as whole words allow; none of ``test``. A smaller fraction lies within a larger one.
     """
     return _share_of_each([record for record in records if record.split != "test"], fraction)
 
 
-def _share_of_each(records: Sequence[WordRecord], share: float) -> list[WordRecord]:
+def _share_of_each(records: Sequence[TextImage], share: float) -> list[TextImage]:
     groups = defaultdict(list)
     for record in records:
         groups[record.split, record.writer].append(record)
@@ -184,7 +184,7 @@ def _hash(text: str) -> bytes:
     return hashlib.sha256(text.encode()).digest()
 
 
-def copy_words(source: Path, records: Sequence[WordRecord], target: Path) -> None:
+def copy_words(source: Path, records: Sequence[TextImage], target: Path) -> None:
     """A word folder of some words of another; images are linked where the disk allows it, else copied."""
     for record in records:
         image, copy = source / record.file_name, target / record.file_name

@@ -16,6 +16,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from utils.errors import UserError
+
 if not __package__:
     sys.path[0] = str(
         Path(__file__).resolve().parents[1]
@@ -40,7 +42,7 @@ from utils.checkpoint import (
 from utils.cli import positive_int, run
 from utils.device import has_fast_bf16
 from utils.images import measure_ink
-from utils.sources import TrainingWords, parse_sources, read_images, read_sources
+from utils.sources import TrainingSet, parse_sources, read_images, read_sources
 from utils.training import (
     EpochSampler,
     ExponentialMovingAverage,
@@ -161,7 +163,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def make_encoder(
-    words: TrainingWords,
+    words: TrainingSet,
     train: Sequence[int],
     img_size: tuple[int, int],
     backbone: str | None,
@@ -178,18 +180,18 @@ def make_encoder(
         encoder = StyleEncoder.from_pretrained(checkpoint, flag="--save_path").requires_grad_(True)
         for name, value in (("backbone", backbone), ("style_dim", style_dim)):
             if value not in (None, getattr(encoder.config, name)):
-                raise ValueError(
+                raise UserError(
                     f"--{name} {value}: the run to --resume has {getattr(encoder.config, name)}. Leave it"
                     " out."
                 )
         if encoder.config.writers != writers or encoder.config.img_size[0] != img_size[0]:
-            raise ValueError(
+            raise UserError(
                 "--resume: the word folder has other writers, or images of another height, than the run."
                 " Start a new one with another --save_path."
             )
         return encoder
     if len(writers) < 2:
-        raise ValueError(
+        raise UserError(
             f"--dataset_path {words.folder_of(train[0])}: one writer alone ({writers[0]}); telling hands"
             " apart needs at least two"
         )
@@ -203,7 +205,7 @@ class StyleTrainer:
     def __init__(
         self,
         encoder: StyleEncoder,
-        words: TrainingWords,
+        words: TrainingSet,
         settings: StyleSettings,
         precision: str,
         device: torch.device,
@@ -246,7 +248,7 @@ class StyleTrainer:
             logits = self.encoder(pixel_values)[1]
         loss = F.cross_entropy(logits, rows, label_smoothing=LABEL_SMOOTHING)
         if not torch.isfinite(loss):
-            raise ValueError(
+            raise UserError(
                 f"the loss is not finite at step {self.step}: lower --learning_rate {s.learning_rate}"
             )
         loss.backward()

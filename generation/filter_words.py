@@ -20,6 +20,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from utils.errors import UserError
+
 if not __package__:
     sys.path[0] = str(
         Path(__file__).resolve().parents[1]
@@ -34,14 +36,14 @@ from utils.cli import run
 from utils.images import pixel_difference
 from utils.output import write_atomically
 from utils.sources import read_image
-from utils.word_folder import (
+from utils.text_images import (
     FILTER_SETTINGS,
     INFERENCE_SETTINGS,
     SPLITS,
-    WordRecord,
+    TextImage,
     prepare_output,
-    read_notes,
-    read_word_folder,
+    read_jsonl,
+    read_text_images,
     write_metadata,
 )
 
@@ -113,7 +115,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def score_by_reading(
-    records: Sequence[WordRecord], folder: Path, recogniser: Recogniser, normalise: str
+    records: Sequence[TextImage], folder: Path, recogniser: Recogniser, normalise: str
 ) -> list[dict]:
     """``confidence``, ``cer`` and ``reading`` of words; ``reason`` of those whose image is missing or
     damaged.
@@ -140,7 +142,7 @@ def score_by_reading(
 
 
 def score_by_pixels(
-    records: Sequence[WordRecord], folder: Path, reference: Path, names: set[str]
+    records: Sequence[TextImage], folder: Path, reference: Path, names: set[str]
 ) -> list[dict]:
     """``nmae`` of words; ``reason`` of those without a record of the same name, or with a damaged image."""
     scores = []
@@ -154,7 +156,7 @@ def score_by_pixels(
             scores.append({"reason": "damaged_image"})
             continue
         if pair[0].shape[0] != pair[1].shape[0]:
-            raise ValueError(
+            raise UserError(
                 f"--reference {reference}: {record.file_name} is {pair[1].shape[0]} pixels high, that of "
                 f"--dataset_path {pair[0].shape[0]}. Preprocess both with one --img_size."
             )
@@ -162,7 +164,7 @@ def score_by_pixels(
     return scores
 
 
-def score_words(args: argparse.Namespace, records: Sequence[WordRecord]) -> dict[str, dict]:
+def score_words(args: argparse.Namespace, records: Sequence[TextImage]) -> dict[str, dict]:
     """The score, or the reason for not having one, of each word by file name.
 
     Raises:
@@ -170,18 +172,18 @@ def score_words(args: argparse.Namespace, records: Sequence[WordRecord]) -> dict
     """
     if args.by != "nmae" and not args.recogniser:
         if not all(args.by in record.extra for record in records):
-            raise ValueError(
+            raise UserError(
                 f"--by {args.by}: the words of {args.dataset_path} have no such score yet. Give --recogniser."
             )
         return {record.file_name: dict(record.extra) for record in records}
     noted = args.save_dir / SCORES_NAME
-    scores = {values.pop("file_name"): values for values in read_notes(noted)}
+    scores = {values.pop("file_name"): values for values in read_jsonl(noted)}
     missing = [record for record in records if record.file_name not in scores]
     names, recogniser = set(), None
     if args.by == "nmae":
-        names = {record.file_name for record in read_word_folder(args.reference, flag="--reference")}
+        names = {record.file_name for record in read_text_images(args.reference, flag="--reference")}
         if not names & {record.file_name for record in records}:
-            raise ValueError(
+            raise UserError(
                 f"--reference {args.reference}: no record has the name of one in {args.dataset_path}."
                 " Generated words are paired with real ones by inference.py --dataset_path REAL."
             )
@@ -207,14 +209,14 @@ def score_words(args: argparse.Namespace, records: Sequence[WordRecord]) -> dict
 
 
 def choose_best(
-    records: Sequence[WordRecord], scores: dict[str, dict], by: str, top: float, balance: Sequence[str] = ()
+    records: Sequence[TextImage], scores: dict[str, dict], by: str, top: float, balance: Sequence[str] = ()
 ) -> set[str]:
     """File names of the best words: ``top`` percent of all, and as nearly as whole words allow of each group.
 
     Args:
         balance: ``writer`` and ``length`` (of the text): what a group has in common.
     """
-    groups: dict[tuple, list[WordRecord]] = defaultdict(list)
+    groups: dict[tuple, list[TextImage]] = defaultdict(list)
     for record in records:
         values = {"writer": record.writer, "length": len(record.text)}
         groups[tuple(values[name] for name in balance)].append(record)
@@ -233,8 +235,8 @@ def choose_best(
 def main(args: argparse.Namespace) -> None:
     """Score, choose, copy."""
     if args.save_dir.resolve() == args.dataset_path.resolve():
-        raise ValueError(f"--save_dir {args.save_dir}: is --dataset_path. Name another folder.")
-    records = read_word_folder(args.dataset_path, splits=[args.split] if args.split else [])
+        raise UserError(f"--save_dir {args.save_dir}: is --dataset_path. Name another folder.")
+    records = read_text_images(args.dataset_path, splits=[args.split] if args.split else [])
     settings = {
         "dataset_path": str(args.dataset_path.resolve()),
         "words": len(records),
@@ -260,7 +262,7 @@ def main(args: argparse.Namespace) -> None:
     scores = score_words(args, records)
     scored = [record for record in records if "reason" not in scores[record.file_name]]
     if not scored:
-        raise ValueError(
+        raise UserError(
             f"--dataset_path {args.dataset_path}: no word could be scored "
             f"({dict(Counter(score['reason'] for score in scores.values()))})"
         )
@@ -274,7 +276,7 @@ def main(args: argparse.Namespace) -> None:
     if not kept:
         values = sorted(scores[record.file_name][args.by] for record in scored)
         flag = f"--top {args.top:g}" if args.threshold is None else f"--threshold {args.threshold:g}"
-        raise ValueError(
+        raise UserError(
             f"{flag}: keeps none of {len(scored)} words, whose {args.by} is {values[0]:g} to {values[-1]:g}"
         )
 

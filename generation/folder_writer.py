@@ -13,9 +13,10 @@ from tqdm import tqdm
 from diffusion.pipeline import HandwritingPipeline
 from generation.jobs import Job, slug
 from generation.sampling import Outcome, SamplingSettings, Selection, write_batches
+from utils.errors import UserError
 from utils.images import make_sheet
 from utils.output import save_image
-from utils.word_folder import METADATA_NAME, WordRecord, read_metadata, read_notes, write_metadata
+from utils.text_images import METADATA_NAME, TextImage, read_jsonl, read_metadata, write_metadata
 
 REJECTED_NAME = "rejected.jsonl"
 SHEET_WORDS = 64
@@ -78,7 +79,7 @@ def write_images(
     return len(missing), outcomes
 
 
-def kept_records(jobs: Sequence[Job], outcomes: dict[str, Outcome]) -> list[WordRecord]:
+def kept_records(jobs: Sequence[Job], outcomes: dict[str, Outcome]) -> list[TextImage]:
     """The records of the words that are kept, with their scores; all of them where nothing was selected."""
     records = []
     for record in (job.record for job in jobs):
@@ -92,7 +93,7 @@ def kept_records(jobs: Sequence[Job], outcomes: dict[str, Outcome]) -> list[Word
 
 def read_outcomes(path: Path) -> dict[str, Outcome]:
     """The outcomes that were noted, by file name."""
-    return {values["file_name"]: Outcome(**values) for values in read_notes(path)}
+    return {values["file_name"]: Outcome(**values) for values in read_jsonl(path)}
 
 
 def write_sheets(jobs: Sequence[Job], folder: Path, is_single: bool) -> None:
@@ -155,7 +156,7 @@ def merge_shards(
     if len(by_name) != len(records) or set(by_name) != set(expected):
         missing = sorted(set(expected) - set(by_name))
         foreign = sorted(set(by_name) - set(expected))
-        raise ValueError(
+        raise UserError(
             f"{folder}: the {shards} shards don't add up: {len(missing)} records missing ({missing[:3]}), "
             f"{len(records) - len(by_name)} twice, {len(foreign)} of another job ({foreign[:3]})"
         )

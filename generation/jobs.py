@@ -9,9 +9,10 @@ from pathlib import Path
 import torch
 
 from utils.charset import normalise_text
+from utils.errors import UserError
+from utils.text_images import IMAGE_FOLDER, TextImage
 from utils.training import make_generator
 from utils.vocabulary import choose_oov_words, dictionary_words, listed_words
-from utils.word_folder import IMAGE_FOLDER, WordRecord
 
 
 @dataclass(frozen=True)
@@ -19,7 +20,7 @@ class Job:
     """One image to write; ``index`` fixes its noise, ``writer`` is a name or shares of several."""
 
     index: int
-    record: WordRecord
+    record: TextImage
     writer: str | Mapping[str, float]
 
 
@@ -38,11 +39,9 @@ def parse_mix(values: Sequence[str]) -> dict[str, float]:
         except ValueError:
             number = -1.0
         if not 0 < number < float("inf"):
-            raise ValueError(
-                f"--mix {value}: the share {share!r} is not a positive number (write NAME:SHARE)"
-            )
+            raise UserError(f"--mix {value}: the share {share!r} is not a positive number (write NAME:SHARE)")
         if name in shares:
-            raise ValueError(f"--mix: {name!r} is there twice")
+            raise UserError(f"--mix: {name!r} is there twice")
         shares[name] = number
     total = sum(shares.values())
     return {name: share / total for name, share in shares.items()}
@@ -96,11 +95,11 @@ def jobs_of_texts(
                     else "+".join(f"{n}:{share:.2f}" for n, share in hand.items())
                 )
                 file_name = f"{IMAGE_FOLDER}/{index:06d}-{slug(text)}-{slug(name)}.png"
-                jobs.append(Job(index, WordRecord(file_name, text, name, split), hand))
+                jobs.append(Job(index, TextImage(file_name, text, name, split), hand))
     return jobs
 
 
-def jobs_of_records(records: Sequence[WordRecord], *, num_per_word: int = 1) -> list[Job]:
+def jobs_of_records(records: Sequence[TextImage], *, num_per_word: int = 1) -> list[Job]:
     """Each record again in its own writer's hand, under its own file name, so that two folders compare by
     name.
 
@@ -115,15 +114,15 @@ def jobs_of_records(records: Sequence[WordRecord], *, num_per_word: int = 1) -> 
             )
             text = normalise_text(record.text)
             jobs.append(
-                Job(len(jobs), WordRecord(f"{stem}.png", text, record.writer, record.split), record.writer)
+                Job(len(jobs), TextImage(f"{stem}.png", text, record.writer, record.split), record.writer)
             )
     if len({job.record.file_name for job in jobs}) != len(jobs):
-        raise ValueError("--dataset_path: several images have one name but for the suffix; rename them")
+        raise UserError("--dataset_path: several images have one name but for the suffix; rename them")
     return jobs
 
 
 def jobs_out_of_vocabulary(
-    records: Sequence[WordRecord],
+    records: Sequence[TextImage],
     words: Sequence[str] | None,
     per_writer: int,
     *,
@@ -149,7 +148,7 @@ def jobs_out_of_vocabulary(
     train = [(record.writer, normalise_text(record.text)) for record in records if record.split == "train"]
     hands = list(writers) if writers else sorted({record.writer for record in records} & set(known))
     if not hands:
-        raise ValueError("--oov: the model knows no writer of --dataset_path; name hands with --writer")
+        raise UserError("--oov: the model knows no writer of --dataset_path; name hands with --writer")
     counts: Counter = Counter()
     jobs: list[Job] = []
     for number, hand in enumerate(hands):
@@ -169,11 +168,11 @@ def jobs_out_of_vocabulary(
             counts=counts,
         )
         if len(chosen) < per_writer:
-            raise ValueError(
+            raise UserError(
                 f"--oov {per_writer}: the list has only {len(chosen)} words that are new to {hand} and can be"
                 " written. Give a longer --words_file, or fewer words."
             )
         for text in chosen:
             name = f"{IMAGE_FOLDER}/oov-{len(jobs):06d}-{slug(text)}-{slug(hand)}.png"
-            jobs.append(Job(len(jobs), WordRecord(name, text, hand), hand))
+            jobs.append(Job(len(jobs), TextImage(name, text, hand), hand))
     return jobs

@@ -9,6 +9,7 @@ from diffusion.pipeline import HandwritingPipeline
 from generation.jobs import Job
 from htr.error_rates import character_error_rates
 from htr.recogniser import Recogniser
+from utils.errors import UserError
 
 VARIANT_STRIDE = 1_000_003  # added to the seed for each further variant of a word
 
@@ -90,11 +91,11 @@ def check_jobs(
         if verdicts[key] is None:
             kept.append(job)
         elif not skip_unknown:
-            raise ValueError(
+            raise UserError(
                 f"{flag}: {verdicts[key]}\nUse other words or hands, train with them, or give --skip_unknown."
             )
     if not kept:
-        raise ValueError(
+        raise UserError(
             f"none of {len(jobs)} words can be written by this checkpoint: {next(iter(verdicts.values()))}"
         )
     if len(kept) < len(jobs):

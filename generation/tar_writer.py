@@ -18,6 +18,7 @@ from tqdm import tqdm
 from diffusion.pipeline import HandwritingPipeline
 from generation.jobs import Job
 from generation.sampling import Outcome, SamplingSettings, Selection, write_batches
+from utils.errors import UserError
 from utils.output import write_atomically
 
 INDEX_NAME = "index.json"
@@ -72,7 +73,7 @@ def _write_tar(
     try:
         from webdataset import TarWriter
     except ImportError as error:
-        raise ValueError(f"--output_format webdataset: {error}. Run `pip install webdataset`.") from error
+        raise UserError(f"--output_format webdataset: {error}. Run `pip install webdataset`.") from error
     for left in tar.parent.glob(f".{tar.name}-*.tmp"):  # of a process that was killed
         left.unlink(missing_ok=True)
     temporary = tar.with_name(f".{tar.name}-{os.getpid()}.tmp")
@@ -142,7 +143,7 @@ def finish_tars(folder: Path, num_jobs: int, words_per_tar: int) -> dict | None:
     counts = {name: json.loads((folder / f"{name}.json").read_text(encoding="utf-8")) for name in names}
     done = sum(of["jobs"] for of in counts.values())
     if done != num_jobs or any(of["words"] + len(of["rejected"]) != of["jobs"] for of in counts.values()):
-        raise ValueError(
+        raise UserError(
             f"{folder}: its tars hold {done} of {num_jobs} words. Remove them, or give --overwrite."
         )
     index = {

@@ -15,11 +15,12 @@ from torch import Tensor
 from tqdm import tqdm
 
 from utils.charset import Charset, normalise_text
+from utils.errors import UserError
 from utils.images import to_pixel_values
-from utils.sources import TrainingWords, read_image
-from utils.word_folder import WordRecord, read_word_folder
+from utils.sources import TrainingSet, read_image
+from utils.text_images import TextImage, read_text_images
 
-Words = tuple[Sequence[WordRecord], Sequence[Path]]  # records and where their images are
+Words = tuple[Sequence[TextImage], Sequence[Path]]  # records and where their images are
 
 
 def read_split(folder: Path, split: str, *, flag: str) -> Words:
@@ -29,16 +30,16 @@ def read_split(folder: Path, split: str, *, flag: str) -> Words:
         FileNotFoundError, ValueError: if there is no such folder, no word of this split, or an empty text.
     """
     try:
-        records = read_word_folder(folder, flag=flag, splits=(split,))
+        records = read_text_images(folder, flag=flag, splits=(split,))
     except ValueError as error:
-        raise ValueError(f"{error}. {flag}_split names another split.") from error
+        raise UserError(f"{error}. {flag}_split names another split.") from error
     records = [replace(record, text=normalise_text(record.text)) for record in records]
     if empty := [record.file_name for record in records if not record.text]:
-        raise ValueError(f"{flag} {folder}: {empty[0]} has an empty text")
+        raise UserError(f"{flag} {folder}: {empty[0]} has an empty text")
     return records, [folder / record.file_name for record in records]
 
 
-def pick_words(records: Sequence[WordRecord], paths: Sequence[Path], indices: Iterable[int]) -> Words:
+def pick_words(records: Sequence[TextImage], paths: Sequence[Path], indices: Iterable[int]) -> Words:
     """The words of these indices."""
     chosen = list(indices)
     return [records[i] for i in chosen], [paths[i] for i in chosen]
@@ -50,7 +51,7 @@ def take_sample(words: Words, most: int) -> Words:
     return pick_words(*words, np.linspace(0, count - 1, min(most, count)).round().astype(int))
 
 
-def count_by_folder(words: TrainingWords, indices: Iterable[int]) -> dict[str, int]:
+def count_by_folder(words: TrainingSet, indices: Iterable[int]) -> dict[str, int]:
     """How many of these indices lie in each word folder."""
     return dict(Counter(str(words.folder_of(i)) for i in indices))
 
@@ -69,7 +70,7 @@ def load_crops(paths: Sequence[Path], *, img_height: int) -> list[np.ndarray]:
         crops = list(tqdm(images, total=len(paths), desc="read images", unit="word", leave=False))
     for path, crop in zip(paths, crops, strict=True):
         if crop.shape[0] != img_height:
-            raise ValueError(
+            raise UserError(
                 f"{path}: {crop.shape[0]} pixels high, but the words to train on have {img_height}."
                 " Preprocess all word folders with one height in --img_size."
             )

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from htr.dataset import crop_to_ink, make_batch
 from utils.charset import Charset, normalise_text, order_along_line
 from utils.checkpoint import CONFIG_NAME, load_described, save_described
+from utils.errors import UserError
 from utils.hub import find_model
 
 FRAME = 4  # pixels along the line for each frame of the CRNN
@@ -114,7 +115,7 @@ class CRNNConfig:
         object.__setattr__(self, "characters", tuple(self.characters))
         object.__setattr__(self, "channels", tuple(self.channels))
         if self.img_height < 16 or self.img_height % 16:
-            raise ValueError(
+            raise UserError(
                 f"images of {self.img_height} pixels height; a recogniser needs a multiple of 16. Preprocess"
                 " with --img_size 64 512."
             )
@@ -260,7 +261,7 @@ class CRNNRecogniser:
         height, crops = self.model.config.img_height, [crop_to_ink(image) for image in images]
         for crop in crops:
             if crop.shape[0] != height:
-                raise ValueError(
+                raise UserError(
                     f"images of {crop.shape[0]} pixels height; this recogniser was trained on {height}"
                 )
         is_training, device = self.model.training, self.model.head.weight.device
@@ -290,7 +291,7 @@ class RapidOCRRecogniser:
         try:
             from rapidocr import RapidOCR
         except ImportError as error:
-            raise ValueError(f"{flag} rapidocr: {error}. Run `pip install rapidocr onnxruntime`.") from error
+            raise UserError(f"{flag} rapidocr: {error}. Run `pip install rapidocr onnxruntime`.") from error
         self.engine = RapidOCR(params={"Global.log_level": "critical"})
 
     def read(self, images: Sequence[np.ndarray], *, batch_size: int = 64) -> list[Reading]:
@@ -319,13 +320,13 @@ class TrOCRRecogniser:
         try:
             from transformers import GenerationConfig, TrOCRProcessor, VisionEncoderDecoderModel
         except ImportError as error:
-            raise ValueError(f"{flag} {self.name}: {error}. Run `pip install transformers`.") from error
+            raise UserError(f"{flag} {self.name}: {error}. Run `pip install transformers`.") from error
         source, is_local = find_model(source, CONFIG_NAME, TROCR_WEIGHTS, label=f"{flag} {self.name}")
         try:
             self.processor = TrOCRProcessor.from_pretrained(source, local_files_only=is_local)
             self.model = VisionEncoderDecoderModel.from_pretrained(source, local_files_only=is_local)
         except ImportError as error:
-            raise ValueError(
+            raise UserError(
                 f"{flag} {self.name}: {error}. Run `pip install transformers sentencepiece`."
             ) from error
         except (OSError, ValueError, KeyError, SafetensorError) as error:
@@ -334,7 +335,7 @@ class TrOCRRecogniser:
                 if is_local
                 else "no such folder, and the hub has no TrOCR by this name"
             )
-            raise ValueError(f"{flag} {self.name}: {where} ({' '.join(str(error).split())[:200]})") from error
+            raise UserError(f"{flag} {self.name}: {where} ({' '.join(str(error).split())[:200]})") from error
         self.model.to(device or "cpu").eval().requires_grad_(False)
         own = self.model.generation_config
         self.model.generation_config = GenerationConfig(

@@ -28,7 +28,7 @@ from htr.trainer import HTRSettings, read_settings, train_recogniser
 from utils.checkpoint import choose_resume
 from utils.cli import positive_int, run
 from utils.sources import parse_sources, read_sources
-from utils.word_folder import SPLITS
+from utils.text_images import SPLITS
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:

@@ -41,8 +41,9 @@ from utils.checkpoint import (
     truncate_csv,
 )
 from utils.device import has_fast_bf16
+from utils.errors import UserError
 from utils.output import write_atomically
-from utils.sources import TrainingWords, read_image
+from utils.sources import TrainingSet, read_image
 from utils.training import (
     EpochSampler,
     ExponentialMovingAverage,
@@ -93,7 +94,7 @@ class HTRTrainer:
     def __init__(
         self,
         model: CRNN,
-        train: TrainingWords,
+        train: TrainingSet,
         valid: Words,
         settings: HTRSettings,
         *,
@@ -119,7 +120,7 @@ class HTRTrainer:
         ]
         kept = [i for i in indices if frames_needed(train.records[i].text) <= frames[i]]
         if not kept:
-            raise ValueError(
+            raise UserError(
                 f"each of the {len(unique)} words to train on is too narrow for its text, e.g."
                 f" {self.skipped[0]!r}: a character needs {FRAME} pixels. Preprocess with a larger"
                 " --img_size."
@@ -174,7 +175,7 @@ class HTRTrainer:
             log_probs = self.model(pixel_values.to(self.device), widths)
         loss = F.ctc_loss(log_probs.transpose(0, 1), labels.to(self.device), widths // FRAME, lengths)
         if not torch.isfinite(loss):
-            raise ValueError(
+            raise UserError(
                 f"the loss is not finite at step {self.step}: lower --learning_rate {s.learning_rate}"
             )
         loss.backward()
@@ -276,7 +277,7 @@ def train_until_done(trainer: HTRTrainer, run_folder: Path) -> bool:
     return trainer.is_finished
 
 
-def make_model(train: TrainingWords, checkpoint: Path | None, init_from: Path | None, seed: int) -> CRNN:
+def make_model(train: TrainingSet, checkpoint: Path | None, init_from: Path | None, seed: int) -> CRNN:
     """A new CRNN for the training words, that of the checkpoint to resume, or one grown from ``init_from``.
 
     Raises:
@@ -291,12 +292,12 @@ def make_model(train: TrainingWords, checkpoint: Path | None, init_from: Path | 
     flag = "--resume" if checkpoint else "--init_from"
     model = CRNN.from_pretrained(checkpoint or init_from, flag=flag)
     if model.config.img_height != height:
-        raise ValueError(
+        raise UserError(
             f"{flag} {checkpoint or init_from}: its images have {model.config.img_height} pixels height,"
             f" those of the words to train on {height}. Preprocess with that height in --img_size."
         )
     if checkpoint and (unknown := sorted(set(characters) - set(model.config.characters))):
-        raise ValueError(
+        raise UserError(
             f"--resume: the word folders have characters that the run does not know: {unknown}. Start a new"
             " run from it with --init_from."
         )
@@ -310,7 +311,7 @@ def read_settings(checkpoint: Path) -> HTRSettings:
 
 
 def train_recogniser(
-    train: TrainingWords,
+    train: TrainingSet,
     save_path: Path,
     *,
     valid: Words | None = None,

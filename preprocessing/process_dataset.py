@@ -17,6 +17,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
+from utils.errors import UserError
+
 if not __package__:
     sys.path[0] = str(
         Path(__file__).resolve().parents[1]
@@ -29,7 +31,7 @@ from preprocessing.readers.search import IMAGE_SUFFIXES, ids_of_paths, walk
 from preprocessing.selection import describe, drop_table, filter_words, split_by_writer
 from preprocessing.writing import REPORT_NAME, prepare_save_dir, write_words
 from utils.output import write_atomically
-from utils.word_folder import IMAGE_FOLDER, write_metadata
+from utils.text_images import IMAGE_FOLDER, write_metadata
 
 READERS = {"iam": iam, "gw": gw, "imgur5k": imgur5k, "table": table, "fonts": fonts}
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
@@ -111,7 +113,7 @@ def check_reader_flags(name: str | None, args: argparse.Namespace) -> None:
     for flag, value in ((flag, value) for known in options.values() for flag, value in known.items()):
         takers = [reader for reader, known in options.items() if flag in known]
         if name not in takers and value != args.defaults[flag]:
-            raise ValueError(
+            raise UserError(
                 f"--{flag} {value}: is for --dataset {' or '.join(takers)}; this is read as "
                 f"{name or 'bare images'}. Leave it out, or name the reader with --dataset."
             )
@@ -340,7 +342,7 @@ def process_described(args: argparse.Namespace, name: str) -> None:
     words = split_by_writer(words, args.val_fraction, args.test_fraction)
     if not words:
         sought = IMAGES_SOUGHT.get(name, "") if 2 * dropped["no_image"] > dropped.total() else ""
-        raise ValueError(f"{place}: no word is left of this {name} data set. {sought}\n{drop_table(dropped)}")
+        raise UserError(f"{place}: no word is left of this {name} data set. {sought}\n{drop_table(dropped)}")
     if args.dry_run:
         print(describe(words))
         print(drop_table(dropped))
@@ -364,7 +366,7 @@ def process_described(args: argparse.Namespace, name: str) -> None:
     report = prepare_save_dir(args.save_dir, args.dataset_path, report, args.overwrite)
     records = write_words(words, args.save_dir, settings, args.split_words, args.num_workers, dropped)
     if not records:
-        raise ValueError(f"{place}: none of {len(words)} images could be used.\n{drop_table(dropped)}")
+        raise UserError(f"{place}: none of {len(words)} images could be used.\n{drop_table(dropped)}")
     print(describe(records))
     print(drop_table(dropped))
     report |= {"words": dict(Counter(record.split for record in records)), "dropped": dict(dropped)}
@@ -434,7 +436,7 @@ def fit_settings(args: argparse.Namespace, name: str) -> FitSettings:
 def main(args: argparse.Namespace) -> None:
     """Choose the reader and run it."""
     if args.dataset_path is not None and args.dataset_path.is_file():
-        raise ValueError(
+        raise UserError(
             f"--dataset_path {args.dataset_path}: is a file. Give its folder (a table: and --table FILE)."
         )
     if args.dataset_path is not None and not args.dataset_path.is_dir():

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from preprocessing.raw_word import DroppedWord, RawWord
 from utils.charset import normalise_text
-from utils.word_folder import WordRecord
+from utils.text_images import TextImage
 
 
 def filter_words(
@@ -56,7 +56,7 @@ def split_by_writer(words: Sequence[RawWord], val_fraction: float, test_fraction
     return [replace(word, split=split) for word, split in zip(words, splits, strict=True)]
 
 
-def describe(words: Sequence[RawWord | WordRecord]) -> str:
+def describe(words: Sequence[RawWord | TextImage]) -> str:
     """What a set of words holds: counts, writers, lengths, characters, rare ones, texts shared between
     splits.
     """

@@ -15,8 +15,9 @@ from tqdm import tqdm
 
 from preprocessing.cleaning import FitSettings, clean_word, fit_word, split_at_spaces
 from preprocessing.raw_word import BadBoxError, RawWord
+from utils.errors import UserError
 from utils.output import check_no_file, save_image, write_atomically
-from utils.word_folder import IMAGE_FOLDER, METADATA_NAME, WordRecord
+from utils.text_images import IMAGE_FOLDER, METADATA_NAME, TextImage
 
 REPORT_NAME = "preprocessing.json"
 CHUNK = 32  # words a worker takes at once
@@ -38,7 +39,7 @@ def prepare_save_dir(save_dir: Path, dataset_path: Path | None, report: dict, ov
     if dataset_path is not None:
         source, target = dataset_path.resolve(), save_dir.resolve()
         if source.is_relative_to(target) or target.is_relative_to(source):
-            raise ValueError(
+            raise UserError(
                 f"--save_dir {save_dir}: would write into --dataset_path {dataset_path}. Name a folder"
                 " beside it."
             )
@@ -47,7 +48,7 @@ def prepare_save_dir(save_dir: Path, dataset_path: Path | None, report: dict, ov
     # A half-written marker of a run that was killed just then doesn't count.
     if save_dir.is_dir() and any(path for path in save_dir.iterdir() if path.suffix != ".tmp"):
         if not marker.is_file():
-            raise ValueError(
+            raise UserError(
                 f"--save_dir {save_dir}: not empty, and not made by this script. Name another folder."
             )
         if overwrite:
@@ -70,12 +71,12 @@ def _check_unfinished(save_dir: Path, old: dict, report: dict) -> None:
     # A folder of words is finished when its metadata.jsonl is there, one of bare images when they are
     # counted.
     if (save_dir / METADATA_NAME).is_file() or "images" in old:
-        raise ValueError(
+        raise UserError(
             f"--save_dir {save_dir}: already holds a finished word folder. Name another one, or give "
             "--overwrite to make it anew."
         )
     if {key: value for key, value in old.items() if key in report} != report:
-        raise ValueError(
+        raise UserError(
             f"--save_dir {save_dir}: holds an unfinished run with other settings ({REPORT_NAME}). "
             "Give the same flags to go on with it, or --overwrite to start anew."
         )
@@ -88,7 +89,7 @@ def write_words(
     split_words: bool,
     workers: int,
     dropped: Counter,
-) -> list[WordRecord]:
+) -> list[TextImage]:
     """Write all images on all cores; returns the records, counts what had to be dropped."""
     stems = image_names([word.source_id for word in words])
     pairs = list(zip(words, stems, strict=True))
@@ -128,7 +129,7 @@ def bounded_map(function: Callable, chunks: Iterator, workers: int, *args) -> It
 
 def process_chunk(
     chunk: Sequence[tuple[RawWord, str]], save_dir: Path, settings: FitSettings, split_words: bool
-) -> list[list[WordRecord] | str]:
+) -> list[list[TextImage] | str]:
     """``process_word`` on each word of a chunk, in a worker process."""
     import cv2
 
@@ -138,14 +139,14 @@ def process_chunk(
 
 def process_word(
     word: RawWord, stem: str, save_dir: Path, settings: FitSettings, split_words: bool
-) -> list[WordRecord] | str:
+) -> list[TextImage] | str:
     """Write one word's image (or several, where a text is cut at its spaces).
 
     Returns:
         The records written, or the reason why there are none.
     """
     target = save_dir / IMAGE_FOLDER / f"{stem}.png"
-    record = WordRecord(f"{IMAGE_FOLDER}/{stem}.png", word.text, word.writer, word.split or "train")
+    record = TextImage(f"{IMAGE_FOLDER}/{stem}.png", word.text, word.writer, word.split or "train")
     cuts = split_words and " " in word.text
     if target.is_file() and not cuts:
         return [record]  # an interrupted run wrote it: images appear whole, by rename

@@ -39,8 +39,8 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import nn
 
 from diffusion.autoencoder import CompactAutoencoder, hash_vae
-from diffusion.config import ModelCard
-from diffusion.latent_recogniser import LatentReader, LatentReaderConfig
+from diffusion.config import CheckpointConfig
+from diffusion.latent_recogniser import LatentRecogniser, LatentRecogniserConfig
 from diffusion.layout import CANVAS_STEP, WidthModel
 from diffusion.noise_schedule import NoiseSchedule
 from diffusion.pipeline import DEFAULT_STEPS, FULL_INTERVAL, HandwritingPipeline
@@ -60,10 +60,11 @@ from unet import UNet, make_config
 from utils.charset import Charset
 from utils.cli import positive_int, run
 from utils.device import compile_in_place, has_fast_bf16
+from utils.errors import UserError
 from utils.output import write_atomically
-from utils.sources import TrainingWords
+from utils.sources import TrainingSet
+from utils.text_images import TextImage
 from utils.vocabulary import dictionary_words
-from utils.word_folder import WordRecord
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -172,12 +173,12 @@ def make_sd_vae() -> AutoencoderKL:
     )
 
 
-def make_card(vae: nn.Module, preset: str) -> ModelCard:
-    """The card of a model for IAM; words are as wide as IAM's."""
+def make_card(vae: nn.Module, preset: str) -> CheckpointConfig:
+    """The config of a model for IAM; words are as wide as IAM's."""
     widths = WidthModel(
         dict.fromkeys(CHARACTERS, float(PIXELS_A_CHARACTER)), {}, left=4.0, room=IMG_SIZE[1] - 8.0
     )
-    return ModelCard(
+    return CheckpointConfig(
         Charset(CHARACTERS),
         tuple(f"{i:03d}" for i in range(WRITERS)),
         NoiseSchedule(),
@@ -261,8 +262,8 @@ def our_train_step(
 ) -> Callable[[], None]:
     """A step of ``train_diffusion.py``; ``is_full``: all words fill the image."""
     texts = draw_texts(64 * batch_size)
-    records = tuple(WordRecord(f"images/{i}.png", text, f"{i % WRITERS:03d}") for i, text in enumerate(texts))
-    words = TrainingWords(
+    records = tuple(TextImage(f"images/{i}.png", text, f"{i % WRITERS:03d}") for i, text in enumerate(texts))
+    words = TrainingSet(
         records, tuple(Path("benchmark") / r.file_name for r in records), (1.0,) * len(records)
     )
     accelerator = Accelerator(
@@ -270,12 +271,12 @@ def our_train_step(
     )
     vae = CompactAutoencoder()
     unet = make_unet(args.preset)
-    settings = TrainingSettings(10**6, 10**6, batch_size, 1e-4, legibility_weight=0.5)
+    settings = TrainingSettings(10**6, 10**6, batch_size, 1e-4, recognition_weight=0.5)
     trainer = DiffusionTrainer(
         accelerator, unet, make_card(vae, args.preset), vae, words, MadeUpCache(texts, is_full), settings
     )
-    trainer.reader = (
-        LatentReader(LatentReaderConfig(len(CHARACTERS) + 1)).requires_grad_(False).to(trainer.device)
+    trainer.latent_recogniser = (
+        LatentRecogniser(LatentRecogniserConfig(len(CHARACTERS) + 1)).requires_grad_(False).to(trainer.device)
     )
     if is_compiled:
         compile_in_place(trainer.bare_unet, trainer.device)
@@ -290,7 +291,7 @@ def our_train_step(
 def benchmark_training(args: argparse.Namespace, device: torch.device) -> list[Row]:
     """Images a second of a training step, both ways."""
     batch = args.train_batch_size or (224 if device.type == "cuda" else 16)
-    name = f"ours ({args.preset}, {args.mixed_precision}, latents cached, with the reader's loss)"
+    name = f"ours ({args.preset}, {args.mixed_precision}, latents cached, with the recognition loss)"
     calls = {
         "published (fp32, VAE in the step)": published_train_step(make_sd_vae().to(device), batch, device),
         f"{name}, whole canvas": our_train_step(args, batch, is_full=True),
@@ -346,8 +347,8 @@ def published_sampling(vae: nn.Module, device: torch.device) -> tuple[Callable[[
 def write_shipped(pipeline: HandwritingPipeline, batch_size: int) -> tuple[Callable[[], None], int]:
     """A call that writes dictionary words at the defaults, as inference.py does, and the number of words."""
     count = 1 if batch_size == 1 else 4 * batch_size  # several batches: words of one width share one
-    texts = list(islice(dictionary_words(pipeline.card.charset.characters, seed=0), count))
-    jobs = jobs_of_texts(texts, None, pipeline.card.writers)
+    texts = list(islice(dictionary_words(pipeline.config.charset.characters, seed=0), count))
+    jobs = jobs_of_texts(texts, None, pipeline.config.writers)
     settings = SamplingSettings(
         DEFAULT_STEPS, "dpmsolver++", None, None, None, None, seed=0, batch_size=batch_size
     )
@@ -363,12 +364,12 @@ def benchmark_sampling(args: argparse.Namespace, device: torch.device) -> list[R
         ("Stable Diffusion's VAE", vae.to(memory_format=torch.channels_last)),
         ("compact VAE", CompactAutoencoder().eval().requires_grad_(False)),
     ):
-        unet, card = make_unet(args.preset).eval(), make_card(own, args.preset)
+        unet, config = make_unet(args.preset).eval(), make_card(own, args.preset)
         if args.compile:
             compile_in_place(unet, device)
         for is_full in (True, False):
             pipelines[name, is_full] = HandwritingPipeline(
-                unet, own, replace(card, canvas_step=None) if is_full else card
+                unet, own, replace(config, canvas_step=None) if is_full else config
             )
             pipelines[name, is_full].to(
                 device, torch.bfloat16 if args.mixed_precision == "bf16" else torch.float32
@@ -399,7 +400,9 @@ def benchmark_sampling(args: argparse.Namespace, device: torch.device) -> list[R
         how = f"{args.preset}, {args.mixed_precision}{', compiled' if args.compile else ''}"
         label = f"ours ({how}, each word drawn once), {name}, {steps} steps, batch {count}, {canvas}"
         calls[label], counts[label] = write(name, count, steps, is_full), count
-    if SHIPPED_MODEL.is_dir():  # as people get it: real words, real weights, and its reader's redraws
+    if (
+        SHIPPED_MODEL.is_dir()
+    ):  # as people get it: real words, real weights, and its latent recogniser's redraws
         shipped = HandwritingPipeline.from_pretrained(SHIPPED_MODEL)
         shipped.to(device)
         for count in dict.fromkeys((1, batches[-1])):
@@ -488,7 +491,7 @@ def run_measured(arguments: Sequence[object]) -> tuple[float, int]:
     first, *rest = done.stdout.splitlines()
     seconds, kilobytes, status = first.split()
     if status != "0":
-        raise ValueError(f"{arguments[0]} failed: {' '.join(rest)}")
+        raise UserError(f"{arguments[0]} failed: {' '.join(rest)}")
     return float(seconds), int(kilobytes) * 1024
 
 

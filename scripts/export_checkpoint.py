@@ -8,6 +8,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from utils.errors import UserError
+
 if not __package__:
     sys.path[0] = str(
         Path(__file__).resolve().parents[1]
@@ -43,7 +45,7 @@ def main(args: argparse.Namespace) -> None:
     """Load, write, measure."""
     check_no_file(args.save_path, "--save_path")
     if args.save_path.exists() and any(args.save_path.iterdir()):
-        raise ValueError(f"--save_path {args.save_path}: not empty. Name another folder.")
+        raise UserError(f"--save_path {args.save_path}: not empty. Name another folder.")
     HandwritingPipeline.from_pretrained(args.models_path).save_pretrained(
         args.save_path, dtype=DTYPES[args.dtype]
     )

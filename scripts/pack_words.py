@@ -15,6 +15,8 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from utils.errors import UserError
+
 if not __package__:
     sys.path[0] = str(
         Path(__file__).resolve().parents[1]
@@ -25,7 +27,7 @@ import numpy as np
 from utils.cli import run
 from utils.output import save_image, write_atomically
 from utils.sources import read_images
-from utils.word_folder import METADATA_NAME, read_metadata, read_word_folder, write_metadata
+from utils.text_images import METADATA_NAME, read_metadata, read_text_images, write_metadata
 
 LEVELS = 32
 WHITE = 250  # grey levels from here on count as paper at a word's right
@@ -51,7 +53,7 @@ def pack(folder: Path, target: Path) -> None:
     """Write the words of ``folder`` into one file: images side by side without the white at their right, and
     their lines.
     """
-    records = read_word_folder(folder)
+    records = read_text_images(folder)
     images = read_images([folder / record.file_name for record in records]).numpy()
     is_ink = (images < WHITE).any(axis=1)  # (N, W)
     widths = np.where(is_ink.any(axis=1), images.shape[2] - is_ink[:, ::-1].argmax(axis=1), 0)
@@ -84,7 +86,7 @@ def unpack(source: Path, folder: Path) -> None:
             content[name] for name in ("columns", "widths", "size", "metadata")
         )
     except (lzma.LZMAError, ValueError, KeyError) as error:
-        raise ValueError(f"--unpack {source}: not a file of packed words ({error})") from error
+        raise UserError(f"--unpack {source}: not a file of packed words ({error})") from error
     noted = folder / f".{METADATA_NAME}"
     write_atomically(noted, lines.tobytes())
     records = read_metadata(noted)
@@ -108,7 +110,7 @@ def unpack(source: Path, folder: Path) -> None:
 def main(args: argparse.Namespace) -> None:
     """Pack or unpack."""
     if args.save_path.exists():
-        raise ValueError(f"--save_path {args.save_path}: is there already. Name another.")
+        raise UserError(f"--save_path {args.save_path}: is there already. Name another.")
     if args.unpack:
         if not args.unpack.is_file():
             raise FileNotFoundError(f"--unpack {args.unpack}: no such file")

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from diffusion.autoencoder import CompactAutoencoder, hash_vae, load_vae
-from diffusion.config import ModelCard
+from diffusion.config import CheckpointConfig
 from diffusion.layout import CANVAS_STEP, WidthModel
 from diffusion.noise_schedule import NoiseSchedule
 from diffusion.pipeline import HandwritingPipeline
@@ -49,7 +49,7 @@ def pipeline(vae_folder: Path) -> HandwritingPipeline:
     width_model = WidthModel(
         dict.fromkeys(characters, 7.0), dict(zip(WRITERS, (0.9, 1.0, 1.1), strict=True)), left=2.0, room=60.0
     )
-    card = ModelCard(
+    config = CheckpointConfig(
         Charset(characters),
         WRITERS,
         NoiseSchedule(),
@@ -59,7 +59,7 @@ def pipeline(vae_folder: Path) -> HandwritingPipeline:
         canvas_step=CANVAS_STEP,
         extra={"preset": "tiny", "step": 0},
     )
-    return HandwritingPipeline(unet, vae, card)
+    return HandwritingPipeline(unet, vae, config)
 
 
 @pytest.fixture(scope="session")

@@ -17,7 +17,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import nn
 
 from utils.output import save_image
-from utils.word_folder import IMAGE_FOLDER, WordRecord, write_metadata
+from utils.text_images import IMAGE_FOLDER, TextImage, write_metadata
 
 ROOT = Path(__file__).resolve().parent.parent
 PUBLISHED = (
@@ -132,7 +132,7 @@ def make_word_folder(
     *,
     splits: Sequence[str] = ("train",),
     img_size: tuple[int, int] = (64, 256),
-) -> list[WordRecord]:
+) -> list[TextImage]:
     """Write a complete word folder: word i by writer i and of split i, both modulo their number."""
     (path / IMAGE_FOLDER).mkdir(parents=True)
     records = []
@@ -141,7 +141,7 @@ def make_word_folder(
         picture = Image.fromarray(draw_word(word, font_size=img_size[0] // 2))
         picture.thumbnail((img_size[1] - 8, img_size[0] - 8))
         canvas.paste(picture, (4, (img_size[0] - picture.height) // 2))
-        record = WordRecord(
+        record = TextImage(
             f"{IMAGE_FOLDER}/{i:04d}.png", word, writers[i % len(writers)], splits[i % len(splits)]
         )
         save_image(canvas, path / record.file_name)

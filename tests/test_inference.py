@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from diffusion.latent_recogniser import READER_FOLDER, LatentReader, LatentReaderConfig
+from diffusion.latent_recogniser import LATENT_RECOGNISER_FOLDER, LatentRecogniser, LatentRecogniserConfig
 from generation.jobs import parse_mix
 from htr.recogniser import Reading
 from inference import DEFAULT_WORDS, main, parse_args
@@ -23,7 +23,7 @@ from tests.helpers import (
     start_script,
 )
 from utils.cli import run
-from utils.word_folder import read_word_folder
+from utils.text_images import read_text_images
 
 FAST = ("--num_steps", "2", "--device", "cpu")
 
@@ -63,7 +63,7 @@ def fail(checkpoint, tmp_path, capsys):
 
 
 def read_images(folder):
-    return {r.file_name: np.asarray(Image.open(folder / r.file_name)) for r in read_word_folder(folder)}
+    return {r.file_name: np.asarray(Image.open(folder / r.file_name)) for r in read_text_images(folder)}
 
 
 def times(folder):
@@ -78,7 +78,7 @@ def test_the_command_of_the_readme_writes_default_words_beside_the_model(checkpo
     process = start_script("inference", "--models_path", model, "--single_image", "True", "--num_steps", 1)
     output, errors = process.communicate(timeout=120)
     assert process.returncode == 0, errors
-    records = read_word_folder(model / "samples")
+    records = read_text_images(model / "samples")
     assert (
         tuple(record.text for record in records) == DEFAULT_WORDS
         and f"wrote       {len(DEFAULT_WORDS)} words" in output
@@ -87,7 +87,7 @@ def test_the_command_of_the_readme_writes_default_words_beside_the_model(checkpo
 
 def test_the_output_is_a_word_folder(write):
     folder = write("--words", "cab", "zebra", "--writer", "01", "02")
-    records = read_word_folder(folder)
+    records = read_text_images(folder)
     assert [(r.text, r.writer, r.split) for r in records] == [
         ("cab", "01", "train"),
         ("cab", "02", "train"),
@@ -126,7 +126,7 @@ def test_single_image_true_makes_no_sheets(write):
 def test_single_image_false_makes_a_sheet_of_all_hands_for_each_word(write):
     folder = write("--words", "cab", "ace", "--single_image", "False")
     assert sorted(path.name for path in (folder / "sheets").iterdir()) == ["0000-cab.png", "0001-ace.png"]
-    assert [record.writer for record in read_word_folder(folder)] == [*WRITERS, *WRITERS]
+    assert [record.writer for record in read_text_images(folder)] == [*WRITERS, *WRITERS]
 
 
 def test_single_image_takes_only_true_and_false(fail):
@@ -141,16 +141,16 @@ def test_several_images_of_a_word_differ(write):
 def test_words_come_from_a_file(write, tmp_path):
     (tmp_path / "words.txt").write_text("\ufeffcab \r\n\n  bad ace\n", encoding="utf-8")
     assert [
-        r.text for r in read_word_folder(write("--words_file", tmp_path / "words.txt", "--skip_unknown"))
+        r.text for r in read_text_images(write("--words_file", tmp_path / "words.txt", "--skip_unknown"))
     ] == ["cab"]
 
 
 def test_hands_are_drawn_for_each_image(write):
-    assert len({r.writer for r in read_word_folder(write("--words", "cab", "--num_per_word", 12))}) > 1
+    assert len({r.writer for r in read_text_images(write("--words", "cab", "--num_per_word", 12))}) > 1
 
 
 def test_a_mixed_hand_is_written_and_named(write):
-    assert [r.writer for r in read_word_folder(write("--words", "cab", "--mix", "01:3", "02:1"))] == [
+    assert [r.writer for r in read_text_images(write("--words", "cab", "--mix", "01:3", "02:1"))] == [
         "01:0.75+02:0.25"
     ]
 
@@ -194,21 +194,21 @@ def words(tmp_path_factory):
 
 
 def test_a_data_set_is_written_again_record_by_record(write, words):
-    assert read_word_folder(write("--dataset_path", words)) == read_word_folder(words)
+    assert read_text_images(write("--dataset_path", words)) == read_text_images(words)
 
 
 def test_one_split_of_a_data_set_can_be_written(write, words):
-    assert [r.text for r in read_word_folder(write("--dataset_path", words, "--split", "test"))] == ["bad"]
+    assert [r.text for r in read_text_images(write("--dataset_path", words, "--split", "test"))] == ["bad"]
 
 
 def test_a_data_set_can_be_written_in_another_hand(write, words):
-    records = read_word_folder(write("--dataset_path", words, "--writer", "03"))
+    records = read_text_images(write("--dataset_path", words, "--writer", "03"))
     assert [(r.text, r.writer) for r in records] == [("cab", "03"), ("bad", "03"), ("ace", "03")]
 
 
 def test_a_data_set_is_not_written_over_itself(fail, words, checkpoint):
     message = fail("--dataset_path", str(words), "--save_path", str(words))
-    assert f"--save_path {words}: is --dataset_path" in message and len(read_word_folder(words)) == 3
+    assert f"--save_path {words}: is --dataset_path" in message and len(read_text_images(words)) == 3
 
 
 # Again
@@ -261,7 +261,7 @@ def test_a_changed_words_file_is_another_job(write, fail, tmp_path):
 def test_overwrite_writes_other_settings_anew(write):
     write("--words", "cab", "ace")
     folder = write("--words", "bad", "--overwrite")
-    assert [r.text for r in read_word_folder(folder)] == ["bad"] and len(
+    assert [r.text for r in read_text_images(folder)] == ["bad"] and len(
         list((folder / "images").iterdir())
     ) == 1
 
@@ -310,7 +310,7 @@ def test_two_parts_together_are_the_whole(write, tmp_path):
     parts = tmp_path / "out"
     assert not (parts / "metadata.jsonl").exists()
     write(*words, "--shard", "0/2")
-    assert read_word_folder(parts) == read_word_folder(whole) and (parts / "sheet.png").is_file()
+    assert read_text_images(parts) == read_text_images(whole) and (parts / "sheet.png").is_file()
     one, other = read_images(parts), read_images(whole)
     assert max(np.abs(one[name].astype(int) - other[name]).max() for name in one) <= 2
     assert not list(parts.glob("metadata-*"))
@@ -329,13 +329,13 @@ def test_two_processes_part_the_words(checkpoint, tmp_path):
     )
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 0, errors
-    assert tuple(record.text for record in read_word_folder(tmp_path / "out")) == DEFAULT_WORDS
+    assert tuple(record.text for record in read_text_images(tmp_path / "out")) == DEFAULT_WORDS
 
 
 def test_a_clusters_count_of_processes_without_a_rank_is_one_process(write, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.delenv("RANK", raising=False)
-    assert len(read_word_folder(write("--words", "cab", "ace"))) == 2
+    assert len(read_text_images(write("--words", "cab", "ace"))) == 2
 
 
 def test_a_part_does_not_mind_the_half_written_start_of_another(write, tmp_path):
@@ -371,7 +371,7 @@ def test_an_unknown_character_ends_with_one_line(checkpoint, tmp_path):
 
 def test_unknown_words_can_be_skipped(write, capsys):
     assert [
-        r.text for r in read_word_folder(write("--words", "café", "cab", "alphabets", "--skip_unknown"))
+        r.text for r in read_text_images(write("--words", "café", "cab", "alphabets", "--skip_unknown"))
     ] == ["cab"]
     assert "skipped     2 of 3 words" in capsys.readouterr().out
 
@@ -443,11 +443,11 @@ def test_published_weights_write_with_named_hands(vae_folder, tmp_path, write):
         tmp_path / "writers.json",
         models_path=PUBLISHED,
     )
-    assert [(r.text, r.writer) for r in read_word_folder(folder)] == [("hand", "000")]
+    assert [(r.text, r.writer) for r in read_text_images(folder)] == [("hand", "000")]
 
 
 def test_file_names_are_plain(write):
-    names = [r.file_name for r in read_word_folder(write("--words", "cab", "--mix", "01:1", "02:1"))]
+    names = [r.file_name for r in read_text_images(write("--words", "cab", "--mix", "01:1", "02:1"))]
     assert all(re.fullmatch(r"images/[\w\-]+\.png", name) for name in names)
 
 
@@ -490,20 +490,20 @@ def test_scores_stand_in_the_metadata(write, fake):
     folder = write(*WORD, "--recogniser", "fake")
     assert all(
         record.extra == {"cer": 0.0, "confidence": 0.5, "reading": "cab", "variant": 0}
-        for record in read_word_folder(folder)
+        for record in read_text_images(folder)
     )
     assert not list(folder.glob("readings-*")) and not (folder / "rejected.jsonl").exists()
 
 
 def test_without_a_limit_every_word_is_kept(write, fake):
     fake(())
-    assert len(read_word_folder(write(*WORD, "--recogniser", "fake"))) == 12
+    assert len(read_text_images(write(*WORD, "--recogniser", "fake"))) == 12
 
 
 def test_words_that_are_misread_are_left_out(write, fake, capsys):
     fake(range(5))
     folder = write(*WORD, "--recogniser", "fake", "--max_cer", "0")
-    kept = read_word_folder(folder)
+    kept = read_text_images(folder)
     rejected = [json.loads(line) for line in (folder / "rejected.jsonl").read_text().splitlines()]
     assert 0 < len(kept) < 12 and len(kept) + len(rejected) == 12 == len(
         {r["file_name"] for r in rejected}
@@ -518,7 +518,7 @@ def test_words_that_are_misread_are_left_out(write, fake, capsys):
 def test_further_variants_are_tried_until_one_is_read(write, fake):
     recogniser = fake(range(5))
     folder = write(*WORD, "--recogniser", "fake", "--max_cer", "0", "--best_of", "8")
-    kept = read_word_folder(folder)
+    kept = read_text_images(folder)
     assert len(kept) > 9 and {record.extra["variant"] for record in kept} > {0}
     assert 12 < recogniser.seen < 12 * 8
 
@@ -527,7 +527,7 @@ def test_of_variants_with_as_many_errors_the_surest_is_kept(write, fake):
     recogniser = fake(())
     sureness = iter((0.3, 0.6, 0.5))
     recogniser.read = lambda images, **options: [Reading("cob", next(sureness)) for _ in images]
-    (record,) = read_word_folder(
+    (record,) = read_text_images(
         write("--words", "cab", "--writer", "01", "--recogniser", "fake", "--best_of", "3")
     )
     assert record.extra["variant"] == 1 and record.extra["confidence"] == 0.6
@@ -537,7 +537,7 @@ def test_the_first_variant_is_what_is_written_without_a_recogniser(write, fake, 
     fake(range(5))
     chosen = write(*WORD, "--recogniser", "fake", "--best_of", "3")
     plain = write(*WORD, save_path=tmp_path / "plain")
-    first = {r.file_name for r in read_word_folder(chosen) if r.extra["variant"] == 0}
+    first = {r.file_name for r in read_text_images(chosen) if r.extra["variant"] == 0}
     assert first and all(
         np.array_equal(read_images(chosen)[name], read_images(plain)[name]) for name in first
     )
@@ -576,7 +576,7 @@ def test_parts_choose_what_one_process_chooses(write, fake, tmp_path):
     whole = write(*flags)
     for part in ("1/2", "0/2"):
         parts = write(*flags, "--shard", part, save_path=tmp_path / "parts")
-    assert read_word_folder(parts) == read_word_folder(whole)
+    assert read_text_images(parts) == read_text_images(whole)
     assert (parts / "rejected.jsonl").read_text() == (whole / "rejected.jsonl").read_text()
 
 
@@ -600,17 +600,17 @@ def test_bad_flags_of_the_choice_are_named(flags, capsys):
     assert flags[-2] in capsys.readouterr().err
 
 
-# Words that the model's own reader can't read
+# Words that the model's own latent recogniser can't read
 
 
 @pytest.fixture
 def with_reader(checkpoint, tmp_path, pipeline):
-    """The checkpoint with a reader that has learnt nothing, and so can read no word."""
+    """The checkpoint with a latent recogniser that has learnt nothing, and so can read no word."""
     model = shutil.copytree(checkpoint, tmp_path / "with_reader")
-    config = LatentReaderConfig(
-        pipeline.card.charset.vocabulary_size, latent_height=IMG_SIZE[0] // 8, channels=(8, 16, 16, 32)
+    config = LatentRecogniserConfig(
+        pipeline.config.charset.vocabulary_size, latent_height=IMG_SIZE[0] // 8, channels=(8, 16, 16, 32)
     )
-    LatentReader(config).save_pretrained(model / READER_FOLDER)
+    LatentRecogniser(config).save_pretrained(model / LATENT_RECOGNISER_FOLDER)
     return model
 
 
@@ -635,7 +635,7 @@ def test_redraws_do_not_hang_on_the_batch_size(write, with_reader, tmp_path):
 
 
 def test_redraws_need_a_reader_and_a_number(fail, capsys):
-    assert "--redraws 2: this model has no reader" in fail("--words", "cab", "--redraws", "2")
+    assert "--redraws 2: this model has no latent recogniser" in fail("--words", "cab", "--redraws", "2")
     with pytest.raises(SystemExit):
         parse_args(["--redraws", "-1"])
     assert "--redraws -1: at least 0" in capsys.readouterr().err
@@ -652,15 +652,15 @@ def training_words(tmp_path):
 
 
 def test_each_hand_gets_words_that_it_has_not_written(write, training_words):
-    train = {(r.writer, r.text) for r in read_word_folder(training_words[1])}
-    records = read_word_folder(write("--oov", "2", *training_words))
+    train = {(r.writer, r.text) for r in read_text_images(training_words[1])}
+    records = read_text_images(write("--oov", "2", *training_words))
     assert [record.writer for record in records] == ["01"] * 2 + ["02"] * 2
     assert not train & {(record.writer, record.text) for record in records}
 
 
 def test_with_scope_dataset_no_hand_has_written_them(write, training_words):
-    known = {r.text for r in read_word_folder(training_words[1])}
-    records = read_word_folder(write("--oov", "2", "--oov_scope", "dataset", *training_words))
+    known = {r.text for r in read_text_images(training_words[1])}
+    records = read_text_images(write("--oov", "2", "--oov_scope", "dataset", *training_words))
     assert not known & {record.text for record in records}
 
 
@@ -712,7 +712,7 @@ TARS = (
 def test_tars_hold_the_same_words_as_a_folder(checkpoint, tmp_path):
     run_script("inference", "--models_path", checkpoint, "--save_path", tmp_path / "tars", *TARS)
     run_script("inference", "--models_path", checkpoint, "--save_path", tmp_path / "folder", *TARS[4:])
-    records = read_word_folder(tmp_path / "folder")
+    records = read_text_images(tmp_path / "folder")
     found = read_tars(tmp_path / "tars")
     assert sorted(found) == list(range(9)) and len(list((tmp_path / "tars").glob("*.tar"))) == 5
     for number, record in enumerate(records):

@@ -163,7 +163,7 @@ def test_the_run_can_be_sampled_from(tiny_run):
 def test_the_other_predictions_train_too(train, prediction_type):
     run = train("--max_train_steps", 1, "--prediction_type", prediction_type)
     pipeline = HandwritingPipeline.from_pretrained(run)
-    assert pipeline.card.schedule.prediction_type == prediction_type
+    assert pipeline.config.schedule.prediction_type == prediction_type
     assert pipeline(["bead"], ["01"], num_inference_steps=2).shape == (1, *IMG_SIZE)
 
 
@@ -473,7 +473,7 @@ def grown(new_words, tiny_run, tmp_path):
 
 
 def test_new_writers_and_characters_come_behind_the_known_ones(grown):
-    assert grown.card.writers == (*WRITERS, "99") and "".join(grown.card.charset.characters) == "abcdefZ"
+    assert grown.config.writers == (*WRITERS, "99") and "".join(grown.config.charset.characters) == "abcdefZ"
 
 
 def test_known_rows_and_widths_are_kept(grown, tiny_run):
@@ -481,8 +481,8 @@ def test_known_rows_and_widths_are_kept(grown, tiny_run):
     old, new = (model.unet.writer_embedding.weight for model in (start, grown))
     torch.testing.assert_close(new[:3], old[:3], rtol=0, atol=1e-6)
     torch.testing.assert_close(new[4], old[3], rtol=0, atol=1e-6)  # the null writer
-    for character, width in start.card.width_model.character_widths.items():
-        assert grown.card.width_model.character_widths[character] == pytest.approx(width, rel=0.1)
+    for character, width in start.config.width_model.character_widths.items():
+        assert grown.config.width_model.character_widths[character] == pytest.approx(width, rel=0.1)
 
 
 def test_a_grown_model_writes_new_and_old_hands(grown):
@@ -490,7 +490,7 @@ def test_a_grown_model_writes_new_and_old_hands(grown):
 
 
 def test_a_grown_model_tells_where_it_came_from(grown):
-    assert grown.card.extra["init_from"] == {"dataset": "words", "step": 4, "preset": "tiny"}
+    assert grown.config.extra["init_from"] == {"dataset": "words", "step": 4, "preset": "tiny"}
 
 
 def read_rows(checkpoint):
@@ -556,13 +556,13 @@ def test_other_weights_learn_at_the_rate_that_they_had(teach):
 
 def test_new_writers_learn_faster_where_a_trained_model_is_the_start():
     given = {field: None for field in ("batch_size", "max_train_steps")}
-    card = type("Card", (), {"extra": {"preset": "small"}})()
-    assert train_diffusion.make_settings(given, 1, card, 640, 1, None).writer_rate_factor == 1
-    card.extra["init_from"] = {"dataset": "words"}
-    settings = train_diffusion.make_settings(given, 1, card, 640, 1, None)
+    config = type("Card", (), {"extra": {"preset": "small"}})()
+    assert train_diffusion.make_settings(given, 1, config, 640, 1, None).writer_rate_factor == 1
+    config.extra["init_from"] = {"dataset": "words"}
+    settings = train_diffusion.make_settings(given, 1, config, 640, 1, None)
     assert settings.writer_rate_factor == train_diffusion.NEW_WRITERS_FACTOR
     older = replace(settings, writer_rate_factor=None)
-    assert train_diffusion.make_settings(given, 1, card, 640, 1, older).writer_rate_factor is None
+    assert train_diffusion.make_settings(given, 1, config, 640, 1, older).writer_rate_factor is None
 
 
 def test_a_run_of_before_writers_had_a_rate_of_their_own_goes_on_bit_for_bit(train, tmp_path, monkeypatch):
@@ -619,8 +619,8 @@ def test_init_from_takes_images_of_another_width(tiny_run, tmp_path, width, expe
         tmp_path / "run",
         *INIT_TRAINING,
     )
-    card = HandwritingPipeline.from_pretrained(tmp_path / "run").card
-    assert card.img_size == (32, expected) and card.width_model.room <= expected
+    config = HandwritingPipeline.from_pretrained(tmp_path / "run").config
+    assert config.img_size == (32, expected) and config.width_model.room <= expected
 
 
 def test_init_from_refuses_another_vae(new_words, tiny_run, tmp_path):
@@ -664,7 +664,10 @@ def test_published_weights_can_be_trained_on(train, vae_folder, tmp_path):
         *INIT_TRAINING,
     )
     pipeline = HandwritingPipeline.from_pretrained(tmp_path / "run")
-    assert pipeline.card.writers == (*"0123456", "me") and pipeline.card.charset.encode(["ö"], 1).item() == 53
+    assert (
+        pipeline.config.writers == (*"0123456", "me")
+        and pipeline.config.charset.encode(["ö"], 1).item() == 53
+    )
 
 
 # Data
@@ -684,7 +687,7 @@ def test_several_folders_train_together(train, words_folder, new_words, vae_fold
         1,
         *TINY_TRAINING,
     )
-    assert HandwritingPipeline.from_pretrained(tmp_path / "run").card.writers == (
+    assert HandwritingPipeline.from_pretrained(tmp_path / "run").config.writers == (
         "02",
         "03",
         "99",
@@ -769,7 +772,7 @@ def test_rates_and_norms_are_positive(flag, capsys):
 
 @pytest.fixture(scope="module")
 def legible_run(words_folder, vae_folder, tmp_path_factory):
-    """Four steps with the reader's loss, checkpoints at 2 and 4."""
+    """Four steps with the recognition loss, checkpoints at 2 and 4."""
     run = tmp_path_factory.mktemp("legible") / "run"
     run_script(
         "train_diffusion",
@@ -782,9 +785,9 @@ def legible_run(words_folder, vae_folder, tmp_path_factory):
         *TINY_TRAINING,
         "--max_train_steps",
         4,
-        "--legibility_weight",
+        "--recognition_weight",
         1,
-        "--reader_steps",
+        "--recogniser_steps",
         3,
     )
     return run
@@ -813,11 +816,11 @@ def test_a_run_takes_its_reader_from_the_checkpoint_or_teaches_another(legible_r
     run = clone_checkpoint(first, tmp_path / "run")  # moved without the folder reader beside it
     train("--resume", "--max_train_steps", 4)
     assert_equal_states(list_checkpoints(run)[-1], last)
-    assert "reader      " not in capsys.readouterr().out
+    assert "recogniser  " not in capsys.readouterr().out
     for folder in run.rglob("reader"):
         shutil.rmtree(folder)
     train("--resume", "--max_train_steps", 5)
-    assert "reader      3 steps" in capsys.readouterr().out
+    assert "recogniser  3 steps" in capsys.readouterr().out
 
 
 def test_further_training_takes_the_reader_along(legible_run, tmp_path, capsys):
@@ -832,23 +835,23 @@ def test_further_training_takes_the_reader_along(legible_run, tmp_path, capsys):
         tmp_path / "run",
         "--max_train_steps",
         1,
-        "--legibility_weight",
+        "--recognition_weight",
         0.5,
-        "--reader_steps",
+        "--recogniser_steps",
         10,
         *TINY_TRAINING[2:],
     )
-    assert "reader      2 steps" in capsys.readouterr().out  # a fifth
+    assert "recogniser  2 steps" in capsys.readouterr().out  # a fifth
     config = json.loads((tmp_path / "run" / "reader" / "config.json").read_text())
     assert config["latent_reader"]["vocabulary_size"] > 7
 
 
 def test_the_presets_say_whether_legibility_counts(tmp_path):
-    card = type("Card", (), {"extra": {"preset": "small"}})()
-    given = {field: None for field in ("batch_size", "max_train_steps", "legibility_weight")}
-    settings = train_diffusion.make_settings(given, 1, card, 640, 1, None)
-    assert settings.legibility_weight == 0.5
-    card.extra["preset"] = "wordstylist"
-    assert train_diffusion.make_settings(given, 1, card, 640, 1, None).legibility_weight == 0
+    config = type("Card", (), {"extra": {"preset": "small"}})()
+    given = {field: None for field in ("batch_size", "max_train_steps", "recognition_weight")}
+    settings = train_diffusion.make_settings(given, 1, config, 640, 1, None)
+    assert settings.recognition_weight == 0.5
+    config.extra["preset"] = "wordstylist"
+    assert train_diffusion.make_settings(given, 1, config, 640, 1, None).recognition_weight == 0
     with pytest.raises(SystemExit):
-        parse_args(["--dataset_path", "a", "--legibility_weight", "-1"])
+        parse_args(["--dataset_path", "a", "--recognition_weight", "-1"])

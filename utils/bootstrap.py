@@ -5,6 +5,8 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
+from utils.errors import UserError
+
 
 @dataclass(frozen=True)
 class Distance:
@@ -116,7 +118,7 @@ def _columns(numerators: np.ndarray, denominators: np.ndarray | None) -> np.ndar
     """(2, n) float64 numerators and denominators."""
     numerators = np.asarray(numerators, np.float64)
     if not len(numerators):
-        raise ValueError("nothing to average")
+        raise UserError("nothing to average")
     return np.stack(
         [
             numerators,

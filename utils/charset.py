@@ -8,6 +8,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from utils.errors import UserError
+
 
 def normalise_text(text: str) -> str:
     """Return ``text`` in Unicode NFC with outer white space removed and inner white space as single
@@ -32,10 +34,10 @@ def read_texts(path: Path, *, flag: str = "--words_file") -> list[str]:
     except FileNotFoundError as error:
         raise FileNotFoundError(f"{flag} {path}: no such file") from error
     except UnicodeDecodeError as error:
-        raise ValueError(f"{flag} {path}: not a UTF-8 text file ({error})") from error
+        raise UserError(f"{flag} {path}: not a UTF-8 text file ({error})") from error
     texts = normalise_texts(lines)
     if not texts:
-        raise ValueError(f"{flag} {path}: no words in it")
+        raise UserError(f"{flag} {path}: no words in it")
     return texts
 
 
@@ -52,9 +54,9 @@ class Charset:
 
     def __post_init__(self) -> None:
         if len(set(self.characters)) != len(self.characters):
-            raise ValueError("a charset holds each character once")
+            raise UserError("a charset holds each character once")
         if any(len(character) != 1 for character in self.characters):
-            raise ValueError("a charset's entries are single characters")
+            raise UserError("a charset's entries are single characters")
 
     @classmethod
     def from_texts(cls, texts: Iterable[str]) -> "Charset":
@@ -85,11 +87,11 @@ class Charset:
         for row, text in enumerate(texts):
             unknown = self.unknown(text)
             if unknown:
-                raise ValueError(
+                raise UserError(
                     f"{unknown[0]!r} (in {text!r}) is not in this checkpoint's charset ({self.describe()})"
                 )
             if len(text) > max_length:
-                raise ValueError(
+                raise UserError(
                     f"{text!r} has {len(text)} characters; this checkpoint writes at most {max_length}"
                 )
             for column, character in enumerate(text):

@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from utils.errors import UserError
 from utils.output import check_no_file
 
 CONFIG_NAME = "config.json"
@@ -156,7 +157,7 @@ def load_described(
         model = build(json.loads((folder / CONFIG_NAME).read_text(encoding="utf-8"))[kind])
         model.load_state_dict(load_file(folder / weights_name))
     except (OSError, KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
-        raise ValueError(f"{flag} {folder}: damaged ({' '.join(str(error).split())[:200]})") from error
+        raise UserError(f"{flag} {folder}: damaged ({' '.join(str(error).split())[:200]})") from error
     return model.eval().requires_grad_(False)
 
 
@@ -233,7 +234,7 @@ def choose_resume(run: Path, resume: bool) -> Path | None:
         way_on = (
             "Give --resume to go on with it, or another folder." if checkpoints else "Give another folder."
         )
-        raise ValueError(f"--save_path {run}: not empty, and a run is never overwritten. {way_on}")
+        raise UserError(f"--save_path {run}: not empty, and a run is never overwritten. {way_on}")
     return None
 
 

@@ -9,13 +9,15 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from utils.errors import UserError
+
 
 def run(main: Callable[[argparse.Namespace], None], args: argparse.Namespace) -> None:
-    """Call ``main(args)``; a ValueError or OSError (missing file, full disk) ends with its message and status
+    """Call ``main(args)``; a UserError or OSError (missing file, full disk) ends with its message and status
     2, Ctrl-C with 130."""
     try:
         main(args)
-    except (ValueError, OSError) as error:
+    except (UserError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     except RuntimeError as error:
@@ -100,7 +102,7 @@ def call_script(name: str, arguments: Sequence[object], log: Path, device: str |
         last = next(
             (line for line in reversed(lines) if line.startswith("error: ")), lines[-1] if lines else ""
         )
-        raise ValueError(f"{name} ended with {code}: {last.rsplit(chr(13), 1)[-1]} (all of it in {log})")
+        raise UserError(f"{name} ended with {code}: {last.rsplit(chr(13), 1)[-1]} (all of it in {log})")
 
 
 def flags(**values: object) -> list[str]:

@@ -7,6 +7,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from utils.errors import UserError
+
 
 def write_atomically(path: Path, content: str | bytes) -> None:
     """Write a file by temporary name and rename, so that it is either absent, old or whole."""
@@ -41,6 +43,6 @@ def check_no_file(folder: Path, flag: str) -> None:
     """Raise ValueError if what is to be a folder is a file, or lies below one."""
     blocker = next((path for path in (folder, *folder.parents) if path.exists() and not path.is_dir()), None)
     if blocker is not None:
-        raise ValueError(
+        raise UserError(
             f"{flag} {folder}: {'' if blocker == folder else f'{blocker} '}is a file. Name a folder."
         )

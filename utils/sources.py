@@ -13,7 +13,8 @@ from PIL import Image
 from torch import Tensor
 
 from utils.charset import normalise_text
-from utils.word_folder import WordRecord, read_word_folder
+from utils.errors import UserError
+from utils.text_images import TextImage, read_text_images
 
 HELD_OUT_SHARE = 0.02  # of the training words, where a folder has no usable validation split
 HELD_OUT_MOST = 512
@@ -28,7 +29,7 @@ class Source:
 
 
 @dataclass(frozen=True)
-class TrainingWords:
+class TrainingSet:
     """The records of several word folders, with what trains and what validates.
 
     ``records[i]`` has its image at ``paths[i]``; ``shares[i]`` is how often it counts in an epoch; ``flag``
@@ -36,7 +37,7 @@ class TrainingWords:
     ``train`` trains.
     """
 
-    records: tuple[WordRecord, ...]
+    records: tuple[TextImage, ...]
     paths: tuple[Path, ...]
     shares: tuple[float, ...]
     flag: str = "--dataset_path"
@@ -75,7 +76,7 @@ class TrainingWords:
             times, rest = divmod(self.shares[i], 1)
             indices += [i] * (int(times) + (self._hash(i) < rest * 2**64))
         if not indices:
-            raise ValueError(
+            raise UserError(
                 f"{self.flag}: the shares leave none of {len(train)} words to train on; give larger ones"
             )
         return indices
@@ -103,26 +104,26 @@ def parse_sources(values: Sequence[str], *, flag: str = "--dataset_path") -> lis
             sources.append(Source(Path(value)))  # the folder's own error will name it
             continue
         if not (0 < number < math.inf):
-            raise ValueError(f"{flag} {value}: the share {share} is not a positive number")
+            raise UserError(f"{flag} {value}: the share {share} is not a positive number")
         sources.append(Source(Path(folder), number))
     return sources
 
 
-def read_sources(sources: Sequence[Source], *, flag: str = "--dataset_path") -> TrainingWords:
+def read_sources(sources: Sequence[Source], *, flag: str = "--dataset_path") -> TrainingSet:
     """Read word folders together. A writer's name that several folders use becomes ``folder/writer`` in each.
 
     Raises:
         ValueError: if no record is of split ``train``, a text is empty, or two folders of one name hold one
             writer's name.
     """
-    folders = [read_word_folder(source.folder, flag=flag) for source in sources]
+    folders = [read_text_images(source.folder, flag=flag) for source in sources]
     uses = Counter(writer for records in folders for writer in {record.writer for record in records})
     records, paths, shares = [], [], []
     for source, folder_records in zip(sources, folders, strict=True):
         for record in folder_records:
             text = normalise_text(record.text)
             if not text:
-                raise ValueError(f"{flag} {source.folder}: {record.file_name} has an empty text")
+                raise UserError(f"{flag} {source.folder}: {record.file_name} has an empty text")
             name = (
                 f"{source.folder.resolve().name}/{record.writer}"
                 if uses[record.writer] > 1
@@ -132,10 +133,10 @@ def read_sources(sources: Sequence[Source], *, flag: str = "--dataset_path") -> 
             paths.append(source.folder / record.file_name)
             shares.append(source.share)
     if len({source.folder.resolve().name for source in sources}) != len(sources) and max(uses.values()) > 1:
-        raise ValueError(f"{flag}: two folders of one name share a writer's name; rename one of the folders")
+        raise UserError(f"{flag}: two folders of one name share a writer's name; rename one of the folders")
     if not any(record.split == "train" for record in records):
-        raise ValueError(f"{flag} {' '.join(str(s.folder) for s in sources)}: no word of split train")
-    return TrainingWords(tuple(records), tuple(paths), tuple(shares), flag)
+        raise UserError(f"{flag} {' '.join(str(s.folder) for s in sources)}: no word of split train")
+    return TrainingSet(tuple(records), tuple(paths), tuple(shares), flag)
 
 
 def read_image(path: Path) -> np.ndarray:
@@ -150,7 +151,7 @@ def read_image(path: Path) -> np.ndarray:
     except FileNotFoundError as error:
         raise FileNotFoundError(f"{path}: the image is named in metadata.jsonl but is not there") from error
     except (OSError, SyntaxError) as error:
-        raise ValueError(f"{path}: not a readable image ({error})") from error
+        raise UserError(f"{path}: not a readable image ({error})") from error
 
 
 def read_images(paths: Sequence[Path]) -> Tensor:
@@ -165,10 +166,10 @@ def read_images(paths: Sequence[Path]) -> Tensor:
         images = list(pool.map(read_image, paths))
     height, width = images[0].shape
     if height % 8 or width % 8:
-        raise ValueError(f"{paths[0]}: {height}x{width} pixels; height and width must be multiples of 8")
+        raise UserError(f"{paths[0]}: {height}x{width} pixels; height and width must be multiples of 8")
     for path, image in zip(paths, images, strict=True):
         if image.shape != (height, width):
-            raise ValueError(
+            raise UserError(
                 f"{path}: {image.shape[0]}x{image.shape[1]} pixels, but {paths[0]} has {height}x{width}. "
                 "Preprocess all word folders with one --img_size."
             )

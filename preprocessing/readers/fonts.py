@@ -21,6 +21,7 @@ from PIL import ImageFont
 from preprocessing.raw_word import DroppedWord, RawWord
 from preprocessing.readers.font_drawing import FONT_SIZE, FontDrawing, draw_plain, open_font
 from utils.charset import read_texts
+from utils.errors import UserError
 from utils.vocabulary import TextSource, shuffled_forever, split_of
 
 FAMILIES = (
@@ -88,9 +89,9 @@ def iter_words(
         ValueError: if ``fonts`` names a cut that is not there, or a number is too small.
     """
     if num_words < 1:
-        raise ValueError(f"--num_words {num_words}: at least 1")
+        raise UserError(f"--num_words {num_words}: at least 1")
     if seed < 0:
-        raise ValueError(f"--seed {seed}: at least 0")
+        raise UserError(f"--seed {seed}: at least 0")
     cuts = choose_cuts(find_cuts(font_files(dataset_path, fonts)), fonts)
     texts = (
         shuffled_forever(list(dict.fromkeys(read_texts(words_file))), seed)
@@ -188,10 +189,10 @@ def choose_cuts(cuts: Sequence[FontCut], names: Sequence[str] | None) -> list[Fo
         ValueError: if there are none, or a name fits none of them; the message lists those there are.
     """
     if not cuts:
-        raise ValueError("--dataset fonts: none of the font files can be used")
+        raise UserError("--dataset fonts: none of the font files can be used")
     for name in names or ():
         if not any(_is_of_family(cut.name, _slug(name)) for cut in cuts):
-            raise ValueError(f"--fonts {name}: no such cut. There are: {', '.join(cut.name for cut in cuts)}")
+            raise UserError(f"--fonts {name}: no such cut. There are: {', '.join(cut.name for cut in cuts)}")
     return [cut for cut in cuts if not names or any(_is_of_family(cut.name, _slug(name)) for name in names)]
 
 

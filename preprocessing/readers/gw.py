@@ -13,6 +13,7 @@ from pathlib import Path
 from preprocessing.raw_word import DroppedWord, FileImage, ImageSource, PolygonImage, RawWord
 from preprocessing.readers.search import first_lines, read_lines, walk
 from preprocessing.readers.split_lists import SplitLists, read_split_lists
+from utils.errors import UserError
 
 WRITER = "gw"
 _WORD_ID = re.compile(r"\d{3}-\d{2}-\d{2}")
@@ -82,7 +83,7 @@ def iter_words(
     places = _find(dataset_path, fold)
     if places.words is None:
         if places.lines is not None:
-            raise ValueError(
+            raise UserError(
                 f"--dataset_path {dataset_path}: {places.lines.name} labels lines. Words need word_labels.txt"
                 " (ids such as 270-01-01) of washingtondb-v1.0, beside its word images."
             )
@@ -91,7 +92,7 @@ def iter_words(
             " with ids such as 270-01-01) in it or below"
         )
     if places.sets is None and places.folds:
-        raise ValueError(f"--fold {fold}: no such folder in sets; there is {', '.join(sorted(places.folds))}")
+        raise UserError(f"--fold {fold}: no such folder in sets; there is {', '.join(sorted(places.folds))}")
     lists = read_split_lists(places.sets, _ANY_ID, flag="--fold") if places.sets else SplitLists()
     images = _polygon_images(places) | places.images
     seen = set()
@@ -106,7 +107,7 @@ def iter_words(
         try:
             text = read_spelling(spelling.strip())
         except ValueError as error:
-            raise ValueError(f"{places.words} line {number}: {error}") from error
+            raise UserError(f"{places.words} line {number}: {error}") from error
         split = lists.split_of(word_id)
         image = images.get(word_id)
         if places.sets and split is None:
@@ -136,7 +137,7 @@ def read_spelling(spelling: str) -> str:
             text += match[1]
         else:
             known = ", ".join(TOKENS)
-            raise ValueError(
+            raise UserError(
                 f"unknown token {token!r} in {spelling!r}. Known are single characters, s_0 to s_9, "
                 f"s_1st and the like, {known}."
             )

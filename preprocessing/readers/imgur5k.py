@@ -15,6 +15,7 @@ from pathlib import Path
 from preprocessing.raw_word import DroppedWord, FileImage, RawWord
 from preprocessing.readers.search import IMAGE_SUFFIXES, read_lines, walk
 from preprocessing.readers.split_lists import PRIORITY
+from utils.errors import UserError
 
 NOT_ANNOTATED = "."
 MAX_SIDE = 20_000  # pixels; no published box comes near, and a larger one would fill the memory
@@ -198,9 +199,9 @@ def _add_json(pages: _Pages, path: Path, split: str | None) -> None:
                 (word_id, word.get("word"), word.get("bounding_box")) for word_id, word in found
             ]
     except json.JSONDecodeError as error:
-        raise ValueError(f"{path}: not JSON ({error})") from error
+        raise UserError(f"{path}: not JSON ({error})") from error
     except (KeyError, TypeError, AttributeError) as error:
-        raise ValueError(
+        raise UserError(
             f"{path}: expected the keys index_id, index_to_ann_map and ann_id of IMGUR5K ({error!r})"
         ) from error
 

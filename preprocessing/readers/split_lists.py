@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from preprocessing.readers.search import read_lines, walk
+from utils.errors import UserError
 
 # Names that stand for a split once digits and "set" at their end are gone (validationset1 is validation).
 _NAMES = {
@@ -72,14 +73,14 @@ def read_split_lists(path: Path, id_pattern: str, *, flag: str = "--splits") -> 
     row = re.compile(rf"(?:(?P<writer>\d+),)?(?P<id>{id_pattern})(?:\s.*)?")
     lists = {name: lines for name, lines in _candidates(path, flag) if _is_list(lines, row)}
     if not lists:
-        raise ValueError(
+        raise UserError(
             f"{flag} {path}: no split list. Expected files whose names say train, val or test (train.uttlist,"
             " va.lst, validationset1.txt, gan.iam.tr_va.gt.filter27) and whose rows begin with ids of this"
             " data set."
         )
     folders = sorted({str(PurePosixPath(name).parent) for name in lists})
     if len(folders) > 1:
-        raise ValueError(f"{flag} {path}: lists in several folders ({', '.join(folders)}). Name one of them.")
+        raise UserError(f"{flag} {path}: lists in several folders ({', '.join(folders)}). Name one of them.")
     splits: dict[str, str] = {}
     writers: dict[str, str] = {}
     for name, lines in lists.items():
@@ -89,7 +90,7 @@ def read_split_lists(path: Path, id_pattern: str, *, flag: str = "--splits") -> 
                 continue
             match = row.fullmatch(line.strip())
             if match is None:
-                raise ValueError(
+                raise UserError(
                     f"{flag} {name} line {number}: {line.strip()[:60]!r} is no id of this data set"
                 )
             known = splits.get(match["id"], split)
@@ -98,7 +99,7 @@ def read_split_lists(path: Path, id_pattern: str, *, flag: str = "--splits") -> 
                 writers["-".join(match["id"].split("-")[:2])] = match["writer"]
     levels = {name.count("-") for name in splits}
     if len(levels) > 1:
-        raise ValueError(
+        raise UserError(
             f"{flag} {path}: lists of different kinds ({', '.join(lists)}): some hold ids of forms or lines, "
             "others of words. Keep one kind, or name a single file."
         )
@@ -135,7 +136,7 @@ def _candidates(path: Path, flag: str) -> Iterator[tuple[str, list[str]]]:
                 ):
                     yield name, archive.read(name).decode("utf-8-sig", "replace").split("\n")
     elif split_of_name(path.name) is None:
-        raise ValueError(f"{flag} {path}: the file's name must say which split it lists (train, val or test)")
+        raise UserError(f"{flag} {path}: the file's name must say which split it lists (train, val or test)")
     else:
         yield path.as_posix(), read_lines(path)
 

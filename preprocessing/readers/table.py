@@ -13,6 +13,7 @@ from pathlib import Path
 
 from preprocessing.raw_word import DroppedWord, FileImage, RawWord
 from preprocessing.readers.search import ids_of_paths
+from utils.errors import UserError
 
 TABLE_SUFFIXES = (".csv", ".tsv", ".jsonl")
 SPLIT_NAMES = {
@@ -116,7 +117,7 @@ def _find_tables(folder: Path) -> list[tuple[Path, str | None]]:
         return [(metadata[0], None)]
     if len(candidates) > 1:
         names = ", ".join(p.name for p in candidates)
-        raise ValueError(f"--dataset_path {folder}: several tables ({names}). Choose one with --table.")
+        raise UserError(f"--dataset_path {folder}: several tables ({names}). Choose one with --table.")
     if not candidates:
         # The ImageFolder convention with splits: train/metadata.jsonl, test/metadata.jsonl.
         nested = sorted(
@@ -150,11 +151,11 @@ def _read_rows(path: Path) -> list[dict]:
     try:
         return _parse_rows(path)
     except UnicodeDecodeError as error:
-        raise ValueError(
+        raise UserError(
             f"--table {path}: not UTF-8 ({error}). Save it as UTF-8, e.g. as 'CSV UTF-8'."
         ) from error
     except csv.Error as error:
-        raise ValueError(f"--table {path}: {error}") from error
+        raise UserError(f"--table {path}: {error}") from error
 
 
 def _parse_rows(path: Path, limit: int | None = None, errors: str = "strict") -> list[dict]:
@@ -172,9 +173,9 @@ def _parse_rows(path: Path, limit: int | None = None, errors: str = "strict") ->
                 try:
                     row = json.loads(line)
                 except json.JSONDecodeError as error:
-                    raise ValueError(f"--table {path} line {number}: not JSON ({error})") from error
+                    raise UserError(f"--table {path} line {number}: not JSON ({error})") from error
                 if not isinstance(row, dict):
-                    raise ValueError(
+                    raise UserError(
                         f"--table {path} line {number}: expected a JSON object, found {line.strip()[:60]!r}"
                     )
                 rows.append(row)
@@ -209,13 +210,11 @@ def _choose_columns(
     def choose(flag: str, wanted: str | None, usual: tuple[str, ...], required: bool) -> str | None:
         if wanted is not None:
             if wanted not in keys:
-                raise ValueError(
-                    f"{flag} {wanted}: {path} has no such column. Its columns: {', '.join(keys)}"
-                )
+                raise UserError(f"{flag} {wanted}: {path} has no such column. Its columns: {', '.join(keys)}")
             return wanted
         found = next((lowered[name] for name in usual if name in lowered), None)
         if found is None and required:
-            raise ValueError(
+            raise UserError(
                 f"{path}: no column by a usual name ({', '.join(usual)}). Its columns: {', '.join(keys)}. "
                 f"Name the right one with {flag}."
             )
@@ -242,7 +241,7 @@ def _check_splits(path: Path, rows: list[dict], column: str | None, wanted: str 
     if unknown and wanted is None and len(unknown) == len(values):
         return None
     if unknown:
-        raise ValueError(
+        raise UserError(
             f"{path}: column {column} holds {', '.join(map(repr, unknown[:5]))}, which is no split. Known are"
             f" {', '.join(SPLIT_NAMES)}; leave other fields empty."
         )

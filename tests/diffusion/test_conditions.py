@@ -8,10 +8,10 @@ from diffusion.dataset import TrainingConditions
 from diffusion.layout import WidthModel
 from diffusion.trainer import pick_previews
 from utils.charset import Charset
-from utils.word_folder import WordRecord
+from utils.text_images import TextImage
 
 RECORDS = [
-    WordRecord(f"images/{i}.png", text, writer)
+    TextImage(f"images/{i}.png", text, writer)
     for i, (text, writer) in enumerate(
         [("ab", "x"), ("b", "y"), ("long", "x"), ("aé", "stranger"), ("ba", "x")]
     )

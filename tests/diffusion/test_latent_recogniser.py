@@ -1,4 +1,4 @@
-"""The reader of latents: it learns, it sees a few letters at a time, and its loss reaches the generator."""
+"""The latent recogniser: it learns, it sees a few letters at a time, and its loss reaches the generator."""
 
 import contextlib
 
@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from diffusion.latent_recogniser import (
-    LatentReader,
-    LatentReaderConfig,
+    LatentRecogniser,
+    LatentRecogniserConfig,
     add_some_noise,
-    find_reader,
-    train_latent_reader,
+    find_latent_recogniser,
+    train_latent_recogniser,
 )
 from diffusion.noise_schedule import PREDICTION_TYPES, NoiseSchedule
 from utils.training import make_generator
@@ -18,7 +18,7 @@ from utils.training import make_generator
 
 def make_reader(**changes):
     torch.manual_seed(0)
-    return LatentReader(LatentReaderConfig(5, channels=(8, 16, 16, 32), **changes))
+    return LatentRecogniser(LatentRecogniserConfig(5, channels=(8, 16, 16, 32), **changes))
 
 
 def draw(step):
@@ -31,12 +31,14 @@ def draw(step):
 
 
 def test_it_learns_to_read():
-    reader = make_reader()
+    recogniser = make_reader()
     latents, *labels = draw(1000)
-    before = reader.loss(latents, *labels).mean()
-    loss = train_latent_reader(reader, draw, 80, seed=0, autocast=contextlib.nullcontext, learning_rate=5e-3)
-    assert loss < 0.5 * before and reader.loss(latents, *labels).mean() < 0.5 * before
-    assert not reader.training and not any(p.requires_grad for p in reader.parameters())
+    before = recogniser.loss(latents, *labels).mean()
+    loss = train_latent_recogniser(
+        recogniser, draw, 80, seed=0, autocast=contextlib.nullcontext, learning_rate=5e-3
+    )
+    assert loss < 0.5 * before and recogniser.loss(latents, *labels).mean() < 0.5 * before
+    assert not recogniser.training and not any(p.requires_grad for p in recogniser.parameters())
 
 
 def test_frames_and_classes():
@@ -48,24 +50,24 @@ def test_frames_and_classes():
 
 
 def test_the_loss_is_of_each_word_and_ignores_padding():
-    reader = make_reader()
+    recogniser = make_reader()
     latents, *labels = draw(0)
-    losses = reader.loss(latents, *labels)
+    losses = recogniser.loss(latents, *labels)
     assert losses.shape == (16,) and (losses > 0).all()
     input_ids, lengths = labels
     padded = torch.nn.functional.pad(input_ids, (0, 3))
-    torch.testing.assert_close(reader.loss(latents, padded, lengths), losses)
+    torch.testing.assert_close(recogniser.loss(latents, padded, lengths), losses)
     too_long = input_ids.repeat(1, 9)
     assert (
-        reader.loss(latents, too_long, 9 * lengths) == 0
+        recogniser.loss(latents, too_long, 9 * lengths) == 0
     ).all()  # 36 letters in 24 frames: no path, no infinite loss
 
 
 def test_its_gradient_reaches_the_latents():
-    reader = make_reader()
+    recogniser = make_reader()
     latents, *labels = draw(0)
     latents.requires_grad_(True)
-    reader.loss(latents, *labels).mean().backward()
+    recogniser.loss(latents, *labels).mean().backward()
     assert latents.grad.abs().sum(dim=(1, 2, 3)).min() > 0
 
 
@@ -78,35 +80,35 @@ def test_noise_is_reproducible_and_bounded():
 
 
 def test_it_is_saved_and_loaded(tmp_path):
-    reader = make_reader()
-    reader.save_pretrained(tmp_path)
-    loaded = LatentReader.from_pretrained(tmp_path)
+    recogniser = make_reader()
+    recogniser.save_pretrained(tmp_path)
+    loaded = LatentRecogniser.from_pretrained(tmp_path)
     latents = torch.randn(2, 4, 8, 6)
-    torch.testing.assert_close(loaded(latents), reader(latents))
+    torch.testing.assert_close(loaded(latents), recogniser(latents))
     with pytest.raises(FileNotFoundError, match=r"no latent_reader\.safetensors"):
-        LatentReader.from_pretrained(tmp_path / "none")
+        LatentRecogniser.from_pretrained(tmp_path / "none")
 
 
 def test_it_grows_by_characters_and_reads_the_old_ones_as_before():
-    reader = make_reader()
+    recogniser = make_reader()
     latents, *_ = draw(0)
-    train_latent_reader(reader, draw, 20, seed=0, autocast=contextlib.nullcontext)
-    grown = reader.grow(8)
+    train_latent_recogniser(recogniser, draw, 20, seed=0, autocast=contextlib.nullcontext)
+    grown = recogniser.grow(8)
     assert grown.config.vocabulary_size == 8 and all(p.requires_grad for p in grown.parameters())
-    old, new = reader(latents), grown(latents)
+    old, new = recogniser(latents), grown(latents)
     gaps = new[..., :5] - old  # one constant a frame: the new classes take their share of the probability
     torch.testing.assert_close(gaps, gaps[..., :1].expand_as(gaps), atol=1e-4, rtol=1e-4)
 
 
 def test_it_is_found_in_a_checkpoint_and_in_a_run(tmp_path):
-    assert find_reader(tmp_path) is None
+    assert find_latent_recogniser(tmp_path) is None
     make_reader().save_pretrained(tmp_path / "checkpoint" / "reader")
-    assert find_reader(tmp_path / "checkpoint") == tmp_path / "checkpoint" / "reader"
+    assert find_latent_recogniser(tmp_path / "checkpoint") == tmp_path / "checkpoint" / "reader"
     (tmp_path / "run" / "step_00000002" / "reader").mkdir(parents=True)
     (tmp_path / "run" / "step_00000002" / "config.json").write_text("{}")
-    assert find_reader(tmp_path / "run") is None
+    assert find_latent_recogniser(tmp_path / "run") is None
     make_reader().save_pretrained(tmp_path / "run" / "step_00000002" / "reader")
-    assert find_reader(tmp_path / "run") == tmp_path / "run" / "step_00000002" / "reader"
+    assert find_latent_recogniser(tmp_path / "run") == tmp_path / "run" / "step_00000002" / "reader"
 
 
 @pytest.mark.parametrize("prediction_type", PREDICTION_TYPES)

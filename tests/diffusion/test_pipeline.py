@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from diffusion.autoencoder import CompactAutoencoder, hash_vae
-from diffusion.config import ModelCard, find_checkpoint
-from diffusion.latent_recogniser import LatentReader, LatentReaderConfig
+from diffusion.config import CheckpointConfig, find_checkpoint
+from diffusion.latent_recogniser import LatentRecogniser, LatentRecogniserConfig
 from diffusion.noise_schedule import SCHEDULERS
 from diffusion.pipeline import FULL_INTERVAL, HandwritingPipeline
 from generation.jobs import choose_writers, jobs_of_texts
@@ -63,8 +63,10 @@ def test_an_image_does_not_depend_on_its_batch(pipeline, scheduler):
 
 @pytest.mark.parametrize("name", [name for name in SCHEDULERS if name != "euler"])
 def test_every_scheduler_writes_with_a_noise_schedule(pipeline, name):
-    card = replace(pipeline.card, schedule=replace(pipeline.card.schedule, prediction_type="v_prediction"))
-    images = HandwritingPipeline(pipeline.unet, pipeline.vae, card)(
+    config = replace(
+        pipeline.config, schedule=replace(pipeline.config.schedule, prediction_type="v_prediction")
+    )
+    images = HandwritingPipeline(pipeline.unet, pipeline.vae, config)(
         TEXTS, ["01", None], scheduler=name, **FAST
     )
     assert images.shape == (2, *IMG_SIZE)
@@ -179,8 +181,8 @@ def test_null_text_has_the_whole_canvas(pipeline):
 
 
 def test_without_canvas_step_all_canvases_are_as_wide_as_the_images(pipeline):
-    card = replace(pipeline.card, canvas_step=None)
-    assert HandwritingPipeline(pipeline.unet, pipeline.vae, card).canvas_widths(
+    config = replace(pipeline.config, canvas_step=None)
+    assert HandwritingPipeline(pipeline.unet, pipeline.vae, config).canvas_widths(
         ["a", "ab"], ["01", None]
     ).tolist() == [64, 64]
 
@@ -273,16 +275,16 @@ def test_a_saved_model_writes_the_same(pipeline, checkpoint):
 
 
 def test_the_card_survives_json(pipeline):
-    written = json.loads(json.dumps(pipeline.card.to_dict(pipeline.unet.config)))
-    card, config = ModelCard.from_dict(written)
-    assert config == pipeline.unet.config and card.to_dict(config) == pipeline.card.to_dict(config)
+    written = json.loads(json.dumps(pipeline.config.to_dict(pipeline.unet.config)))
+    config, config = CheckpointConfig.from_dict(written)
+    assert config == pipeline.unet.config and config.to_dict(config) == pipeline.config.to_dict(config)
 
 
 def test_a_half_precision_export_loads_without_a_warning(pipeline, tmp_path):
     warnings = []
     pipeline.save_pretrained(tmp_path, dtype=torch.float16)
     again = HandwritingPipeline.from_pretrained(tmp_path, warn=warnings.append)
-    assert warnings == [] and again.card.vae["hash"] == hash_vae(again.vae) != pipeline.card.vae["hash"]
+    assert warnings == [] and again.config.vae["hash"] == hash_vae(again.vae) != pipeline.config.vae["hash"]
     assert difference(again(TEXTS, ["01", "02"], **FAST), pipeline(TEXTS, ["01", "02"], **FAST)).mean() < 3
 
 
@@ -328,7 +330,7 @@ def run(checkpoint, tmp_path):
 
 def test_of_a_run_the_newest_whole_checkpoint_is_taken(run):
     assert find_checkpoint(run).name == "step_00000010"
-    assert HandwritingPipeline.from_pretrained(run).card.writers == WRITERS
+    assert HandwritingPipeline.from_pretrained(run).config.writers == WRITERS
 
 
 def test_a_folder_without_a_checkpoint_is_an_error_with_the_flag(tmp_path):
@@ -367,7 +369,7 @@ def test_a_newer_format_is_refused(run):
 
 
 class LossReader:
-    """Stands for a reader: gives the losses of a list, attempt by attempt."""
+    """Stands for a latent recogniser: gives the losses of a list, attempt by attempt."""
 
     def __init__(self, *attempts):
         self.attempts = list(attempts)
@@ -380,11 +382,11 @@ class LossReader:
 
 @pytest.fixture
 def with_reader(pipeline):
-    """The pipeline with a reader of given losses, on one canvas."""
+    """The pipeline with a latent recogniser of given losses, on one canvas."""
 
     def make(*attempts):
         return HandwritingPipeline(
-            pipeline.unet, pipeline.vae, replace(pipeline.card, canvas_step=None), LossReader(*attempts)
+            pipeline.unet, pipeline.vae, replace(pipeline.config, canvas_step=None), LossReader(*attempts)
         )
 
     return make
@@ -405,7 +407,7 @@ def test_the_drawing_that_is_read_best_is_kept(with_reader):
 
 
 def test_redraws_need_a_reader(pipeline):
-    with pytest.raises(ValueError, match="--redraws 1: this model has no reader"):
+    with pytest.raises(ValueError, match="--redraws 1: this model has no latent recogniser"):
         pipeline(TEXTS, ["01", "02"], redraws=1, **FAST)
 
 
@@ -416,20 +418,22 @@ def test_the_reader_meets_the_characters_in_their_order_along_the_line(pipeline)
             return torch.zeros(len(latents))
 
     hebrew = HandwritingPipeline(
-        pipeline.unet, pipeline.vae, replace(pipeline.card, charset=Charset(tuple("אבa"))), Reader()
+        pipeline.unet, pipeline.vae, replace(pipeline.config, charset=Charset(tuple("אבa"))), Reader()
     )
     hebrew._reading_losses(torch.zeros(2, 4, 4, 8), ["אאב", "a"])
-    assert hebrew.reader.input_ids == [[2, 1, 1], [3, 0, 0]]
+    assert hebrew.latent_recogniser.input_ids == [[2, 1, 1], [3, 0, 0]]
 
 
 def test_the_reader_is_saved_along(pipeline, tmp_path):
-    reader = LatentReader(
-        LatentReaderConfig(pipeline.card.charset.vocabulary_size, latent_height=4, channels=(8, 16, 16, 32))
+    recogniser = LatentRecogniser(
+        LatentRecogniserConfig(
+            pipeline.config.charset.vocabulary_size, latent_height=4, channels=(8, 16, 16, 32)
+        )
     )
-    HandwritingPipeline(pipeline.unet, pipeline.vae, pipeline.card, reader).save_pretrained(tmp_path)
-    loaded = HandwritingPipeline.from_pretrained(tmp_path).reader
+    HandwritingPipeline(pipeline.unet, pipeline.vae, pipeline.config, recogniser).save_pretrained(tmp_path)
+    loaded = HandwritingPipeline.from_pretrained(tmp_path).latent_recogniser
     latents = torch.randn(1, 4, 4, 8)
-    assert torch.equal(loaded(latents), reader(latents))
+    assert torch.equal(loaded(latents), recogniser(latents))
 
 
 def test_errors_name_the_flag_that_was_given(tmp_path):

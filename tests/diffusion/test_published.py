@@ -70,7 +70,7 @@ def test_sizes_follow_from_the_tensors(published):
 
 
 def test_z_and_padding_are_one_symbol_there(published):
-    assert published.card.charset.encode(["AZaz"], 6).tolist() == [[1, 26, 27, 52, 52, 52]]
+    assert published.config.charset.encode(["AZaz"], 6).tolist() == [[1, 26, 27, 52, 52, 52]]
 
 
 def test_other_lengths_can_be_named(vae_folder):
@@ -140,7 +140,7 @@ def test_words_are_written_without_guidance_by_default(published):
 
 
 def test_writers_are_called_by_number(published):
-    assert published.card.writers == tuple("0123456")
+    assert published.config.writers == tuple("0123456")
 
 
 def test_writers_can_be_named(tmp_path, vae_folder):
@@ -148,7 +148,7 @@ def test_writers_can_be_named(tmp_path, vae_folder):
     named = HandwritingPipeline.from_pretrained(
         PUBLISHED, vae=vae_folder, writer_dict=read_writer_dict(tmp_path / "writers.json")
     )
-    assert named.card.writers == ("001", "1", "000", "3", "4", "5", "6")
+    assert named.config.writers == ("001", "1", "000", "3", "4", "5", "6")
 
 
 @pytest.mark.parametrize("row", [7, -1, "2", 1.5])
@@ -168,4 +168,4 @@ def test_published_weights_become_a_checkpoint(published, tmp_path, expected):
     published.save_pretrained(tmp_path)
     again = HandwritingPipeline.from_pretrained(tmp_path)
     torch.testing.assert_close(predict(again.unet, expected), expected["noise_pred"], rtol=0, atol=1e-4)
-    assert again.card.charset.pad_id == 52
+    assert again.config.charset.pad_id == 52

@@ -18,7 +18,7 @@ from feature_extractor import StyleEncoder, StyleEncoderConfig
 from htr.recogniser import Reading
 from tests.helpers import hash_tree, make_word_folder
 from utils.cli import run
-from utils.word_folder import WordRecord, read_word_folder, write_metadata
+from utils.text_images import TextImage, read_text_images, write_metadata
 
 WORDS = (
     "cab",
@@ -81,7 +81,7 @@ def generated(real, tmp_path):
     """The test words of ``real`` again, under their names, one pixel lower."""
     folder = tmp_path / "generated"
     (folder / "images").mkdir(parents=True)
-    records = read_word_folder(real, splits=["test"])
+    records = read_text_images(real, splits=["test"])
     for record in records:
         image = np.asarray(Image.open(real / record.file_name))
         Image.fromarray(np.roll(image, 1, axis=0)).save(folder / record.file_name)
@@ -202,22 +202,21 @@ def test_a_measure_does_not_depend_on_the_others(evaluate):
 
 
 def test_a_copy_of_a_training_word_is_found_and_listed(evaluate, real, generated):
-    records = read_word_folder(generated)
-    source = read_word_folder(real, splits=["train"])[2]
+    records = read_text_images(generated)
+    source = read_text_images(real, splits=["train"])[2]
     shutil.copyfile(real / source.file_name, generated / "images" / "new.png")
-    write_metadata(generated, [*records, WordRecord("images/new.png", source.text, source.writer, "test")])
+    write_metadata(generated, [*records, TextImage("images/new.png", source.text, source.writer, "test")])
     copies = evaluate()["details"]["copies"]
     found = {copy["file_name"]: copy for copy in copies}["images/new.png"]
     assert found["copy_of"] == source.file_name and found["distance"] < 0.01 < found["usual_distance"]
 
 
 def test_words_are_paired_by_name_and_text_and_never_by_order(evaluate, real, generated):
-    records = read_word_folder(generated)
+    records = read_text_images(generated)
     write_metadata(generated, records[::-1])
     assert evaluate("--metrics", "nmae")["measures"]["nmae"]["generated"]["value"] < 0.3
     renamed = [
-        WordRecord(r.file_name, "other" if i < 3 else r.text, r.writer, r.split)
-        for i, r in enumerate(records)
+        TextImage(r.file_name, "other" if i < 3 else r.text, r.writer, r.split) for i, r in enumerate(records)
     ]
     write_metadata(generated, renamed)
     measure = evaluate("--metrics", "nmae", save_dir="again")["measures"]["nmae"]
@@ -225,11 +224,11 @@ def test_words_are_paired_by_name_and_text_and_never_by_order(evaluate, real, ge
 
 
 def test_words_of_other_records_are_compared_with_the_same_hands(evaluate, generated):
-    for i, record in enumerate(records := read_word_folder(generated)):
+    for i, record in enumerate(records := read_text_images(generated)):
         (generated / record.file_name).rename(generated / "images" / f"new{i}.png")
     write_metadata(
         generated,
-        [WordRecord(f"images/new{i}.png", r.text, r.writer, r.split) for i, r in enumerate(records)],
+        [TextImage(f"images/new{i}.png", r.text, r.writer, r.split) for i, r in enumerate(records)],
     )
     found = evaluate("--recogniser", "fake")
     assert "nmae" not in found["measures"] and any("no file name" in line for line in found["left_out"])
@@ -237,10 +236,10 @@ def test_words_of_other_records_are_compared_with_the_same_hands(evaluate, gener
 
 
 def test_several_images_of_a_text_in_a_hand_give_diversity(evaluate, generated, style_encoder):
-    records = read_word_folder(generated)
+    records = read_text_images(generated)
     for record in records[:2]:
         shutil.copyfile(generated / record.file_name, generated / "images" / f"again-{record.file_name[7:]}")
-    again = [WordRecord(f"images/again-{r.file_name[7:]}", r.text, r.writer, r.split) for r in records[:2]]
+    again = [TextImage(f"images/again-{r.file_name[7:]}", r.text, r.writer, r.split) for r in records[:2]]
     write_metadata(generated, [*records, *again])
     measures = evaluate("--style_encoder", style_encoder)["measures"]
     for key in ("diversity_pixels", "diversity_style"):
@@ -265,9 +264,9 @@ def test_the_equal_sets_are_disjoint_and_of_the_same_hands_and_records(real, gen
 
 
 def test_the_report_is_one_file_that_needs_nothing_else(evaluate, tmp_path, generated):
-    records = read_word_folder(generated)
+    records = read_text_images(generated)
     write_metadata(
-        generated, [WordRecord(records[0].file_name, '<b>&"x', records[0].writer, "test"), *records[1:]]
+        generated, [TextImage(records[0].file_name, '<b>&"x', records[0].writer, "test"), *records[1:]]
     )
     evaluate("--recogniser", "fake")
     page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
@@ -299,14 +298,14 @@ def test_the_words_are_only_read(evaluate, real, generated):
 
 
 def test_damaged_images_are_skipped_and_counted(evaluate, generated):
-    (generated / read_word_folder(generated)[0].file_name).write_bytes(b"\x89PNG not")
+    (generated / read_text_images(generated)[0].file_name).write_bytes(b"\x89PNG not")
     found = evaluate()
     assert found["measures"]["nmae"]["generated"]["n"] == 7
     assert any("--generated: 1 images can't be read; the first" in line for line in found["left_out"])
 
 
 def test_a_single_word_is_measured_where_one_is_enough(evaluate, generated, style_encoder):
-    write_metadata(generated, read_word_folder(generated)[:1])
+    write_metadata(generated, read_text_images(generated)[:1])
     found = evaluate("--style_encoder", style_encoder, "--recogniser", "fake")
     assert found["measures"]["nmae"]["generated"]["low"] is None and "style_fid" not in found["measures"]
     assert any("style distances: need two generated words" in line for line in found["left_out"])
@@ -337,17 +336,17 @@ def test_a_folder_without_words_is_named(evaluate, generated, capsys, content, e
 
 
 def test_images_of_several_heights_are_named(evaluate, generated, capsys):
-    name = read_word_folder(generated)[0].file_name
+    name = read_text_images(generated)[0].file_name
     Image.new("L", (64, 40), 255).save(generated / name)
     assert f"32 pixels, but {name} has 40" in fail(capsys, evaluate)
 
 
 def test_writers_that_the_real_words_do_not_have_are_counted(evaluate, generated):
-    records = read_word_folder(generated)
+    records = read_text_images(generated)
     write_metadata(
         generated,
         [
-            WordRecord(r.file_name, r.text, "new" if i == 0 else r.writer, r.split)
+            TextImage(r.file_name, r.text, "new" if i == 0 else r.writer, r.split)
             for i, r in enumerate(records)
         ],
     )

@@ -10,7 +10,7 @@ from evaluation import htr_study
 from evaluation.htr_study import main, parse_args
 from htr import trainer as htr_trainer
 from tests.helpers import IMG_SIZE, WORDS, make_word_folder
-from utils.word_folder import read_word_folder
+from utils.text_images import read_text_images
 
 FLAGS = [
     "--fractions",
@@ -90,14 +90,14 @@ def test_a_whole_study(real, checkpoint, tmp_path, capsys, monkeypatch):
 
     # Nothing leaks: a fraction's generator saw this fraction, and its words are none of the data set's
     # training words.
-    test = {record.file_name for record in read_word_folder(real, splits=["test"])}
+    test = {record.file_name for record in read_text_images(real, splits=["test"])}
     for name, share in (("fraction_050.00", 0.5), ("fraction_100.00", 1.0)):
-        part = read_word_folder(tmp_path / "study" / name / "real")
+        part = read_text_images(tmp_path / "study" / name / "real")
         assert sum(r.split == "train" for r in part) == 24 * share and not {r.file_name for r in part} & test
         checkpoint_config = next((tmp_path / "study" / name / "generator").glob("step_*")) / "config.json"
         config = json.loads(checkpoint_config.read_text())
         assert config["words"] == 24 * share and config["init_from"] is not None
-        synthetic = read_word_folder(tmp_path / "study" / name / "synthetic")
+        synthetic = read_text_images(tmp_path / "study" / name / "synthetic")
         assert len(synthetic) == 12 and not {r.text for r in synthetic} & {
             r.text for r in part if r.split == "train"
         }

@@ -17,10 +17,10 @@ from evaluation.study import (
 )
 from evaluation.study_report import render_study, verdict, write_table
 from tests.helpers import make_word_folder
-from utils.word_folder import WordRecord, read_word_folder
+from utils.text_images import TextImage, read_text_images
 
 RECORDS = [
-    WordRecord(f"images/{i:03d}.png", "word", f"w{i % 3}", ("train", "train", "train", "val", "test")[i % 5])
+    TextImage(f"images/{i:03d}.png", "word", f"w{i % 3}", ("train", "train", "train", "val", "test")[i % 5])
     for i in range(150)
 ]
 REAL, SYNTHETIC, MIXED, THEN, UPPER = ARMS
@@ -53,7 +53,7 @@ def test_fractions_lie_in_each_other_and_take_of_each_writer_alike():
 
 
 def test_a_fraction_is_that_fraction_where_writers_have_few_words():
-    records = [WordRecord(f"images/{i:04d}.png", "word", f"page{i // 4}", "train") for i in range(800)]
+    records = [TextImage(f"images/{i:04d}.png", "word", f"page{i // 4}", "train") for i in range(800)]
     parts = [{r.file_name for r in choose_fraction(records, share)} for share in (0.05, 0.1, 0.25)]
     assert [len(part) for part in parts] == [40, 80, 200] and parts[0] < parts[1] < parts[2]
     most = Counter(r.writer for r in records if r.file_name in parts[2])
@@ -62,7 +62,7 @@ def test_a_fraction_is_that_fraction_where_writers_have_few_words():
 
 def test_without_a_val_split_a_tenth_of_train_becomes_it():
     records = [
-        WordRecord(r.file_name, r.text, r.writer, "test" if r.split == "test" else "train") for r in RECORDS
+        TextImage(r.file_name, r.text, r.writer, "test" if r.split == "test" else "train") for r in RECORDS
     ]
     held_out = hold_out_val(records)
     assert Counter(r.split for r in held_out) == {"train": 108, "val": 12, "test": 30}
@@ -74,7 +74,7 @@ def test_a_part_is_a_word_folder_of_its_own(tmp_path):
     records = make_word_folder(tmp_path / "all", ("ab", "cd", "ef"))
     copy_words(tmp_path / "all", records[1:], tmp_path / "part")
     copy_words(tmp_path / "all", records[1:], tmp_path / "part")  # again, after a kill
-    assert read_word_folder(tmp_path / "part") == records[1:]
+    assert read_text_images(tmp_path / "part") == records[1:]
     assert (tmp_path / "part" / records[2].file_name).read_bytes() == (
         tmp_path / "all" / records[2].file_name
     ).read_bytes()

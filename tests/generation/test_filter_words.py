@@ -11,7 +11,7 @@ from generation.filter_words import choose_best, main, parse_args
 from htr.recogniser import Reading
 from tests.helpers import hash_tree, make_word_folder
 from utils.cli import run
-from utils.word_folder import WordRecord, read_word_folder, write_metadata
+from utils.text_images import TextImage, read_text_images, write_metadata
 
 WORDS = ["abc", "cab", "bad", "fed", "deaf"]
 
@@ -74,7 +74,7 @@ BY_CER = ("--by", "cer", "--recogniser", "fake")
 
 def test_the_surest_words_are_kept_with_their_scores(keep, folder):
     out = keep(*BY_CONFIDENCE, "--top", 50)
-    kept = read_word_folder(out)
+    kept = read_text_images(out)
     assert len(kept) == 5 == len(dropped(out))
     assert min(r.extra["confidence"] for r in kept) >= max(r["confidence"] for r in dropped(out))
     assert {r["reason"] for r in dropped(out)} == {"not_in_top_50_percent"}
@@ -84,7 +84,7 @@ def test_the_surest_words_are_kept_with_their_scores(keep, folder):
 
 def test_a_threshold_on_errors_keeps_what_is_read(keep):
     out = keep(*BY_CER, "--threshold", 0)
-    assert {record.text for record in read_word_folder(out)} == {"cab"}
+    assert {record.text for record in read_text_images(out)} == {"cab"}
     assert {r["reason"] for r in dropped(out)} == {"cer_over_0"}
     summary = json.loads((out / "filter_summary.json").read_text())
     assert (
@@ -94,12 +94,12 @@ def test_a_threshold_on_errors_keeps_what_is_read(keep):
 
 
 def test_balanced_by_writer_each_hand_keeps_its_share(keep):
-    kept = read_word_folder(keep(*BY_CONFIDENCE, "--top", 40, "--balance", "writer"))
+    kept = read_text_images(keep(*BY_CONFIDENCE, "--top", 40, "--balance", "writer"))
     assert sorted(record.writer for record in kept) == ["01", "01", "02", "02"]
 
 
 def test_small_groups_keep_the_share_of_all():
-    records = [WordRecord(f"{i}.png", "x" * (1 + i % 50), f"w{i % 7}") for i in range(350)]
+    records = [TextImage(f"{i}.png", "x" * (1 + i % 50), f"w{i % 7}") for i in range(350)]
     scores = {record.file_name: {"cer": i / 350} for i, record in enumerate(records)}
     chosen = choose_best(records, scores, "cer", 50, ["writer", "length"])
     assert len(chosen) == 175
@@ -107,7 +107,7 @@ def test_small_groups_keep_the_share_of_all():
 
 def test_the_nearest_words_to_the_real_ones_are_kept(keep, folder, tmp_path):
     make_word_folder(tmp_path / "real", WORDS * 2, ("01", "02"), img_size=(32, 96))
-    records = read_word_folder(folder)
+    records = read_text_images(folder)
     Image.fromarray(np.zeros((32, 64), np.uint8)).save(folder / records[0].file_name)
     out = keep("--by", "nmae", "--reference", tmp_path / "real", "--top", 90)
     assert [r["file_name"] for r in dropped(out)] == [records[0].file_name] and dropped(out)[0]["nmae"] > 0.3
@@ -120,20 +120,20 @@ def test_words_without_a_real_one_are_counted(keep, folder, tmp_path):
 
 
 def test_damaged_images_are_counted(keep, folder):
-    (folder / read_word_folder(folder)[0].file_name).write_bytes(b"not a picture")
+    (folder / read_text_images(folder)[0].file_name).write_bytes(b"not a picture")
     out = keep(*BY_CONFIDENCE, "--top", 100)
     assert [r["reason"] for r in dropped(out)] == ["damaged_image"]
 
 
 def test_scores_of_the_metadata_need_no_recogniser(keep, folder):
-    records = read_word_folder(folder)
+    records = read_text_images(folder)
     scored = [
-        WordRecord(r.file_name, r.text, r.writer, r.split, {"cer": i / 10}) for i, r in enumerate(records)
+        TextImage(r.file_name, r.text, r.writer, r.split, {"cer": i / 10}) for i, r in enumerate(records)
     ]
     write_metadata(folder, scored)
     (folder / "inference.json").write_text('{"recogniser": "runs/htr"}')
     out = keep("--by", "cer", "--threshold", 0.2)
-    assert len(read_word_folder(out)) == 3
+    assert len(read_text_images(out)) == 3
     assert json.loads((out / "filter_summary.json").read_text())["recogniser"] == "runs/htr"
 
 
@@ -178,7 +178,7 @@ def test_a_finished_folder_is_left_alone(keep, capsys):
 def test_other_settings_need_overwrite(keep, fail):
     keep(*BY_CONFIDENCE, "--top", 50)
     assert "holds words of other settings" in fail(*BY_CONFIDENCE, "--top", 60)
-    assert len(read_word_folder(keep(*BY_CONFIDENCE, "--top", 60, "--overwrite"))) == 6
+    assert len(read_text_images(keep(*BY_CONFIDENCE, "--top", 60, "--overwrite"))) == 6
 
 
 def test_a_threshold_that_keeps_nothing_names_the_range(fail):
@@ -197,11 +197,11 @@ def test_missing_scores_are_named(fail):
 
 def test_a_reference_without_common_names_is_named(fail, tmp_path):
     make_word_folder(tmp_path / "real", ["abc"], ("01",), img_size=(32, 64))
-    records = read_word_folder(tmp_path / "real")
+    records = read_text_images(tmp_path / "real")
     (tmp_path / "real" / "images" / "other.png").write_bytes(
         (tmp_path / "real" / records[0].file_name).read_bytes()
     )
-    write_metadata(tmp_path / "real", [WordRecord("images/other.png", "abc", "01")])
+    write_metadata(tmp_path / "real", [TextImage("images/other.png", "abc", "01")])
     assert "no record has the name of one" in fail(
         "--by", "nmae", "--reference", tmp_path / "real", "--top", 50
     )

@@ -13,8 +13,8 @@ from preprocessing.raw_word import DroppedWord
 from preprocessing.readers.font_drawing import FontDrawing, draw_plain, open_font
 from preprocessing.readers.fonts import FAMILIES, find_cuts, font_files, has_glyphs, iter_words, recognises
 from utils.charset import read_texts
+from utils.text_images import read_text_images
 from utils.vocabulary import MAX_LENGTH, TextSource, split_keys, split_of
-from utils.word_folder import read_word_folder
 
 fontpkg = pytest.importorskip("fontpkg")
 pytest.importorskip("spellchecker")
@@ -256,7 +256,7 @@ def test_process_dataset_writes_a_word_folder(tmp_path):
         str(tmp_path / "words"),
     ]
     process_dataset.main(process_dataset.parse_args(arguments))
-    records = read_word_folder(tmp_path / "words")
+    records = read_text_images(tmp_path / "words")
     assert [(r.text, r.writer, r.split) for r in records] == [
         (word.text, word.writer, word.split) for word in iter_words(None, num_words=30)
     ]

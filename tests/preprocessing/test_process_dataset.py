@@ -22,7 +22,7 @@ from preprocessing.writing import image_names, process_word
 from tests.helpers import draw_page, draw_word, hash_tree, make_gw, make_iam, make_imgur5k
 from utils.cli import parse_bool
 from utils.images import ink_box
-from utils.word_folder import read_word_folder
+from utils.text_images import read_text_images
 
 SCRIPT = Path(__file__).resolve().parent.parent / "preprocessing" / "process_dataset.py"
 
@@ -63,7 +63,7 @@ def test_each_data_set_is_recognised_and_becomes_a_word_folder(tmp_path, capsys,
     name = make.__name__.removeprefix("make_")
     assert f"found       {name} in" in capsys.readouterr().out
     assert hash_tree(source) == before
-    records = read_word_folder(tmp_path / "out")
+    records = read_text_images(tmp_path / "out")
     report = report_of(tmp_path / "out")
     assert report["dataset"] == name
     assert sum(report["words"].values()) == len(records)
@@ -86,7 +86,7 @@ def test_the_published_command_runs_from_any_folder(tmp_path):
     assert done.returncode == 0, done.stderr
     assert "wrote 8 words" in done.stdout and "err_segmentation" in done.stdout
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "raw"]
-    assert {record.writer for record in read_word_folder(tmp_path / "out")} == {"000", "001", "038"}
+    assert {record.writer for record in read_text_images(tmp_path / "out")} == {"000", "001", "038"}
 
 
 def test_several_workers_write_what_one_writes(tmp_path):
@@ -179,7 +179,7 @@ def test_a_run_killed_before_its_first_file_goes_on(tmp_path):
     out.mkdir()
     (out / ".preprocessing.json-x.tmp").touch()
     call("--dataset_path", source, "--save_dir", out)
-    assert len(read_word_folder(out)) == len(list((out / "images").iterdir()))
+    assert len(read_text_images(out)) == len(list((out / "images").iterdir()))
 
 
 def test_an_overwriting_run_killed_at_once_goes_on(tmp_path, monkeypatch):
@@ -195,7 +195,7 @@ def test_an_overwriting_run_killed_at_once_goes_on(tmp_path, monkeypatch):
     monkeypatch.undo()
     assert not (out / "metadata.jsonl").exists()
     call("--dataset_path", source, "--save_dir", out, "--overwrite")
-    assert read_word_folder(out)
+    assert read_text_images(out)
 
 
 def test_a_finished_folder_is_kept_unless_overwrite_is_given(tmp_path):
@@ -204,7 +204,7 @@ def test_a_finished_folder_is_kept_unless_overwrite_is_given(tmp_path):
     with pytest.raises(ValueError, match="--overwrite"):
         call("--dataset_path", source, "--save_dir", out)
     call("--dataset_path", source, "--save_dir", out, "--overwrite", "--max_length", 3)
-    assert [record.text for record in read_word_folder(out)] == ["one", "two"]
+    assert [record.text for record in read_text_images(out)] == ["one", "two"]
     assert len(list((out / "images").iterdir())) == 2
 
 
@@ -243,7 +243,7 @@ def test_tables_that_contend_are_an_error_and_not_a_bare_folder(tmp_path):
     with pytest.raises(ValueError, match="several tables"):
         call("--dataset_path", source, "--save_dir", tmp_path / "out")
     call("--dataset_path", source, "--save_dir", tmp_path / "out", "--table", source / "other.csv")
-    assert [record.text for record in read_word_folder(tmp_path / "out")] == ["other"]
+    assert [record.text for record in read_text_images(tmp_path / "out")] == ["other"]
 
 
 # --- words ---
@@ -313,7 +313,7 @@ def test_rows_whose_file_names_repeat_all_get_an_image(tmp_path):
         Image.fromarray(draw_word(folder)).save(source / folder / "1.png")
     (source / "words.csv").write_text("file_name,text\na/1.png,a\nb/1.png,b\na/1.png,a\n")
     call("--dataset_path", source, "--save_dir", tmp_path / "out")
-    records = read_word_folder(tmp_path / "out")
+    records = read_text_images(tmp_path / "out")
     assert len({record.file_name.lower() for record in records}) == 3
 
 
@@ -326,9 +326,9 @@ def test_texts_of_several_words_are_cut_where_asked(tmp_path):
     Image.fromarray(np.hstack(padded)).save(source / "x.png")
     (source / "t.csv").write_text("file_name,text\nx.png,two words\n")
     call("--dataset_path", source, "--save_dir", tmp_path / "whole")
-    assert [record.text for record in read_word_folder(tmp_path / "whole")] == ["two words"]
+    assert [record.text for record in read_text_images(tmp_path / "whole")] == ["two words"]
     call("--dataset_path", source, "--save_dir", tmp_path / "cut", "--split_words")
-    assert [(r.text, r.file_name) for r in read_word_folder(tmp_path / "cut")] == [
+    assert [(r.text, r.file_name) for r in read_text_images(tmp_path / "cut")] == [
         ("two", "images/x-w0.png"),
         ("words", "images/x-w1.png"),
     ]
@@ -379,7 +379,7 @@ def test_transparent_ink_comes_out_dark_on_white(tmp_path):
     call("--dataset_path", source, "--save_dir", tmp_path / "out")
     images = [
         np.asarray(Image.open(tmp_path / "out" / r.file_name)).astype(int)
-        for r in read_word_folder(tmp_path / "out")
+        for r in read_text_images(tmp_path / "out")
     ]
     assert all(image[0].min() == 255 and image.min() < 60 for image in images)
     assert all(np.abs(image - images[0]).mean() < 6 for image in images)
@@ -407,7 +407,7 @@ def test_the_preset_is_the_published_filter_and_fit(tmp_path):
     ]
     source = make_iam(tmp_path / "raw", rows)
     call("--dataset_path", source, "--save_dir", tmp_path / "out", "--preset", "wordstylist")
-    assert [record.text for record in read_word_folder(tmp_path / "out")] == ["at", "sevenly"]
+    assert [record.text for record in read_text_images(tmp_path / "out")] == ["at", "sevenly"]
     picture = Image.open(source / "words/a01/a01-000u/a01-000u-00-01.png")
     picture = picture.resize((int(picture.width * 64 / picture.height), 64), Image.LANCZOS)
     expected = Image.new("L", (256, 64), 255)
@@ -445,7 +445,7 @@ def test_labels_are_not_corrupted_and_source_images_are_not_deleted(tmp_path):
     )
     before = hash_tree(source)
     call("--dataset_path", source, "--save_dir", tmp_path / "out")
-    assert [record.text for record in read_word_folder(tmp_path / "out")] == ["Letters,", "-", "270."]
+    assert [record.text for record in read_text_images(tmp_path / "out")] == ["Letters,", "-", "270."]
     assert hash_tree(source) == before
 
 
@@ -459,7 +459,7 @@ def test_official_splits_are_kept_and_rotations_are_filled_with_white(tmp_path):
         },
     )
     call("--dataset_path", source, "--save_dir", tmp_path / "out", "--background", "keep", "--no-crop")
-    records = read_word_folder(tmp_path / "out")
+    records = read_text_images(tmp_path / "out")
     assert {record.split for record in records} == {"val", "test"}
     for record in records:
         image = Image.open(tmp_path / "out" / record.file_name)

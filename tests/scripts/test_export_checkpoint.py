@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from diffusion.latent_recogniser import LatentReader, LatentReaderConfig
+from diffusion.latent_recogniser import LatentRecogniser, LatentRecogniserConfig
 from diffusion.pipeline import HandwritingPipeline
 
 ROOT = Path(__file__).parent.parent
@@ -26,21 +26,23 @@ def test_export_is_half_as_large_and_writes_the_same(tiny_run, tmp_path):
         HandwritingPipeline.from_pretrained(tiny_run),
         HandwritingPipeline.from_pretrained(tmp_path / "small"),
     )
-    text, writer = whole.card.charset.characters[0], whole.card.writers[0]
+    text, writer = whole.config.charset.characters[0], whole.config.writers[0]
     images = [p([text], [writer], num_inference_steps=2).astype(int) for p in (whole, half)]
     assert np.abs(images[0] - images[1]).max() <= 8
 
 
 def test_a_reader_is_exported_along(pipeline, tmp_path):
     pipeline.save_pretrained(tmp_path / "checkpoint")
-    reader = LatentReader(LatentReaderConfig(pipeline.card.charset.vocabulary_size, channels=(8, 16, 16, 32)))
+    reader = LatentRecogniser(
+        LatentRecogniserConfig(pipeline.config.charset.vocabulary_size, channels=(8, 16, 16, 32))
+    )
     reader.save_pretrained(tmp_path / "checkpoint" / "reader")
     assert export("--models_path", tmp_path / "checkpoint", "--save_path", tmp_path / "small").returncode == 0
     files = (tmp_path / name / "reader" / "latent_reader.safetensors" for name in ("checkpoint", "small"))
     weights, half = (path.stat().st_size for path in files)
     assert half < 0.6 * weights
     latents = torch.randn(1, 4, 8, 6)
-    exported = LatentReader.from_pretrained(tmp_path / "small" / "reader")
+    exported = LatentRecogniser.from_pretrained(tmp_path / "small" / "reader")
     torch.testing.assert_close(exported(latents), reader(latents), atol=1e-2, rtol=1e-2)
 
 

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from tests.helpers import ROOT, make_word_folder
-from utils.word_folder import read_word_folder
+from utils.text_images import read_text_images
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +28,7 @@ def test_words_come_back(pack_words, tmp_path):
     call(pack_words, "--dataset_path", tmp_path / "words", "--save_path", tmp_path / "one.pack")
     assert (tmp_path / "one.pack").stat().st_size < 4000
     call(pack_words, "--unpack", tmp_path / "one.pack", "--save_path", tmp_path / "again")
-    assert read_word_folder(tmp_path / "again") == records
+    assert read_text_images(tmp_path / "again") == records
     for record in records:
         one, other = (
             np.asarray(Image.open(tmp_path / name / record.file_name)).astype(int)

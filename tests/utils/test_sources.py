@@ -5,16 +5,16 @@ from pathlib import Path
 import pytest
 
 from tests.helpers import IMG_SIZE, make_word_folder
-from utils.sources import Source, TrainingWords, parse_sources, read_images, read_sources
-from utils.word_folder import WordRecord
+from utils.sources import Source, TrainingSet, parse_sources, read_images, read_sources
+from utils.text_images import TextImage
 
 
 def make_words(splits, shares=None, writers=("a",)):
     records = tuple(
-        WordRecord(f"images/{i}.png", "abc", writers[i % len(writers)], split)
+        TextImage(f"images/{i}.png", "abc", writers[i % len(writers)], split)
         for i, split in enumerate(splits)
     )
-    return TrainingWords(
+    return TrainingSet(
         records, tuple(Path(r.file_name) for r in records), tuple(shares or [1.0] * len(records))
     )
 
@@ -76,7 +76,7 @@ def test_validation_words_of_unknown_hands_do_not_count():
 
 def test_what_is_held_out_does_not_depend_on_the_order():
     words = make_words(["train"] * 100)
-    shuffled = TrainingWords(words.records[::-1], words.paths[::-1], words.shares)
+    shuffled = TrainingSet(words.records[::-1], words.paths[::-1], words.shares)
     assert {words.records[i] for i in words.val_indices()} == {
         shuffled.records[i] for i in shuffled.val_indices()
     }

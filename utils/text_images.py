@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
+from utils.errors import UserError
 from utils.output import check_no_file, write_atomically
 
 METADATA_NAME = "metadata.jsonl"
@@ -20,7 +21,7 @@ _FIELDS = ("file_name", "text", "writer", "split")
 
 
 @dataclass(frozen=True)
-class WordRecord:
+class TextImage:
     """One word of a word folder.
 
     ``file_name`` is relative to the folder with forward slashes; ``split`` is ``train``, ``val`` or ``test``;
@@ -39,12 +40,12 @@ class WordRecord:
         return json.dumps({**self.extra, **values} if self.extra else values, ensure_ascii=False)
 
 
-def write_metadata(folder: Path, records: Iterable[WordRecord], *, name: str = METADATA_NAME) -> None:
+def write_metadata(folder: Path, records: Iterable[TextImage], *, name: str = METADATA_NAME) -> None:
     """Write ``metadata.jsonl`` (or a shard's ``name``) whole."""
     write_atomically(folder / name, "".join(record.as_json() + "\n" for record in records))
 
 
-def read_notes(path: Path) -> list[dict]:
+def read_jsonl(path: Path) -> list[dict]:
     """The JSON objects, one a line, that a script has noted in a file so far; a line that a kill cut off
     doesn't count.
     """
@@ -59,7 +60,7 @@ def read_notes(path: Path) -> list[dict]:
     return notes
 
 
-def read_metadata(path: Path) -> list[WordRecord]:
+def read_metadata(path: Path) -> list[TextImage]:
     """Read a ``metadata.jsonl`` file; unknown fields become ``extra``, ``split`` defaults to ``train``.
 
     Raises:
@@ -74,27 +75,27 @@ def read_metadata(path: Path) -> list[WordRecord]:
             values = json.loads(line)
             missing = [name for name in _FIELDS[:3] if not isinstance(values.get(name), str)]
         except (json.JSONDecodeError, AttributeError) as error:
-            raise ValueError(f"{path} line {number}: not a JSON object ({error})") from error
+            raise UserError(f"{path} line {number}: not a JSON object ({error})") from error
         if missing:
-            raise ValueError(
+            raise UserError(
                 f"{path} line {number}: no text field {missing[0]!r}. A word folder's lines hold file_name,"
                 " text and writer as strings; preprocessing/process_dataset.py makes them from other tables."
             )
         name = PurePosixPath(values["file_name"])
         if name.is_absolute() or ".." in name.parts:
             # Inference writes under the same names into another folder.
-            raise ValueError(
+            raise UserError(
                 f"{path} line {number}: file_name {values['file_name']!r} leads out of the folder. It must be"
                 " relative to it."
             )
         extra = {name: value for name, value in values.items() if name not in _FIELDS}
-        records.append(WordRecord(**{name: values[name] for name in _FIELDS if name in values}, extra=extra))
+        records.append(TextImage(**{name: values[name] for name in _FIELDS if name in values}, extra=extra))
     return records
 
 
-def read_word_folder(
+def read_text_images(
     folder: Path, *, flag: str = "--dataset_path", splits: Sequence[str] = ()
-) -> list[WordRecord]:
+) -> list[TextImage]:
     """Read the records of a complete word folder, in their order.
 
     Args:
@@ -115,14 +116,14 @@ def read_word_folder(
     records = read_metadata(metadata)
     names = {record.file_name for record in records}
     if len(names) != len(records):
-        raise ValueError(
+        raise UserError(
             f"{flag} {folder}: {METADATA_NAME} names {len(records) - len(names)} images more than once"
         )
     if splits:
         records = [record for record in records if record.split in splits]
     if not records:
         wanted = f" of split {', '.join(splits)}" if splits else ""
-        raise ValueError(f"{flag} {folder}: no words{wanted} in {METADATA_NAME}")
+        raise UserError(f"{flag} {folder}: no words{wanted} in {METADATA_NAME}")
     return records
 
 
@@ -141,9 +142,9 @@ def prepare_output(folder: Path, settings: dict, overwrite: bool, *, marker: str
     # Half-written files of a shard that started just now don't count.
     if folder.is_dir() and any(path for path in folder.iterdir() if path.suffix != ".tmp"):
         if not settings_path.is_file():
-            raise ValueError(f"{flag} {folder}: not empty, and not made by this script. Name another folder.")
+            raise UserError(f"{flag} {folder}: not empty, and not made by this script. Name another folder.")
         if not overwrite and json.loads(settings_path.read_text(encoding="utf-8")) != settings:
-            raise ValueError(
+            raise UserError(
                 f"{flag} {folder}: holds words of other settings (see {marker}). Name another folder, "
                 "or give --overwrite."
             )

@@ -9,11 +9,11 @@ from PIL import Image
 from generation.folder_writer import merge_shards, shard_metadata_name
 from tests.helpers import make_word_folder
 from utils.output import save_image, write_atomically
-from utils.word_folder import METADATA_NAME, WordRecord, read_metadata, read_word_folder, write_metadata
+from utils.text_images import METADATA_NAME, TextImage, read_metadata, read_text_images, write_metadata
 
 RECORDS = [
-    WordRecord("images/a.png", 'Größe "so", it\'s', "007", "train"),
-    WordRecord("images/b.png", "b", "7", "val"),
+    TextImage("images/a.png", 'Größe "so", it\'s', "007", "train"),
+    TextImage("images/b.png", "b", "7", "val"),
 ]
 
 
@@ -25,12 +25,12 @@ def test_records_come_back_as_they_were(tmp_path):
 
 def test_writers_keep_their_zeros(tmp_path):
     write_metadata(tmp_path, RECORDS)
-    assert [record.writer for record in read_word_folder(tmp_path)] == ["007", "7"]
+    assert [record.writer for record in read_text_images(tmp_path)] == ["007", "7"]
 
 
 @pytest.mark.parametrize("strange", ["\u2028", "\x85", "\x0c", "\x1e", "\r"])
 def test_only_line_feeds_end_a_line(tmp_path, strange):
-    records = [WordRecord("images/a.png", "a", f"who{strange}ever")]
+    records = [TextImage("images/a.png", "a", f"who{strange}ever")]
     write_metadata(tmp_path, records)
     assert read_metadata(tmp_path / METADATA_NAME) == records
 
@@ -39,7 +39,7 @@ def test_unknown_fields_are_ignored_and_the_split_has_a_default(tmp_path):
     (tmp_path / METADATA_NAME).write_bytes(
         b'{"file_name": "x.png", "text": "x", "writer": "w", "score": 3}\r\n\r\n'
     )
-    assert read_word_folder(tmp_path) == [WordRecord("x.png", "x", "w", "train")]
+    assert read_text_images(tmp_path) == [TextImage("x.png", "x", "w", "train")]
 
 
 @pytest.mark.parametrize(
@@ -62,21 +62,21 @@ def test_unknown_fields_are_ignored_and_the_split_has_a_default(tmp_path):
 def test_bad_lines_are_named(tmp_path, line, message):
     (tmp_path / METADATA_NAME).write_text(RECORDS[0].as_json() + "\n" + line + "\n", encoding="utf-8")
     with pytest.raises(ValueError, match=f"line 2: {message}"):
-        read_word_folder(tmp_path)
+        read_text_images(tmp_path)
 
 
 def test_incomplete_folders_are_refused_with_the_flag(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"--iam_path .*no such folder"):
-        read_word_folder(tmp_path / "nowhere", flag="--iam_path")
+        read_text_images(tmp_path / "nowhere", flag="--iam_path")
     with pytest.raises(FileNotFoundError, match="not a complete word folder"):
-        read_word_folder(tmp_path)
+        read_text_images(tmp_path)
     write_metadata(tmp_path, RECORDS)
-    assert [record.text for record in read_word_folder(tmp_path, splits=("val", "test"))] == ["b"]
+    assert [record.text for record in read_text_images(tmp_path, splits=("val", "test"))] == ["b"]
     with pytest.raises(ValueError, match="no words of split test"):
-        read_word_folder(tmp_path, splits=("test",))
+        read_text_images(tmp_path, splits=("test",))
     write_metadata(tmp_path, RECORDS * 2)
     with pytest.raises(ValueError, match="2 images more than once"):
-        read_word_folder(tmp_path)
+        read_text_images(tmp_path)
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path, monkeypatch):
@@ -107,7 +107,7 @@ def test_shards_merge_in_the_order_of_the_job(tmp_path):
     assert not (tmp_path / METADATA_NAME).exists()
     write_shards(tmp_path, [RECORDS[1:], RECORDS[:1]])
     assert merge_shards(tmp_path, 2, expected)
-    assert read_word_folder(tmp_path) == RECORDS
+    assert read_text_images(tmp_path) == RECORDS
     assert [p.name for p in tmp_path.iterdir()] == [METADATA_NAME]
 
 
@@ -116,7 +116,7 @@ def test_shards_merge_in_the_order_of_the_job(tmp_path):
     [
         ([RECORDS[:1], []], "1 records missing"),
         ([RECORDS, RECORDS[:1]], "1 twice"),
-        ([RECORDS, [WordRecord("images/c.png", "c", "c")]], "1 of another job"),
+        ([RECORDS, [TextImage("images/c.png", "c", "c")]], "1 of another job"),
     ],
 )
 def test_shards_that_do_not_add_up_are_refused(tmp_path, parts, message):
@@ -134,7 +134,7 @@ def test_two_processes_may_merge_at_once(tmp_path, monkeypatch):
         path.unlink()
         return read_metadata(path)
 
-    monkeypatch.setattr("utils.word_folder.read_metadata", read_too_late)
+    monkeypatch.setattr("utils.text_images.read_metadata", read_too_late)
     assert merge_shards(tmp_path, 2, [record.file_name for record in RECORDS])
 
 
