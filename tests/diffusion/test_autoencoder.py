@@ -156,7 +156,7 @@ def test_a_folder_of_another_model_is_no_vae(tmp_path):
 @pytest.mark.parametrize("environment", [{"HF_HUB_OFFLINE": "1"}, {"HF_ENDPOINT": "http://127.0.0.1:9"}])
 def test_an_unreachable_hub_is_an_error_within_seconds(tmp_path, environment):
     code = (
-        "import time\nfrom autoencoder import load_vae\nstart = time.monotonic()\n"
+        "import time\nfrom diffusion.autoencoder import load_vae\nstart = time.monotonic()\n"
         "try:\n    load_vae('owner/some-model')\n"
         "except FileNotFoundError as error:\n    print(round(time.monotonic() - start), error)"
     )
