@@ -26,6 +26,11 @@ DROP_REASONS = (
     "unknown_writer",
     "unlisted_image",
     "no_annotations",
+    "bad_xml",
+    "no_words",
+    "struck_out",
+    "marked",
+    "too_wide",
 )
 
 
@@ -105,7 +110,8 @@ class RawWord:
     """One word of a raw data set.
 
     ``writer`` is a string (leading zeros count); ``split`` is ``train``, ``val`` or ``test``, or None where
-    the data set names none; ``source_id`` is the data set's own id, which becomes the image's name.
+    the data set names none; ``source_id`` is the data set's own id, which becomes the image's name. ``page`` is
+    the page that it was cut out of, or None: one page is never on both sides of a split.
     """
 
     image: ImageSource
@@ -113,6 +119,7 @@ class RawWord:
     writer: str
     split: str | None
     source_id: str
+    page: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
