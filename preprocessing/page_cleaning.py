@@ -161,7 +161,7 @@ def _erase(cleaned: np.ndarray, darkness: np.ndarray, rule: _Rule, noise: float)
     inside = (rows >= 0) & (rows < darkness.shape[0])
     rows = np.clip(rows, 0, darkness.shape[0] - 1)
     band = np.where(inside, darkness[rows, x], 0)  # (2 * BAND + 1, n)
-    level = _rule_profile(band)
+    level, spread = _rule_profile(band)
     typical = np.median(level, axis=1)
     peak = float(typical[BAND - 2 : BAND + 3].max())
     top = bottom = BAND
@@ -176,23 +176,35 @@ def _erase(cleaned: np.ndarray, darkness: np.ndarray, rule: _Rule, noise: float)
     part = np.arange(top - 1, bottom + 2)[:, None]
     is_stroke = (above & below) | (above & (part < BAND)) | (below & (part > BAND))
     window = slice(top - 1, bottom + 2)
-    is_rule = (band[window] <= 1.45 * level[window] + 3 * noise + 8) & ~is_stroke & inside[window]
+    limit = level + np.maximum(0.45 * level, 2.5 * spread) + 3 * noise + 8
+    is_rule = (band[window] <= limit[window]) & ~is_stroke & inside[window]
+    # Grains of the print that were darker: flat pieces that lie in the rule and reach to no stroke.
+    left = ((band[window] > limit[window]) & ~is_stroke).astype(np.uint8)
+    count, pieces, stats, _ = cv2.connectedComponentsWithStats(left, connectivity=8)
+    thickness = bottom - top + 1
+    is_grain = stats[:, cv2.CC_STAT_HEIGHT] <= max(2, thickness - 1)
+    is_grain[0] = False
+    is_rule |= is_grain[pieces] & ~(above | below) & inside[window]
     row, column = np.nonzero(is_rule)
     cleaned[rows[window][row, column], x[column]] = 0
 
 
-def _rule_profile(band: np.ndarray) -> np.ndarray:
-    """How dark a rule alone is in each row of its band, (2 * BAND + 1, n): a middle value of each strip's columns."""
+def _rule_profile(band: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """How dark a rule alone is in each row of its band, (2 * BAND + 1, n), and how far it varies, (2 * BAND + 1, 1).
+
+    Ink is darker than the rule it crosses, so that the lighter half of a strip's columns speaks of the rule.
+    """
     count = band.shape[1] // STRIP
     strips = band[:, : count * STRIP].reshape(len(band), count, STRIP)
-    rank = int(0.45 * STRIP)
-    profile = np.partition(strips, rank, axis=2)[:, :, rank].astype(float)
+    ranks = (int(0.1 * STRIP), int(0.45 * STRIP))
+    light, profile = np.partition(strips, ranks, axis=2)[:, :, ranks].astype(float).transpose(2, 0, 1)
+    spread = np.median(profile - light, axis=1)[:, None]
     profile = np.maximum(profile - np.minimum(profile[0], profile[-1]), 0)
     # Where text hides a rule, a strip knows less than the rule's whole length does.
     typical = np.median(profile, axis=1)[:, None]
     profile = np.clip(profile, 0.6 * typical, 1.6 * typical + 4)
     centres = (np.arange(count) + 0.5) * STRIP
-    return np.stack([np.interp(np.arange(band.shape[1]), centres, row) for row in profile])
+    return np.stack([np.interp(np.arange(band.shape[1]), centres, row) for row in profile]), spread
 
 
 def _widen(columns: np.ndarray) -> np.ndarray:

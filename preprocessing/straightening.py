@@ -147,13 +147,17 @@ def _own_ink(
     keep = is_own | ((share >= WITHIN)[labels] & ~is_other)
     # Tips of a neighbour's strokes: pieces off the line's body of what stands mostly elsewhere.
     count, pieces, stats, _ = cv2.connectedComponentsWithStats((is_own & is_ink).astype(np.uint8), connectivity=8)
+    is_other_too = cover > 1
     is_alien = np.zeros(count, bool)
     for piece in range(1, count):
-        left, top, width, height, _ = stats[piece]
-        if top + height <= base + 0.45 * highest or top >= base - 1:
+        left, top, width, height, area = stats[piece]
+        is_below = top >= base - 1
+        if top + height <= base + 0.45 * highest or is_below:
             window = (slice(top, top + height), slice(left, left + width))
-            parent = labels[window][pieces[window] == piece]
-            is_alien[piece] = share[np.bincount(parent).argmax()] < ASTRAY
+            here = pieces[window] == piece
+            is_alien[piece] = share[np.bincount(labels[window][here]).argmax()] < ASTRAY
+            # What hangs loose below a line, where the next one's outline begins, is that one's accent or bar.
+            is_alien[piece] |= is_below and 2 * (is_other_too[window] & here).sum() > area
     if is_alien.any():
         alien = cv2.dilate(is_alien[pieces].astype(np.uint8), np.ones((3, 3), np.uint8)) > 0
         keep &= ~alien
