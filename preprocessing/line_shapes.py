@@ -1,4 +1,6 @@
-"""Where a line runs on its page: outlines and baselines made whole, and the frame that a line is straightened in."""
+"""Where a line runs on its page: outlines and baselines made whole, and the frame that a line is straightened
+in.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +17,9 @@ BASE_IN_OUTLINE = 0.3  # of an outline's height, from below: the baseline where 
 
 @dataclass(frozen=True, kw_only=True)
 class LineShape:
-    """A line as its file describes it: an outline of three points or more and a baseline of two or more; either may lack."""
+    """A line as its file describes it: an outline of three points or more and a baseline of two or more;
+    either may lack.
+    """
 
     polygon: Points = ()
     baseline: Points = ()
@@ -25,8 +29,8 @@ class LineShape:
 class LineFrame:
     """A line's own axes: ``along`` its baseline's chord and ``down`` across it, unit vectors in the picture.
 
-    ``polygon`` is (n, 2) in pixels of the picture; ``base`` is (m, 2), the baseline in the line's own axes from
-    ``origin``, sorted along. ``is_guessed`` says that the baseline was not in the file.
+    ``polygon`` is (n, 2) in pixels of the picture; ``base`` is (m, 2), the baseline in the line's own axes
+    from ``origin``, sorted along. ``is_guessed`` says that the baseline was not in the file.
     """
 
     origin: np.ndarray
@@ -84,11 +88,13 @@ def _make_frame(
     if is_guessed:
         base = _baseline_of_outline(polygon)
     middle = polygon.mean(axis=0)
-    for base in (base, base[::-1]):
+    for ends in (base, base[::-1]):
+        base = ends
         chord = base[-1] - base[0]
         along = chord / np.hypot(*chord)
         down = np.array([-along[1], along[0]])
-        # Read from the other end, the writing would hang below its baseline. A line that runs to the right is upright.
+        # Read from the other end, the writing would hang below its baseline. A line that runs to the right is
+        # upright.
         if along[0] > 0.7 or (middle - base.mean(axis=0)) @ down < 0:
             break
     own = np.stack([(base - base[0]) @ along, (base - base[0]) @ down], axis=1)
@@ -105,12 +111,16 @@ def _belongs(base: np.ndarray, polygon: np.ndarray) -> bool:
     """True if the baseline lies in its outline or not farther from it than the outline is high."""
     contour = polygon.astype(np.float32)
     thickness = min(cv2.minAreaRect(contour)[1])
-    distances = [cv2.pointPolygonTest(contour, (float(x), float(y)), True) for x, y in (*base, base.mean(axis=0))]
+    distances = [
+        cv2.pointPolygonTest(contour, (float(x), float(y)), True) for x, y in (*base, base.mean(axis=0))
+    ]
     return max(distances) > -max(4.0, 0.5 * thickness)
 
 
 def _line_distance(bases: Sequence[np.ndarray]) -> float | None:
-    """The usual distance of a baseline to the next one that runs beside it, in pixels; None for a single line."""
+    """The usual distance of a baseline to the next one that runs beside it, in pixels; None for a single
+    line.
+    """
     distances = []
     for i, base in enumerate(bases):
         middle, chord = base.mean(axis=0), base[-1] - base[0]
@@ -119,7 +129,11 @@ def _line_distance(bases: Sequence[np.ndarray]) -> float | None:
         for j, other in enumerate(bases):
             offset = other.mean(axis=0) - middle
             across = abs(offset @ np.array([-along[1], along[0]]))
-            if i != j and across > 3 and abs(offset @ along) < 0.5 * (np.hypot(*chord) + np.ptp(other @ along)):
+            if (
+                i != j
+                and across > 3
+                and abs(offset @ along) < 0.5 * (np.hypot(*chord) + np.ptp(other @ along))
+            ):
                 nearest.append(across)
         if nearest:
             distances.append(min(nearest))

@@ -1,4 +1,6 @@
-"""Lines of writing cut out of a page, at their hand's own size, each with its baseline at one height of the canvas."""
+"""Lines of writing cut out of a page, at their hand's own size, each with its baseline at one height of the
+canvas.
+"""
 
 import warnings
 from collections.abc import Sequence
@@ -17,7 +19,9 @@ from utils.images import WHITE
 
 X_HEIGHT = 0.22  # of the canvas: the height of small letters
 BASELINE = 0.66  # of the canvas, from its top
-SMALLEST = 0.6  # of its hand's size: what a line with a very tall stroke is reduced to, before that is cut off
+SMALLEST = (
+    0.6  # of its hand's size: what a line with a very tall stroke is reduced to, before that is cut off
+)
 LARGEST_SCALE = 6.0  # canvas pixels a page pixel; a hand that would need more was measured wrongly
 VISIBLE = 40  # darkness of a cleaned line that counts as ink
 LEAST_PIXELS = 12  # of ink in a line
@@ -51,10 +55,16 @@ class LineImage:
 
 @lru_cache(maxsize=1)
 def _cut_page(page: PageLines, settings: FitSettings) -> list[np.ndarray | str]:
-    """All lines of a page, which is read once; the last page is kept, since a page's lines follow each other."""
+    """All lines of a page, which is read once: the last page is kept, and a page's lines follow each other."""
     try:
         grey, scale, shift = _load_part(page, settings.img_size[0])
-    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError):  # whatever Pillow raises
+    except (
+        OSError,
+        SyntaxError,
+        ValueError,
+        EOFError,
+        Image.DecompressionBombError,
+    ):  # whatever Pillow raises
         return ["unreadable_image"] * len(page.shapes)
     return cut_lines(grey, make_frames(page.shapes, scale, shift, grey.shape), settings)
 
@@ -63,17 +73,24 @@ def _load_part(page: PageLines, height: int) -> tuple[np.ndarray, np.ndarray, np
     """The part of a page that has lines, no larger than a canvas of ``height`` pixels needs.
 
     Returns:
-        (H, W) uint8 grey, and (2,) ``scale`` and ``shift``: a point of the file lies at ``point * scale - shift``.
+        (H, W) uint8 grey, and (2,) ``scale`` and ``shift``: a point of the file lies at ``point * scale -
+        shift``.
     """
-    outlines = [np.array(shape.polygon or shape.baseline) for shape in page.shapes if shape.polygon or shape.baseline]
+    outlines = [
+        np.array(shape.polygon or shape.baseline) for shape in page.shapes if shape.polygon or shape.baseline
+    ]
     points = np.concatenate([*outlines, np.zeros((0, 2))])
     with warnings.catch_warnings(), Image.open(page.path) as image:
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
         full = np.array(image.size, float)
-        scale = np.array([pixels / units if units > 0 else 1.0 for pixels, units in zip(full, page.size, strict=True)])
+        scale = np.array(
+            [pixels / units if units > 0 else 1.0 for pixels, units in zip(full, page.size, strict=True)]
+        )
         usual = float(np.median([min(np.ptp(outline * scale, axis=0)) for outline in outlines] or [0.0]))
         wanted = max(1.0, usual / (PIXELS_A_LINE * height))
-        image.draft("L", tuple((full / wanted).astype(int)))  # JPEG files can be read at a half, a quarter or an eighth
+        image.draft(
+            "L", tuple((full / wanted).astype(int))
+        )  # JPEG files can be read at a half, a quarter or an eighth
         image.load()
         grey = to_grey(image)
     read = np.array(grey.shape[::-1]) / full
@@ -82,7 +99,9 @@ def _load_part(page: PageLines, height: int) -> tuple[np.ndarray, np.ndarray, np
     if len(points):
         margin = 2 * usual + 50
         left, top = np.clip(points.min(axis=0) * scale - margin, 0, (right - 1, bottom - 1)).astype(int)
-        right, bottom = np.clip(points.max(axis=0) * scale + margin, (left + 1, top + 1), (right, bottom)).astype(int)
+        right, bottom = np.clip(
+            points.max(axis=0) * scale + margin, (left + 1, top + 1), (right, bottom)
+        ).astype(int)
     grey = np.ascontiguousarray(grey[top:bottom, left:right])
     reduction = max(wanted * read.mean(), (grey.size / MOST_PIXELS) ** 0.5)
     shift = np.array([left, top], float)
@@ -94,7 +113,9 @@ def _load_part(page: PageLines, height: int) -> tuple[np.ndarray, np.ndarray, np
     return grey, scale, shift
 
 
-def cut_lines(grey: np.ndarray, frames: Sequence[LineFrame | None], settings: FitSettings) -> list[np.ndarray | str]:
+def cut_lines(
+    grey: np.ndarray, frames: Sequence[LineFrame | None], settings: FitSettings
+) -> list[np.ndarray | str]:
     """Cut all lines of a page.
 
     Args:
@@ -121,9 +142,11 @@ def hand_size(strips: Sequence[Strip]) -> float:
 
 
 def x_height(strip: Strip) -> float | None:
-    """The distance of the baseline to the top of small letters, in pixels; None where there is too little ink.
+    """The distance of the baseline to the top of small letters, in pixels; None where there is too little
+    ink.
 
-    The rows above the baseline fall into those of small letters, full of ink, and those above, which only tall strokes
+    The rows above the baseline fall into those of small letters, full of ink, and those above, which only
+    tall strokes
     reach: the border is where the two differ most (Otsu's criterion on the rows' ink).
     """
     rows = (strip.darkness > VISIBLE).sum(axis=1).astype(float)
@@ -148,7 +171,8 @@ def _lowest_of_body(strip: Strip) -> float:
 
 
 def place(strip: Strip, x_height: float, settings: FitSettings) -> np.ndarray | str:
-    """Put a straight line on its canvas, small letters ``X_HEIGHT`` of it high; smaller where a stroke is too tall.
+    """Put a straight line on its canvas, small letters ``X_HEIGHT`` of it high; smaller where a stroke is too
+    tall.
 
     Args:
         x_height: height of the hand's small letters in pixels of the strip.
@@ -174,5 +198,7 @@ def place(strip: Strip, x_height: float, settings: FitSettings) -> np.ndarray | 
     top = round(BASELINE * height - strip.base * scale)
     first, last = max(0, top), min(height, top + size[1])
     if last > first:
-        canvas[first:last, settings.margin : settings.margin + size[0]] = WHITE - part[first - top : last - top]
+        canvas[first:last, settings.margin : settings.margin + size[0]] = (
+            WHITE - part[first - top : last - top]
+        )
     return canvas

@@ -5,7 +5,9 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-STRIP = 48  # pixels; a rule is looked for in strips of this width, in which even a page's slant moves it little
+STRIP = (
+    48  # pixels; a rule is looked for in strips of this width, in which even a page's slant moves it little
+)
 TOPHAT = 11  # pixels; what is thicker is no rule
 BAND = 6  # pixels on each side of a rule's middle that its profile is measured over
 LEAST_STRIPS = 8  # strips in which a rule must show
@@ -22,8 +24,8 @@ DARKEST_PAPER = 48  # grey value; below it lies the table that a page was photog
 def darkness_on_white(grey: np.ndarray) -> np.ndarray:
     """How much darker than its paper each pixel is.
 
-    The paper's brightness is what is left of a reduced page once everything narrower than a letter is closed; it follows
-    shadows, folds and dark margins.
+    The paper's brightness is what is left of a reduced page once everything narrower than a letter is closed;
+    it follows shadows, folds and dark margins.
 
     Args:
         grey: (H, W) uint8.
@@ -41,7 +43,8 @@ def darkness_on_white(grey: np.ndarray) -> np.ndarray:
 
 
 def paper_noise(darkness: np.ndarray) -> tuple[float, float]:
-    """The darkness that paper has by chance: its middle, and its spread (a standard deviation), in grey levels.
+    """The darkness that paper has by chance: its middle, and its spread (a standard deviation), in grey
+    levels.
 
     Ink only makes pixels darker, so the lighter half speaks of the paper alone.
     """
@@ -106,7 +109,8 @@ def _find_rules(darkness: np.ndarray, slope: float, noise: float) -> list[_Rule]
         level = cv2.warpAffine(darkness, shear, (width, height), flags=how, borderMode=cv2.BORDER_REPLICATE)
     else:
         slope = 0.0
-    # Of a strip's columns, sorted by darkness, one below the middle: letters leave more than half of a row white.
+    # Of a strip's columns, sorted by darkness, one below the middle: letters leave more than half of a row
+    # white.
     rank = int(0.4 * STRIP)
     rows = np.partition(level[:, : count * STRIP].reshape(height, count, STRIP), rank, axis=2)[:, :, rank]
     rows = cv2.morphologyEx(rows, cv2.MORPH_TOPHAT, np.ones((TOPHAT, 1), np.uint8))
@@ -155,7 +159,9 @@ def _trace(chain: list[tuple[int, int]], count: int, width: int, slope: float) -
 
 
 def _erase(cleaned: np.ndarray, darkness: np.ndarray, rule: _Rule, noise: float) -> None:
-    """Whiten a rule's pixels in place, but for those that are clearly darker than it or belong to a stroke across it."""
+    """Whiten a rule's pixels in place, but for those that are clearly darker than it or belong to a stroke
+    across it.
+    """
     x = rule.start + np.arange(len(rule.middle))
     rows = np.rint(rule.middle).astype(int) + np.arange(-BAND, BAND + 1)[:, None]
     inside = (rows >= 0) & (rows < darkness.shape[0])
@@ -180,7 +186,7 @@ def _erase(cleaned: np.ndarray, darkness: np.ndarray, rule: _Rule, noise: float)
     is_rule = (band[window] <= limit[window]) & ~is_stroke & inside[window]
     # Grains of the print that were darker: flat pieces that lie in the rule and reach to no stroke.
     left = ((band[window] > limit[window]) & ~is_stroke).astype(np.uint8)
-    count, pieces, stats, _ = cv2.connectedComponentsWithStats(left, connectivity=8)
+    _, pieces, stats, _ = cv2.connectedComponentsWithStats(left, connectivity=8)
     thickness = bottom - top + 1
     is_grain = stats[:, cv2.CC_STAT_HEIGHT] <= max(2, thickness - 1)
     is_grain[0] = False
@@ -190,7 +196,8 @@ def _erase(cleaned: np.ndarray, darkness: np.ndarray, rule: _Rule, noise: float)
 
 
 def _rule_profile(band: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """How dark a rule alone is in each row of its band, (2 * BAND + 1, n), and how far it varies, (2 * BAND + 1, 1).
+    """How dark a rule alone is in each row of its band, (2 * BAND + 1, n), and how far it varies, (2 * BAND +
+    1, 1).
 
     Ink is darker than the rule it crosses, so that the lighter half of a strip's columns speaks of the rule.
     """

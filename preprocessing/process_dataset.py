@@ -24,15 +24,17 @@ if not __package__:
 
 from preprocessing.cleaning import FitSettings
 from preprocessing.raw_word import FileImage, RawWord
-from preprocessing.readers import fonts, gw, iam, imgur5k, table
+from preprocessing.readers import fonts, gw, iam, imgur5k, pages, table
 from preprocessing.readers.search import IMAGE_SUFFIXES, ids_of_paths, walk
-from preprocessing.selection import describe, drop_table, filter_words, split_by_writer
+from preprocessing.selection import choose_splits, describe, drop_table, filter_words
 from preprocessing.writing import REPORT_NAME, prepare_save_dir, write_words
 from utils.errors import UserError
 from utils.output import write_atomically
 from utils.text_images import IMAGE_FOLDER, write_metadata
 
-READERS = {"iam": iam, "gw": gw, "imgur5k": imgur5k, "table": table, "fonts": fonts}
+READERS = {"iam": iam, "gw": gw, "imgur5k": imgur5k, "pages": pages, "table": table, "fonts": fonts}
+WORD_SIZE = (64, 256)  # pixels
+LINE_SIZE = (64, 2048)
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 PRESETS = {
     "wordstylist": {
@@ -56,6 +58,10 @@ IMAGES_SOUGHT = {
     "imgur5k": (
         "Pages are sought below --images, else below --dataset_path, by the names of image_path: give the"
         " folder of the downloaded pages with --images."
+    ),
+    "pages": (
+        "A page's picture is sought by its name in the PAGE or ALTO file, and by that file's own name,"
+        " anywhere below --dataset_path."
     ),
     "table": "Images are sought by the table's paths, from its folder and from --dataset_path.",
 }
@@ -89,6 +95,13 @@ def reader_options(name: str, args: argparse.Namespace) -> dict:
         "iam": {"splits": args.splits, "segmentation": args.segmentation, "writer_from": args.writer_from},
         "gw": {"fold": args.fold, "writer_from": args.writer_from},
         "imgur5k": {"images": args.images, "verify_md5": args.verify_md5},
+        "pages": {
+            "unit": args.unit,
+            "writer_from": args.writer_from,
+            "writer_pattern": args.writer_pattern,
+            "writer_table": args.writer_table,
+            "drop_lines_with": args.drop_lines_with,
+        },
         "table": {
             "table": args.table,
             "image_column": args.image_column,
@@ -115,6 +128,24 @@ def check_reader_flags(name: str | None, args: argparse.Namespace) -> None:
             raise UserError(
                 f"--{flag} {value}: is for --dataset {' or '.join(takers)}; this is read as "
                 f"{name or 'bare images'}. Leave it out, or name the reader with --dataset."
+            )
+    if name != "pages" and args.writer_from == "folder":
+        raise UserError(f"--writer_from folder: is for --dataset pages; {name} has dataset or page")
+    if name == "pages":
+        check_page_flags(args)
+
+
+def check_page_flags(args: argparse.Namespace) -> None:
+    """Raise UserError if a flag is given that only says how single words are fitted."""
+    if args.preset:
+        raise UserError(
+            f"--preset {args.preset}: is for single words; pages give lines at their hand's own size"
+        )
+    for flag in ("background", "crop", "fit", "align", "max_scale", "invert_dark", "split_words"):
+        if (value := getattr(args, flag)) != args.defaults[flag]:
+            raise UserError(
+                f"--{flag} {value}: is for images of single words. What is cut out of pages has white paper"
+                " and its hand's own size; leave the flag out."
             )
 
 
@@ -173,14 +204,26 @@ def make_parser() -> argparse.ArgumentParser:
     group.add_argument(
         "--test_fraction", type=float, default=0.1, help="the same for test (default: %(default)s)"
     )
+    group.add_argument(
+        "--unseen_writers",
+        type=float,
+        default=0.0,
+        metavar="SHARE",
+        help=(
+            "share of the writers that are kept for test with all they wrote, where the data set names no "
+            "split (default: %(default)s)"
+        ),
+    )
     group = parser.add_argument_group("the image")
     group.add_argument(
         "--img_size",
         type=int,
         nargs=2,
-        default=(64, 256),
         metavar=("H", "W"),
-        help="word image size in pixels, multiples of 8 (default: 64 256)",
+        help=(
+            "image size in pixels, multiples of 8; what is cut out of pages is as wide as its ink, at most W "
+            "(default: 64 256, for pages 64 2048)"
+        ),
     )
     group.add_argument(
         "--background",
@@ -216,8 +259,11 @@ def make_parser() -> argparse.ArgumentParser:
     group.add_argument(
         "--remove_rules",
         action=argparse.BooleanOptionalAction,
-        default=False,
-        help="erase ruler lines at the upper and lower edge",
+        default=None,
+        help=(
+            "erase the rules of lined paper: those all over a page (default for pages), or ruler lines at "
+            "the upper and lower edge of a word's picture (default: kept)"
+        ),
     )
     group.add_argument(
         "--invert_dark",
@@ -246,14 +292,44 @@ def make_parser() -> argparse.ArgumentParser:
         default="ok",
         help="drop or keep words whose segmentation is marked err (default: drop)",
     )
-    group = parser.add_argument_group("iam and gw")
+    group = parser.add_argument_group("iam, gw and pages")
     group.add_argument(
         "--writer_from",
-        choices=("dataset", "page"),
+        choices=("dataset", "folder", "page"),
         default="dataset",
         help=(
-            "who wrote a word: the data set's "
-            "own word (gw: one, 'gw'), or each page (iam: form) is a writer (default: %(default)s)"
+            "who wrote a word: the data set's own word (gw: one, 'gw'; pages: one hand a document, which is "
+            "what page names share before their last number), each folder of pages, or each page (iam: form) "
+            "is a writer (default: %(default)s)"
+        ),
+    )
+    group = parser.add_argument_group("pages (PAGE and ALTO)")
+    group.add_argument(
+        "--unit",
+        choices=("line", "word"),
+        default="line",
+        help="whole lines, or words where the files outline them one by one (default: %(default)s)",
+    )
+    group.add_argument(
+        "--writer_pattern",
+        metavar="REGEX",
+        help=(
+            "regular expression sought in a page's path; its first group, or all it matches, is the writer "
+            "(default: --writer_from)"
+        ),
+    )
+    group.add_argument(
+        "--writer_table",
+        type=Path,
+        help="CSV or TSV file with the columns page and writer (default: --writer_from)",
+    )
+    group.add_argument(
+        "--drop_lines_with",
+        default="",
+        metavar="CHARACTERS",
+        help=(
+            "marks of the transcription that do not stand on the page as they are written, such as # for "
+            "what nobody can read; lines with one of them are left out (default: none)"
         ),
     )
     group = parser.add_argument_group("gw")
@@ -313,13 +389,13 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         parser.error("--dataset_path is needed (or --dataset fonts, which draws its own words)")
     if not args.dry_run and args.save_dir is None:
         parser.error("--save_dir is needed (or --dry_run)")
-    if any(side <= 0 or side % 8 for side in args.img_size):
-        parser.error(f"--img_size {args.img_size[0]} {args.img_size[1]}: height and width are multiples of 8")
-    if args.margin < 0 or 2 * args.margin >= min(args.img_size):
-        parser.error(
-            f"--margin {args.margin}: leaves no room in an image of {args.img_size[0]}x{args.img_size[1]}"
-            " pixels"
-        )
+    size = args.img_size or WORD_SIZE
+    if any(side <= 0 or side % 8 for side in size):
+        parser.error(f"--img_size {size[0]} {size[1]}: height and width are multiples of 8")
+    if args.margin < 0 or 2 * args.margin >= min(size):
+        parser.error(f"--margin {args.margin}: leaves no room in an image of {size[0]}x{size[1]} pixels")
+    if not 0 <= args.unseen_writers < 1:
+        parser.error(f"--unseen_writers {args.unseen_writers}: a share of all writers, from 0 to below 1")
     if args.max_scale <= 0:
         parser.error(f"--max_scale {args.max_scale}: must be above 0")
     if args.val_fraction < 0 or args.test_fraction < 0 or args.val_fraction + args.test_fraction >= 1:
@@ -338,10 +414,10 @@ def process_described(args: argparse.Namespace, name: str) -> None:
     place = f"--dataset_path {args.dataset_path}" if args.dataset_path else f"--dataset {name}"
     raw = READERS[name].iter_words(args.dataset_path, **reader_options(name, args))
     words = list(filter_words(raw, args.charset, args.min_length, args.max_length, dropped))
-    words = split_by_writer(words, args.val_fraction, args.test_fraction)
     if not words:
         sought = IMAGES_SOUGHT.get(name, "") if 2 * dropped["no_image"] > dropped.total() else ""
         raise UserError(f"{place}: no word is left of this {name} data set. {sought}\n{drop_table(dropped)}")
+    words = choose_splits(words, args.val_fraction, args.test_fraction, args.unseen_writers)
     if args.dry_run:
         print(describe(words))
         print(drop_table(dropped))
@@ -358,6 +434,7 @@ def process_described(args: argparse.Namespace, name: str) -> None:
         "max_length": args.max_length,
         "val_fraction": args.val_fraction,
         "test_fraction": args.test_fraction,
+        "unseen_writers": args.unseen_writers,
         "reader": {
             key: None if value is None else str(value) for key, value in reader_options(name, args).items()
         },
@@ -420,14 +497,14 @@ def fit_settings(args: argparse.Namespace, name: str) -> FitSettings:
         name == "imgur5k" and args.background == "whiten" if args.invert_dark is None else args.invert_dark
     )
     return FitSettings(
-        tuple(args.img_size),
+        tuple(args.img_size or (LINE_SIZE if name == "pages" else WORD_SIZE)),
         args.background,
         args.crop,
         args.fit,
         args.align,
         args.margin,
         args.max_scale,
-        args.remove_rules,
+        name == "pages" if args.remove_rules is None else args.remove_rules,
         invert,
     )
 

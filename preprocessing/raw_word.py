@@ -8,6 +8,8 @@ from typing import Protocol
 
 from PIL import Image, ImageDraw, ImageOps, ImageStat
 
+from preprocessing.lines import LineImage
+
 # Why a word is left out. Every dropped word is counted under exactly one of these.
 DROP_REASONS = (
     "err_segmentation",
@@ -110,11 +112,12 @@ class RawWord:
     """One word of a raw data set.
 
     ``writer`` is a string (leading zeros count); ``split`` is ``train``, ``val`` or ``test``, or None where
-    the data set names none; ``source_id`` is the data set's own id, which becomes the image's name. ``page`` is
+    the data set names none; ``source_id`` is the data set's own id, which becomes the image's name. ``page``
+    is
     the page that it was cut out of, or None: one page is never on both sides of a split.
     """
 
-    image: ImageSource
+    image: ImageSource | LineImage
     text: str
     writer: str
     split: str | None

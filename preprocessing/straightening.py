@@ -12,7 +12,9 @@ from preprocessing.page_cleaning import darkness_on_white, ink_level, paper_nois
 LEAST_INK = 110  # darkness that faint pencil is brought to
 LARGEST_GAIN = 3.0
 EXTRA = 0.45  # of its height: how far beyond its outline a line's strokes are followed
-BEND = 12  # a baseline bends over this part of its length at the shortest; its points are where somebody clicked
+BEND = (
+    12  # a baseline bends over this part of its length at the shortest; its points are where somebody clicked
+)
 WITHIN = 0.5  # share of a piece of ink in a line's outline from which all of it is the line's
 ASTRAY = 0.4  # share of a piece of ink in a line's outline under which its tips there are a neighbour's
 LONGEST_SIDE = 30_000  # pixels of a straight line
@@ -64,7 +66,8 @@ def find_ink(grey: np.ndarray, frames: Sequence[LineFrame | None], erase_rules: 
     levels = [ink_level(darkness[window][mask > 0]) for window, mask in parts]
     levels = [level for level in levels if level is not None]
     ink = float(np.percentile(levels, 30)) if levels else 128.0
-    # Single pixels of faint pencil are no darker than paper's grain; strokes are, once neighbours are taken together.
+    # Single pixels of faint pencil are no darker than paper's grain; strokes are, once neighbours are taken
+    # together.
     calm = cv2.GaussianBlur(darkness, (0, 0), 1.0)
     grain = 0.45 * noise
     low, high = max(0.10 * ink, 2 * grain), max(0.28 * ink, 4 * grain)
@@ -80,7 +83,9 @@ def find_ink(grey: np.ndarray, frames: Sequence[LineFrame | None], erase_rules: 
     )
 
 
-def _outline_mask(polygon: np.ndarray, size: tuple[int, int]) -> tuple[tuple[slice, slice], np.ndarray] | None:
+def _outline_mask(
+    polygon: np.ndarray, size: tuple[int, int]
+) -> tuple[tuple[slice, slice], np.ndarray] | None:
     """The window that an outline lies in, and 1 on its pixels there; None off the page."""
     left, top = np.maximum(np.floor(polygon.min(axis=0)).astype(int), 0)
     right, bottom = np.minimum(np.ceil(polygon.max(axis=0)).astype(int) + 1, size[::-1])
@@ -102,8 +107,8 @@ def fill_outline(polygon: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 def straighten(page: InkPage, frame: LineFrame) -> Strip | None:
     """Cut a line out along its outline and make its baseline level.
 
-    Strokes are followed a little beyond the outline, as far as they are no neighbour's; a neighbour's strokes that reach
-    into the outline are left out.
+    Strokes are followed a little beyond the outline, as far as they are no neighbour's; a neighbour's strokes
+    that reach into the outline are left out.
 
     Returns:
         None if the line is no line: too long, too short, or off the page.
@@ -113,7 +118,10 @@ def straighten(page: InkPage, frame: LineFrame) -> Strip | None:
     start, stop = int(np.floor(along.min())) - 3, int(np.ceil(along.max())) + 4
     extra = max(4.0, EXTRA * np.ptp(across))
     top, bottom = int(np.floor(across.min() - extra)), int(np.ceil(across.max() + extra)) + 1
-    if max(stop - start, bottom - top) > LONGEST_SIDE or (stop - start) * (bottom - top) > 4 * page.cover.size:
+    if (
+        max(stop - start, bottom - top) > LONGEST_SIDE
+        or (stop - start) * (bottom - top) > 4 * page.cover.size
+    ):
         return None
     columns, rows = np.arange(start, stop), np.arange(top, bottom)
     bow = np.interp(columns, *frame.base.T)
@@ -146,7 +154,9 @@ def _own_ink(
     share[0] = 0
     keep = is_own | ((share >= WITHIN)[labels] & ~is_other)
     # Tips of a neighbour's strokes: pieces off the line's body of what stands mostly elsewhere.
-    count, pieces, stats, _ = cv2.connectedComponentsWithStats((is_own & is_ink).astype(np.uint8), connectivity=8)
+    count, pieces, stats, _ = cv2.connectedComponentsWithStats(
+        (is_own & is_ink).astype(np.uint8), connectivity=8
+    )
     is_other_too = cover > 1
     is_alien = np.zeros(count, bool)
     for piece in range(1, count):

@@ -14,6 +14,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from preprocessing.cleaning import FitSettings, clean_word, fit_word, split_at_spaces
+from preprocessing.lines import LineImage
 from preprocessing.raw_word import BadBoxError, RawWord
 from utils.errors import UserError
 from utils.output import check_no_file, save_image, write_atomically
@@ -93,7 +94,7 @@ def write_words(
     """Write all images on all cores; returns the records, counts what had to be dropped."""
     stems = image_names([word.source_id for word in words])
     pairs = list(zip(words, stems, strict=True))
-    chunks = (pairs[i : i + CHUNK] for i in range(0, len(pairs), CHUNK))
+    chunks = chunks_of_pages(pairs)
     records = []
     with tqdm(total=len(pairs), unit="word", desc="words") as bar:
         for results in bounded_map(process_chunk, chunks, workers, save_dir, settings, split_words):
@@ -106,6 +107,19 @@ def write_words(
     for leftover in (save_dir / IMAGE_FOLDER).glob(".*.tmp"):  # of a run that was killed while it saved
         leftover.unlink()
     return records
+
+
+def chunks_of_pages(pairs: Sequence[tuple[RawWord, str]]) -> Iterator[list[tuple[RawWord, str]]]:
+    """The words in chunks, none of which ends within a page: a page is read once."""
+    chunk: list[tuple[RawWord, str]] = []
+    for pair in pairs:
+        page = pair[0].page
+        if len(chunk) >= CHUNK and (page is None or page != chunk[-1][0].page):
+            yield chunk
+            chunk = []
+        chunk.append(pair)
+    if chunk:
+        yield chunk
 
 
 def bounded_map(function: Callable, chunks: Iterator, workers: int, *args) -> Iterator:
@@ -150,6 +164,12 @@ def process_word(
     cuts = split_words and " " in word.text
     if target.is_file() and not cuts:
         return [record]  # an interrupted run wrote it: images appear whole, by rename
+    if isinstance(word.image, LineImage):
+        drawn = word.image.draw(settings)
+        if isinstance(drawn, str):
+            return drawn
+        save_image(drawn, target)
+        return [record]
     try:
         image = word.image.load()
     except BadBoxError:

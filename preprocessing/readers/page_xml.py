@@ -1,7 +1,7 @@
 """PAGE and ALTO files as one description of a page: where each line stands and what it says.
 
-Namespaces of all years are read, since names are matched without them: PAGE from 2009 (points as elements) to 2019, ALTO 2
-to 4. Entities are refused, so that nothing expands and nothing is fetched.
+Namespaces of all years are read, since names are matched without them: PAGE from 2009 (points as elements) to
+2019, ALTO 2 to 4. Entities are refused, so that nothing expands and nothing is fetched.
 
 Source: https://github.com/PRImA-Research-Lab/PAGE-XML and https://www.loc.gov/standards/alto/.
 """
@@ -27,8 +27,8 @@ class PageFileError(ValueError):
 class TranscribedLine:
     """A line (or a word of one) as a PAGE or ALTO file has it, in the file's own units.
 
-    ``polygon`` has three points or more, or is empty; ``baseline`` two or more, or is empty. ``words`` are the line's parts
-    where the file has them one by one.
+    ``polygon`` has three points or more, or is empty; ``baseline`` two or more, or is empty. ``words`` are
+    the line's parts where the file has them one by one.
     """
 
     line_id: str
@@ -41,7 +41,9 @@ class TranscribedLine:
 
 @dataclass(frozen=True, kw_only=True)
 class TranscribedPage:
-    """A page's lines in the file's order; ``width`` and ``height`` are the page's in the file's units, 0 if it is silent."""
+    """A page's lines in the file's order; ``width`` and ``height`` are the page's in the file's units, 0 if
+    it is silent.
+    """
 
     image_name: str
     width: float
@@ -99,7 +101,9 @@ def _numbers(text: str | None) -> list[float]:
 
 
 def _points(text: str | None, least: int) -> Points:
-    """Points as ``_numbers`` reads them, without repetitions in a row; none if there are fewer than ``least``."""
+    """Points as ``_numbers`` reads them, without repetitions in a row; none if there are fewer than
+    ``least``.
+    """
     values = _numbers(text)
     pairs = list(zip(values[::2], values[1::2], strict=False))
     kept = tuple(pair for i, pair in enumerate(pairs) if i == 0 or pair != pairs[i - 1])
@@ -147,7 +151,9 @@ def _page_xml_points(element: Element, name: str, least: int) -> Points:
 
 
 def _page_xml_text(element: Element) -> str | None:
-    """The text of the TextEquiv with the lowest index (of those without one, the first); None if there is none."""
+    """The text of the TextEquiv with the lowest index (of those without one, the first); None if there is
+    none.
+    """
     equivalents = _children(element, "TextEquiv")
     if not equivalents:
         return None

@@ -1,5 +1,5 @@
-"""Reader for transcribed pages: PAGE or ALTO files with their pictures, as Transkribus, eScriptorium, Loghi and OCR-D write
-them.
+"""Reader for transcribed pages: PAGE or ALTO files with their pictures, as Transkribus, eScriptorium, Loghi
+and OCR-D write them.
 
 The picture of a page is found by name anywhere below the folder, whatever path or address its file gives.
 """
@@ -25,7 +25,8 @@ from preprocessing.readers.page_xml import (
 from preprocessing.readers.search import IMAGE_SUFFIXES, walk
 from utils.errors import UserError
 
-# A page's number at the end of a name, with what introduces it and a folio's side: "-3", "_0012", "_p4", "_f12v".
+# A page's number at the end of a name, with what introduces it and a folio's side: "-3", "_0012", "_p4",
+# "_f12v".
 _PAGE_NUMBER = re.compile(r"[-_. ]+(?:p|page|f|fol|folio|s|seite|img|image)?[-_. ]?\d+[rv]?$", re.IGNORECASE)
 TABLE_COLUMNS = ("page", "writer")
 
@@ -70,17 +71,19 @@ def iter_words(
     Args:
         dataset_path: a folder with PAGE or ALTO files and pictures anywhere below.
         unit: ``line``, or ``word`` where the files outline words one by one.
-        writer_from: whose hand a page is: ``dataset`` (each document one hand; a document is what its pages' names share
-            before the last number), ``folder`` (of the file; its parent's where a folder is called page, alto and the
-            like) or ``page``.
-        writer_pattern: a regular expression that is sought in a page's path below ``dataset_path``; its first group (or
-            all that it matches) is the writer. Wins over ``writer_from``; where it is not found, the line is dropped.
-        writer_table: a CSV or TSV file with the columns page and writer; a page is a file's name without its ending.
-            Wins over both.
+        writer_from: whose hand a page is: ``dataset`` (each document one hand; a document is what its pages'
+            names share before the last number), ``folder`` (of the file; its parent's where a folder is
+            called page, alto and the like) or ``page``.
+        writer_pattern: a regular expression that is sought in a page's path below ``dataset_path``; its first
+            group (or all that it matches) is the writer. Wins over ``writer_from``; where it is not found,
+            the line is dropped.
+        writer_table: a CSV or TSV file with the columns page and writer; a page is a file's name without its
+            ending. Wins over both.
         drop_lines_with: characters; a line whose text holds one of them is dropped.
     Raises:
         FileNotFoundError: if there is neither PAGE nor ALTO, or no ``writer_table``.
-        UserError: if ``writer_pattern`` or ``writer_table`` can't be understood, or no file has words and words are asked.
+        UserError: if ``writer_pattern`` or ``writer_table`` can't be understood, or no file has words and
+            words are asked.
     """
     files, images = _find_files(dataset_path)
     if not files:
@@ -103,7 +106,9 @@ def iter_words(
         has_lines |= bool(page.lines)
         has_words |= any(_separate_words(line) for line in page.lines)
         if image in taken:
-            yield from (DroppedWord(f"{found.page_id}-{line.line_id}", "duplicate_page") for line in page.lines)
+            yield from (
+                DroppedWord(f"{found.page_id}-{line.line_id}", "duplicate_page") for line in page.lines
+            )
             continue
         taken |= {image} if image else set()
         yield from _page_items(found, unit, set(drop_lines_with))
@@ -131,7 +136,11 @@ def _page_items(found: _Page, unit: str, marks: set[str]) -> Iterator[RawWord | 
     shapes = tuple(
         LineShape(polygon=part.polygon, baseline=part.baseline or line.baseline) for part, line in parts
     )
-    place = PageLines(path=found.image, size=(found.page.width, found.page.height), shapes=shapes) if found.image else None
+    place = (
+        PageLines(path=found.image, size=(found.page.width, found.page.height), shapes=shapes)
+        if found.image
+        else None
+    )
     for number, (part, line) in enumerate(parts):
         source_id = f"{found.page_id}-{part.line_id or number}"
         reason = None
@@ -139,7 +148,7 @@ def _page_items(found: _Page, unit: str, marks: set[str]) -> Iterator[RawWord | 
             reason = "no_words"
         elif not part.text.strip():
             reason = "empty_text"
-        elif part.is_struck_out or line.is_struck_out and part is not line:
+        elif part.is_struck_out or (line.is_struck_out and part is not line):
             reason = "struck_out"
         elif marks & set(part.text):
             reason = "marked"
@@ -156,13 +165,19 @@ def _page_items(found: _Page, unit: str, marks: set[str]) -> Iterator[RawWord | 
 def _separate_words(line: TranscribedLine) -> tuple[TranscribedLine, ...]:
     """A line's words where the file outlines each: several, or one that is all of a line without spaces."""
     words = tuple(word for word in line.words if word.text.strip())
-    if not words or any(not word.polygon for word in words) or any(" " in word.text.strip() for word in words):
+    if (
+        not words
+        or any(not word.polygon for word in words)
+        or any(" " in word.text.strip() for word in words)
+    ):
         return ()
     return words
 
 
 def _find_image(path: Path, page: TranscribedPage, images: dict[str, list[Path]]) -> Path | None:
-    """A page's picture: named as its file says, with any ending, or named as the file; of several the nearest."""
+    """A page's picture: named as its file says, with any ending, or named as the file; of several the
+    nearest.
+    """
     named = PurePosixPath(unquote(page.image_name.split("?")[0]).replace("\\", "/")).name.lower()
     own = path.name.lower().removesuffix(".xml")
     for key in (named, _stem(named), own, _stem(own)):
@@ -200,8 +215,8 @@ def _page_ids(paths: list[Path]) -> list[str]:
 def document_of(page: str) -> str:
     """What a page's name says of its document: all before the last number, if a number is still in it.
 
-    ``wikitexte_0066_1`` belongs to ``wikitexte_0066``, and ``will_0005-0`` to ``will_0005``; ``text_0066`` has one number
-    alone and is its own document.
+    ``wikitexte_0066_1`` belongs to ``wikitexte_0066``, and ``will_0005-0`` to ``will_0005``; ``text_0066``
+    has one number alone and is its own document.
     """
     rest = _PAGE_NUMBER.sub("", page)
     return rest if re.search(r"\d", rest) else page
@@ -255,7 +270,9 @@ def _read_writer_table(path: Path) -> dict[str, str]:
     delimiter = max("\t;,", key=head.count)
     rows = list(csv.DictReader(text.splitlines(), delimiter=delimiter))
     if not rows or not set(TABLE_COLUMNS) <= {(key or "").strip() for key in rows[0]}:
-        raise UserError(f"--writer_table {path}: needs the columns page and writer; its first row is {head.strip()!r}")
+        raise UserError(
+            f"--writer_table {path}: needs the columns page and writer; its first row is {head.strip()!r}"
+        )
     table = {}
     for row in rows:
         values = {(key or "").strip(): (value or "").strip() for key, value in row.items() if key is not None}
