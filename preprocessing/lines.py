@@ -55,7 +55,7 @@ class LineImage:
 
 @lru_cache(maxsize=1)
 def _cut_page(page: PageLines, settings: FitSettings) -> list[np.ndarray | str]:
-    """All lines of a page, which is read once: the last page is kept, and a page's lines follow each other."""
+    """All lines of a page; the last page is kept, since a page's lines follow each other."""
     try:
         grey, scale, shift = _load_part(page, settings.img_size[0])
     except (
@@ -76,17 +76,16 @@ def _load_part(page: PageLines, height: int) -> tuple[np.ndarray, np.ndarray, np
         (H, W) uint8 grey, and (2,) ``scale`` and ``shift``: a point of the file lies at ``point * scale -
         shift``.
     """
-    outlines = [
-        np.array(shape.polygon or shape.baseline) for shape in page.shapes if shape.polygon or shape.baseline
-    ]
-    points = np.concatenate([*outlines, np.zeros((0, 2))])
     with warnings.catch_warnings(), Image.open(page.path) as image:
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
         full = np.array(image.size, float)
         scale = np.array(
             [pixels / units if units > 0 else 1.0 for pixels, units in zip(full, page.size, strict=True)]
         )
-        usual = float(np.median([min(np.ptp(outline * scale, axis=0)) for outline in outlines] or [0.0]))
+        outlines = [np.array(shape.polygon or shape.baseline).reshape(-1, 2) * scale for shape in page.shapes]
+        # Points far off the page say nothing of where its lines are.
+        outlines = [o for o in outlines if len(o) and (np.abs(o - full / 2) <= full).all()]
+        usual = float(np.median([np.ptp(outline, axis=0).min() for outline in outlines] or [0.0]))
         wanted = max(1.0, usual / (PIXELS_A_LINE * height))
         image.draft(
             "L", tuple((full / wanted).astype(int))
@@ -96,12 +95,10 @@ def _load_part(page: PageLines, height: int) -> tuple[np.ndarray, np.ndarray, np
     read = np.array(grey.shape[::-1]) / full
     scale, usual = scale * read, usual * read.mean()
     left, top, right, bottom = 0, 0, *grey.shape[::-1]
-    if len(points):
-        margin = 2 * usual + 50
-        left, top = np.clip(points.min(axis=0) * scale - margin, 0, (right - 1, bottom - 1)).astype(int)
-        right, bottom = np.clip(
-            points.max(axis=0) * scale + margin, (left + 1, top + 1), (right, bottom)
-        ).astype(int)
+    if outlines:
+        points, margin = np.concatenate(outlines) * read, 2 * usual + 50
+        left, top = np.clip(points.min(axis=0) - margin, 0, (right - 1, bottom - 1)).astype(int)
+        right, bottom = np.clip(points.max(axis=0) + margin, (left + 1, top + 1), (right, bottom)).astype(int)
     grey = np.ascontiguousarray(grey[top:bottom, left:right])
     reduction = max(wanted * read.mean(), (grey.size / MOST_PIXELS) ** 0.5)
     shift = np.array([left, top], float)
@@ -156,9 +153,17 @@ def x_height(strip: Strip) -> float | None:
         return None
     inner = np.arange(1, count)  # rows of small letters
     sums = np.cumsum(above)[:-1]
-    contrast = sums / inner - (above.sum() - sums) / (count - inner)
-    criterion = np.where(contrast > 0, inner * (count - inner) * contrast**2, 0)[3:]
-    return float(criterion.argmax() + 4) if criterion.size and criterion.max() > 0 else None
+    means = sums / inner, (above.sum() - sums) / (count - inner)
+    contrast = np.maximum(means[0] - means[1], 0)
+    criterion = (inner * (count - inner) * contrast**2)[3:]
+    if not criterion.size or criterion.max() <= 0:
+        return None
+    row = int(criterion.argmax()) + 3
+    # Between two rows, where the ink falls below the middle of both kinds of rows.
+    middle = (means[0][row] + means[1][row]) / 2
+    inside, outside = above[row], above[row + 1]
+    part = (inside - middle) / (inside - outside) if inside > middle > outside else 0.0
+    return float(row + 1 + part - 0.5)
 
 
 def _lowest_of_body(strip: Strip) -> float:

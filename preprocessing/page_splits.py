@@ -10,7 +10,8 @@ from itertools import combinations
 from preprocessing.raw_word import RawWord
 
 PHRASE = 5  # words in a row; what two pages share of these is a copied text, not chance
-COPIED = 0.5  # share of the shorter page's phrases that the other has
+COPIED = 0.5  # share of the longer text's phrases that a copy of it has
+COPYISTS_PAGE = 0.1  # of the shorter page's, where one writer has copied from the other
 COMMONPLACE = 400  # pages; a phrase on more is a form's own text
 
 
@@ -79,8 +80,8 @@ def _texts_of_pages(words: Sequence[RawWord]) -> list[list[str]]:
     """The pages in groups of one text each, in a fixed order.
 
     Two pages have one text if they share half of the longer one's phrases. Copyists turn the page at
-    different
-    places: where two writers share half of all they wrote, half of the shorter page's phrases is enough.
+    different places: where two writers share half of all they wrote, a tenth of the shorter page's phrases
+    is enough.
     """
     texts: dict[str, list[str]] = defaultdict(list)
     for word in words:
@@ -92,16 +93,17 @@ def _texts_of_pages(words: Sequence[RawWord]) -> list[list[str]]:
     by_writer: dict[str, set] = defaultdict(set)
     for page, own in phrases.items():
         by_writer[writer_of[page]] |= own
-    copyists = {pair for pair, count in _shared(by_writer).items()
-                if count >= COPIED * max(len(by_writer[name]) for name in pair)}  # fmt: skip
+    copyists = {
+        frozenset(pair)
+        for pair, count in _shared(by_writer).items()
+        if count >= COPIED * max(len(by_writer[name]) for name in pair)
+    }
     group_of = {page: [page] for page in texts}
     for (a, b), count in _shared(phrases).items():
-        length = (
-            min
-            if (writer_of[a], writer_of[b]) in copyists or (writer_of[b], writer_of[a]) in copyists
-            else max
-        )
-        if count >= COPIED * length(len(phrases[a]), len(phrases[b])) and group_of[a] is not group_of[b]:
+        lengths = sorted((len(phrases[a]), len(phrases[b])))
+        are_copyists = {writer_of[a], writer_of[b]} in copyists
+        is_same = count >= (COPYISTS_PAGE * lengths[0] if are_copyists else COPIED * lengths[1])
+        if is_same and group_of[a] is not group_of[b]:
             group_of[a] += group_of[b]
             group_of.update(dict.fromkeys(group_of[b], group_of[a]))
     unique = {id(group): sorted(group, key=_digest) for group in group_of.values()}.values()

@@ -187,13 +187,25 @@ def _alto_line(element: Element) -> TranscribedLine:
         line = ((min(xs), baseline[0]), (max(xs), baseline[0])) if xs else ()
     else:
         line = _points(element.get("BASELINE"), 2)
-    words = tuple(
-        TranscribedLine(line_id=child.get("ID", ""), text=child.get("CONTENT", ""), polygon=_alto_polygon(child),
-                        is_struck_out=_is_struck_out(child.get("CONTENT", "")))
-        for child in strings if _name(child) == "String"
-    )  # fmt: skip
-    return TranscribedLine(line_id=element.get("ID", ""), text=text, polygon=polygon, baseline=line,
-                           is_struck_out=_is_struck_out(text), words=words)  # fmt: skip
+    words = tuple(_alto_word(child) for child in strings if _name(child) == "String")
+    return TranscribedLine(
+        line_id=element.get("ID", ""),
+        text=text,
+        polygon=polygon,
+        baseline=line,
+        is_struck_out=_is_struck_out(text),
+        words=words,
+    )
+
+
+def _alto_word(element: Element) -> TranscribedLine:
+    text = element.get("CONTENT", "")
+    return TranscribedLine(
+        line_id=element.get("ID", ""),
+        text=text,
+        polygon=_alto_polygon(element),
+        is_struck_out=_is_struck_out(text),
+    )
 
 
 def _alto_polygon(element: Element) -> Points:

@@ -27,7 +27,7 @@ from utils.errors import UserError
 
 # A page's number at the end of a name, with what introduces it and a folio's side: "-3", "_0012", "_p4",
 # "_f12v".
-_PAGE_NUMBER = re.compile(r"[-_. ]+(?:p|page|f|fol|folio|s|seite|img|image)?[-_. ]?\d+[rv]?$", re.IGNORECASE)
+_PAGE_NUMBER = re.compile(r"[-_. ]+(?:p|page|f|fol|folio|s|seite|img|image)?[-_. ]*\d+[rv]?$", re.IGNORECASE)
 TABLE_COLUMNS = ("page", "writer")
 
 
