@@ -147,7 +147,7 @@ def x_height(strip: Strip) -> float | None:
     reach: the border is where the two differ most (Otsu's criterion on the rows' ink).
     """
     rows = (strip.darkness > VISIBLE).sum(axis=1).astype(float)
-    above = np.convolve(rows, np.ones(3) / 3, mode="same")[: round(strip.base) + 1][::-1]
+    above = np.trim_zeros(np.convolve(rows, np.ones(3) / 3, mode="same")[: round(strip.base) + 1], "f")[::-1]
     count = len(above)
     if count < 7 or above.sum() < 5 * LEAST_PIXELS:
         return None

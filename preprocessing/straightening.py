@@ -16,6 +16,11 @@ BEND = (
     12  # a baseline bends over this part of its length at the shortest; its points are where somebody clicked
 )
 WITHIN = 0.5  # share of a piece of ink in a line's outline from which all of it is the line's
+DOT = (
+    0.02,
+    0.6,
+)  # least area and largest side of a dot or accent, in the outline's height above the baseline
+NEAR = 0.3  # of that height: how far above the outline a dot may stand
 ASTRAY = 0.4  # share of a piece of ink in a line's outline under which its tips there are a neighbour's
 LONGEST_SIDE = 30_000  # pixels of a straight line
 
@@ -153,6 +158,7 @@ def _own_ink(
     share = within / areas[: len(within)]
     share[0] = 0
     keep = is_own | ((share >= WITHIN)[labels] & ~is_other)
+    keep |= _dots(is_ink & (cover == 0), own, labels, areas, -highest)
     # Tips of a neighbour's strokes: pieces off the line's body of what stands mostly elsewhere.
     count, pieces, stats, _ = cv2.connectedComponentsWithStats(
         (is_own & is_ink).astype(np.uint8), connectivity=8
@@ -174,3 +180,30 @@ def _own_ink(
     strokes = cv2.dilate((keep & is_ink).astype(np.uint8), np.ones((5, 5), np.uint8)) > 0
     soft = strokes & (keep | ~(is_other | is_ink))
     return soft & ~alien if is_alien.any() else soft
+
+
+def _dots(
+    is_free: np.ndarray, own: np.ndarray, labels: np.ndarray, areas: np.ndarray, height: float
+) -> np.ndarray:
+    """(h, w) bool, dots and accents that lie in no outline, close above this one.
+
+    Args:
+        is_free: (h, w) bool, ink in no outline.
+        height: pixels that the outline reaches above the baseline.
+    """
+    reach = max(1, round(NEAR * height))
+    kernel = np.ones((2 * reach + 1, 1), np.uint8)
+    kernel[:reach] = 0  # a pixel is reached from what lies below it
+    near = (cv2.dilate(own, kernel) > own) & is_free
+    count, pieces, stats, _ = cv2.connectedComponentsWithStats(is_free.astype(np.uint8), connectivity=8)
+    is_dot = np.zeros(count, bool)
+    for piece in np.unique(pieces[near]):
+        left, top, width, tall, area = stats[piece]
+        window = (slice(top, top + tall), slice(left, left + width))
+        label = labels[window][pieces[window] == piece][0]
+        is_whole = area >= 0.9 * areas[label]
+        is_dot[piece] = is_whole and area >= DOT[0] * height**2 and max(width, tall) <= DOT[1] * height
+        # Below the line the same would be a stain, or an accent of the next line.
+        is_dot[piece] &= bool(own[top + tall :, left : left + width].any())
+    is_dot[0] = False
+    return is_dot[pieces]

@@ -69,7 +69,7 @@ def _string(text: str, box: Box | None) -> str:
 
 
 def page_xml(lines: Sequence[Mapping], image: str, *, size: tuple = SIZE, namespace: str = PAGE_2019) -> str:
-    """A PAGE file, its lines in a region within a region; ``inside`` is put into a line's element as it is."""
+    """A PAGE file, its lines in a region in a region; ``inside`` is put into a line's element as it is."""
     rows = []
     for line in lines:
         coords = f'<Coords points="{_points(line["polygon"])}"/>' if line.get("polygon") else ""
@@ -82,13 +82,13 @@ def page_xml(lines: Sequence[Mapping], image: str, *, size: tuple = SIZE, namesp
         rows.append(f'<TextLine id="{line["id"]}"{custom}>{content}</TextLine>')
     return (
         f'<?xml version="1.0" encoding="UTF-8"?><PcGts xmlns="{namespace}"><Page imageFilename="{image}" '
-        f'imageWidth="{size[0]}" imageHeight="{size[1]}"><TextRegion id="r"><TextRegion id="s">{"".join(rows)}'
-        "</TextRegion></TextRegion></Page></PcGts>"
+        f'imageWidth="{size[0]}" imageHeight="{size[1]}"><TextRegion id="r"><TextRegion id="s">'
+        f"{''.join(rows)}</TextRegion></TextRegion></Page></PcGts>"
     )
 
 
 def make_collection(root: Path, pages: Mapping[str, Sequence[str]], **drawing) -> None:
-    """A folder of pages, ``alto/NAME.xml`` beside ``jpg/NAME.jpg``; ``pages`` are their lines' texts by name."""
+    """Pages in ``alto/NAME.xml`` and ``jpg/NAME.jpg``; ``pages`` are their lines' texts by name."""
     for folder in ("alto", "jpg"):
         (root / folder).mkdir(parents=True, exist_ok=True)
     for name, texts in pages.items():

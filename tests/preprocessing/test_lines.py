@@ -1,5 +1,6 @@
 """Lines as they are cut out of a page."""
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
@@ -121,7 +122,9 @@ def test_a_tall_stroke_is_followed_beyond_the_outline(tmp_path):
         (x0, top), (x1, _), *lower = line["polygon"]
         low.append(line | {"polygon": [(x0, top + 14), (x1, top + 14), *lower]})
     expected, followed = cut(tmp_path, page, whole)[3], cut(tmp_path, page, low, name="low.png")[3]
-    assert len(ink_rows(followed)) == len(ink_rows(expected)) and difference(expected, followed) < 3
+    assert abs(len(ink_rows(followed)) - len(ink_rows(expected))) <= 1 and difference(expected, followed) < 6
+    pieces = [cv2.connectedComponents((image < 128).astype(np.uint8))[0] for image in (expected, followed)]
+    assert pieces[0] == pieces[1]  # the dots of i and j, which these outlines leave out, are there
 
 
 def test_tips_of_a_neighbours_strokes_are_left_out(tmp_path):
