@@ -17,11 +17,11 @@ from preprocessing.line_shapes import LineFrame, LineShape, make_frames
 from preprocessing.straightening import Strip, find_ink, straighten
 from utils.images import WHITE
 
-X_HEIGHT = 0.22  # of the canvas: the height of small letters
-BASELINE = 0.66  # of the canvas, from its top
-SMALLEST = (
-    0.6  # of its hand's size: what a line with a very tall stroke is reduced to, before that is cut off
-)
+X_HEIGHT = 0.25  # of the canvas: the height of small letters, where the hand's tall strokes leave room for it
+BASELINE = 0.62  # of the canvas, from its top
+FITTING = 85  # per cent of a page's lines that fit on the canvas at their hand's size
+SMALLEST = 0.6  # of its hand's size: the least that a line with a very tall stroke is reduced to
+TIPS = 0.005  # share of a line's ink that may lie above what counts as its top, and below its foot
 LARGEST_SCALE = 6.0  # canvas pixels a page pixel; a hand that would need more was measured wrongly
 VISIBLE = 40  # darkness of a cleaned line that counts as ink
 LEAST_PIXELS = 12  # of ink in a line
@@ -126,16 +126,32 @@ def cut_lines(
     for number, (strip, frame) in enumerate(zip(strips, frames, strict=True)):
         if strip is not None and frame.is_guessed:
             strips[number] = Strip(strip.darkness, _lowest_of_body(strip))
-    x_height = hand_size([strip for strip in strips if strip is not None])
-    return ["bad_box" if strip is None else place(strip, x_height, settings) for strip in strips]
+    size = hand_size([strip for strip in strips if strip is not None], settings.img_size[0])
+    return ["bad_box" if strip is None else place(strip, size, settings) for strip in strips]
 
 
-def hand_size(strips: Sequence[Strip]) -> float:
-    """The height of a page's small letters in pixels: the median of its lines', at least 2."""
+def hand_size(strips: Sequence[Strip], height: int) -> float:
+    """The scale of all lines of a page, in canvas pixels a pixel of the page.
+
+    Small letters (their height is the median of the lines') are to have ``X_HEIGHT`` of the canvas, or less
+    where the hand's strokes are so tall that too many lines would not fit.
+    """
     sizes = [size for strip in strips if (size := x_height(strip)) is not None]
-    if not sizes:  # hardly any ink: an outline has about four times the height of its small letters
-        sizes = [0.13 * len(strip.darkness) for strip in strips]
-    return max(2.0, float(np.median(sizes))) if sizes else 2.0
+    if not sizes:  # hardly any ink: a strip has about eight times the height of its small letters
+        sizes = [0.13 * len(strip.darkness) for strip in strips] or [X_HEIGHT * height]
+    scale = min(X_HEIGHT * height / float(np.median(sizes)), LARGEST_SCALE)
+    rooms = [room for strip in strips if (room := _fitting_scale(strip, height)) is not None]
+    return min(scale, float(np.percentile(rooms, 100 - FITTING))) if rooms else scale
+
+
+def _fitting_scale(strip: Strip, height: int) -> float | None:
+    """The scale at which a line's top and foot, but for tips, just fit above and below its baseline."""
+    rows = (strip.darkness > VISIBLE).sum(axis=1)
+    if rows.sum() < LEAST_PIXELS:
+        return None
+    top, foot = np.searchsorted(np.cumsum(rows) / rows.sum(), (TIPS, 1 - TIPS))
+    above, below = max(1.0, strip.base - top + 1), max(1.0, foot + 2 - strip.base)
+    return min((BASELINE * height - 1) / above, ((1 - BASELINE) * height - 1) / below)
 
 
 def x_height(strip: Strip) -> float | None:
@@ -175,24 +191,20 @@ def _lowest_of_body(strip: Strip) -> float:
     return float(full[-1] + 1)
 
 
-def place(strip: Strip, x_height: float, settings: FitSettings) -> np.ndarray | str:
-    """Put a straight line on its canvas, small letters ``X_HEIGHT`` of it high; smaller where a stroke is too
-    tall.
+def place(strip: Strip, scale: float, settings: FitSettings) -> np.ndarray | str:
+    """Put a straight line on its canvas, reduced further where a stroke is too tall for it.
 
     Args:
-        x_height: height of the hand's small letters in pixels of the strip.
+        scale: the hand's, in canvas pixels a pixel of the strip.
     Returns:
         (height, w) uint8, w a multiple of 8; or the reason why there is none.
     """
     height, widest = settings.img_size
-    is_ink = strip.darkness > VISIBLE
-    rows, columns = np.flatnonzero(is_ink.any(axis=1)), np.flatnonzero(is_ink.any(axis=0))
-    if is_ink.sum() < LEAST_PIXELS:
+    fitting = _fitting_scale(strip, height)
+    if fitting is None:
         return "empty_image"
-    scale = min(X_HEIGHT * height / x_height, LARGEST_SCALE)
-    above, below = max(1.0, strip.base - rows[0] + 1), max(1.0, rows[-1] + 2 - strip.base)
-    fitting = min((BASELINE * height - 1) / above, ((1 - BASELINE) * height - 1) / below)
     scale = max(min(scale, fitting), SMALLEST * scale)
+    columns = np.flatnonzero((strip.darkness > VISIBLE).any(axis=0))
     part = strip.darkness[:, max(0, columns[0] - 1) : columns[-1] + 2]
     size = (max(1, round(part.shape[1] * scale)), max(1, round(part.shape[0] * scale)))
     width = -(-(size[0] + 2 * settings.margin) // 8) * 8

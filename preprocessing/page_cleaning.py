@@ -14,7 +14,8 @@ LEAST_STRIPS = 8  # strips in which a rule must show
 LEAST_SHARE = 0.22  # of the page's width that a rule must cover
 JUMP = 2.5  # pixels that a rule may move from strip to strip
 LONGEST_GAP = 4  # strips in which text may hide a rule
-HIDDEN = 0.55  # share of its length that a rule must show
+HIDDEN = 0.55  # share of its strips that a rule must show in
+WHOLE = 0.87  # share of its columns that a rule darkens: prints at least 0.9, dense writing up to 0.85
 REACH = 2  # strips that a rule may go on beyond those it shows in
 PAPER_SIDE = 900  # pixels of the longer side that a page is reduced to for its paper's brightness
 PAPER_WINDOW = 17  # pixels there; wider than strokes, narrower than shadows
@@ -170,6 +171,9 @@ def _erase(cleaned: np.ndarray, darkness: np.ndarray, rule: _Rule, noise: float)
     level, spread = _rule_profile(band)
     typical = np.median(level, axis=1)
     peak = float(typical[BAND - 2 : BAND + 3].max())
+    ends = REACH * STRIP
+    if (band[BAND - 1 : BAND + 2, ends:-ends].max(axis=0) > 0.5 * peak).mean() < WHOLE:
+        return  # a line of writing, dense enough to look like a rule from afar
     top = bottom = BAND
     while top > 3 and typical[top - 1] > 0.2 * peak:
         top -= 1

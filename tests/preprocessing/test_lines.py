@@ -3,7 +3,7 @@
 import cv2
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from preprocessing.cleaning import FitSettings
 from preprocessing.line_shapes import LineShape
@@ -103,6 +103,20 @@ def test_rules_become_paper_and_letters_stay_whole(tmp_path, grey):
         assert difference(clean, image) < 0.12 * (255 - grey) * 2 / 64 + 1.5
 
 
+def test_dense_writing_is_no_rule(tmp_path):
+    page = Image.new("L", SIZE, 255)
+    draw = ImageDraw.Draw(page)
+    for x in range(40, 860, 9):  # minims joined at their feet, as a fast hand joins them
+        draw.line((x, 90, x, 110), fill=20, width=3)
+        draw.line((x, 109, x + 5, 109), fill=20, width=3)
+    line = line_of(
+        0, "", polygon=[(30, 70), (870, 70), (870, 125), (30, 125)], baseline=[(40, 110), (860, 110)]
+    )
+    kept = cut(tmp_path, page, [line])[0]
+    plain = cut(tmp_path, page, [line], settings=FitSettings(img_size=(64, 2048)), name="plain.png")[0]
+    assert difference(plain, kept) < 0.5
+
+
 def test_shadow_and_stain_are_no_ink(tmp_path):
     plain = cut_texts(tmp_path)[0]
     grey = np.array(draw_page(TEXTS), float)
@@ -189,7 +203,7 @@ def test_vertical_lines_lie_down(tmp_path):
     ]
     images = cut(tmp_path, page, lines, size=SIZE[::-1], name="v.png")
     for first, second in zip(cut_texts(tmp_path), images, strict=True):
-        assert difference(first, second) < 8
+        assert difference(first, second) < 12
 
 
 @pytest.mark.parametrize(
