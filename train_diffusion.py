@@ -22,7 +22,7 @@ from accelerate.tracking import get_available_trackers
 from torch import nn
 
 from diffusion.autoencoder import VAE_FOLDER, hash_vae, load_vae, vae_in_channels
-from diffusion.cache_folder import choose_cache_root, tidy_cache_root
+from diffusion.cache_folder import RUN_CACHE_FOLDER, tidy_cache_root
 from diffusion.config import CheckpointConfig
 from diffusion.dataset import LatentCache, build_latent_cache, cache_key
 from diffusion.fresh_model import FreshModel, resume_model
@@ -38,7 +38,7 @@ from unet import UNet
 from utils.cli import HelpFormatter, run
 from utils.device import choose_device, choose_precision, compile_in_place
 from utils.errors import UserError
-from utils.sources import TrainingSet, parse_sources, read_image, read_sources
+from utils.sources import TrainingSet, parse_sources, read_sources
 from utils.training_loop import Intervals, claim_run, run_training
 
 
@@ -116,23 +116,19 @@ def encode_images(
     vae: nn.Module,
     vae_hash: str,
     accelerator: Accelerator,
+    root: Path,
     *,
-    given: Path | None,
-    run_folder: Path,
-    first_folder: Path,
+    is_shared: bool,
 ) -> LatentCache:
     """The latents of all images, each encoded once: the main process does it while the others wait.
 
     Args:
-        given: the folder of --latent_cache, if there is one.
-        first_folder: of the text images, where earlier versions left their latents.
+        root: the folder that holds them; ``is_shared`` with other runs.
     """
-    key = cache_key(words.paths, vae_hash)
     vae.to(accelerator.device)
     with accelerator.main_process_first():
-        root = choose_cache_root(given, run_folder, first_folder, key)
         if accelerator.is_main_process:
-            tidy_cache_root(root, run_folder, key)
+            tidy_cache_root(root, cache_key(words.paths, vae_hash), is_shared=is_shared)
         folder = build_latent_cache(
             words.paths,
             vae,
@@ -150,22 +146,15 @@ def make_trainer(
     args: argparse.Namespace, accelerator: Accelerator, checkpoint: Path | None
 ) -> DiffusionTrainer:
     """Read the data, make the model, and go to where the run stopped."""
-    sources = parse_sources(args.dataset_path)
-    words = read_sources(sources)
+    words = read_sources(parse_sources(args.dataset_path))
     start = None
     if args.init_from and not checkpoint:
         start = HandwritingPipeline.from_pretrained(args.init_from, vae=args.vae, flag="--init_from")
     vae, vae_name = choose_vae(args.vae, checkpoint, start)
     vae_info = {"name": vae_name, "hash": hash_vae(vae)}
-    cache = encode_images(
-        words,
-        vae,
-        vae_info["hash"],
-        accelerator,
-        given=args.latent_cache,
-        run_folder=args.save_path,
-        first_folder=sources[0].folder,
-    )
+    cache_root = args.latent_cache or args.save_path / RUN_CACHE_FOLDER
+    is_shared = args.latent_cache is not None
+    cache = encode_images(words, vae, vae_info["hash"], accelerator, cache_root, is_shared=is_shared)
 
     torch.manual_seed(TrainingSettings.seed if args.seed is None else args.seed)
     chosen = words.train_indices()
@@ -173,7 +162,7 @@ def make_trainer(
         texts=[words.records[i].text for i in chosen],
         writers=[words.records[i].writer for i in chosen],
         ink=cache.ink[chosen],
-        img_size=read_image(words.paths[0]).shape,
+        img_size=cache.canvas_size,
         max_length=args.max_length,
         vae=vae_info,
         extra={"dataset": args.dataset, "words": len(set(chosen))},
