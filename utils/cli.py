@@ -33,6 +33,23 @@ def run(main: Callable[[argparse.Namespace], None], args: argparse.Namespace) ->
         sys.exit(130)
 
 
+class HelpFormatter(argparse.RawDescriptionHelpFormatter):
+    """Help that keeps the line breaks of the description and ends each flag's text with its default.
+
+    Nothing is added where there is no default (None), to switches (``store_true``), and to a text that speaks
+    of the default itself.
+    """
+
+    def _get_help_string(self, action: argparse.Action) -> str:
+        text = action.help or ""
+        is_switch = action.nargs == 0 and not isinstance(action, argparse.BooleanOptionalAction)
+        if is_switch or action.default in (None, argparse.SUPPRESS) or "default" in text.lower():
+            return text
+        values = action.default if isinstance(action.default, (list, tuple)) else [action.default]
+        default = " ".join(map(str, values)).replace("%", "%%")
+        return f"{text} (default: {default})" if default else text
+
+
 def parse_bool(value: str) -> bool:
     """``True`` or ``False`` in any case, also yes/no and 1/0.
 

@@ -5,13 +5,14 @@ import errno
 
 import pytest
 
-from utils.cli import run
+from utils.cli import HelpFormatter, run
+from utils.errors import UserError
 
 
 @pytest.mark.parametrize(
     "error",
     [
-        ValueError("--flag x: wrong"),
+        UserError("--flag x: wrong"),
         OSError(errno.ENOSPC, "No space left on device", "/data/x.png"),
         OSError(errno.EROFS, "Read-only file system", "/data"),
     ],
@@ -23,3 +24,26 @@ def test_what_the_user_can_mend_is_one_line(error, capsys):
     with pytest.raises(SystemExit) as end:
         run(fail, argparse.Namespace())
     assert end.value.code == 2 and capsys.readouterr().err == f"error: {error}\n"
+
+
+def test_help_ends_with_the_default_where_there_is_one():
+    parser = argparse.ArgumentParser(description="one\n  two", formatter_class=HelpFormatter)
+    parser.add_argument("--steps", type=int, default=50, help="sampling steps")
+    parser.add_argument("--size", type=int, nargs=2, default=(64, 256), help="size in pixels")
+    parser.add_argument("--share", default="5%", help="share in %%")
+    parser.add_argument("--crop", action=argparse.BooleanOptionalAction, default=True, help="cut to the ink")
+    parser.add_argument("--folder", help="output folder")
+    parser.add_argument("--cores", default=8, help="processes (default: all cores)")
+    parser.add_argument("--dry_run", action="store_true", help="nothing is written")
+    text = parser.format_help()
+    assert "one\n  two" in text
+    for line in (
+        "sampling steps (default: 50)\n",
+        "size in pixels (default: 64 256)\n",
+        "share in % (default: 5%)\n",
+        "cut to the ink (default: True)\n",
+        "output folder\n",
+        "processes (default: all cores)\n",
+        "nothing is written\n",
+    ):
+        assert line in text, text
