@@ -2,7 +2,8 @@
 another.
 """
 
-from collections.abc import Mapping, Sequence
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -16,6 +17,8 @@ from utils.charset import Charset
 from utils.checkpoint import CONFIG_NAME, FORMAT_VERSION, WEIGHTS_NAME, list_checkpoints
 from utils.errors import UserError
 
+SAMPLE_TEXTS = 64  # of the training texts, that a checkpoint carries
+
 
 @dataclass(frozen=True)
 class CheckpointConfig:
@@ -28,6 +31,8 @@ class CheckpointConfig:
         vae: ``name``, ``hash`` of the VAE that made the latents.
         canvas_step: the words' canvases are the narrowest multiples of this that hold them, in pixels; None:
             all are as wide as the images.
+        sample_texts: a few of the texts that the model was trained on; what inference writes where no words
+            are given. Empty in checkpoints of earlier versions.
         extra: everything else: step, preset, library versions, condition dropout.
     """
 
@@ -38,6 +43,7 @@ class CheckpointConfig:
     width_model: WidthModel | None
     vae: Mapping[str, str]
     canvas_step: int | None = None
+    sample_texts: tuple[str, ...] = ()
     extra: Mapping[str, object] = field(default_factory=dict)
 
     def to_dict(self, unet_config: UNetConfig) -> dict:
@@ -53,6 +59,7 @@ class CheckpointConfig:
             "width_model": self.width_model.to_dict() if self.width_model else None,
             "vae": dict(self.vae),
             "canvas_step": self.canvas_step,
+            "sample_texts": list(self.sample_texts),
             **self.extra,
         }
 
@@ -72,6 +79,9 @@ class CheckpointConfig:
         values.pop("kind", None)
         unet_config = UNetConfig.from_dict(values.pop("unet"))
         width_model = values.pop("width_model")
+        sample_texts = values.pop("sample_texts", [])
+        if not isinstance(sample_texts, list) or not all(isinstance(text, str) for text in sample_texts):
+            raise UserError(f"sample_texts is not a list of texts but {sample_texts!r:.80}")
         config = cls(
             charset=Charset(tuple(values.pop("charset")), unet_config.pad_id),
             writers=tuple(values.pop("writers")),
@@ -80,6 +90,7 @@ class CheckpointConfig:
             width_model=WidthModel(**width_model) if width_model else None,
             vae=values.pop("vae"),
             canvas_step=values.pop("canvas_step", None),
+            sample_texts=tuple(sample_texts),
             extra=values,
         )
         return config, unet_config
@@ -151,6 +162,7 @@ class FreshModel:
             width_model,
             self.vae,
             canvas_step,
+            choose_sample_texts(self.texts),
             {"preset": preset, **self.extra, "library_versions": library_versions()},
         )
         return UNet(unet_config), config
@@ -189,7 +201,13 @@ class FreshModel:
         extra = {**old.extra, **self.extra, **history, "library_versions": library_versions()}
         img_size = max(old.img_size, self.img_size)  # of one height
         return unet, replace(
-            old, charset=charset, writers=names, img_size=img_size, width_model=width_model, extra=extra
+            old,
+            charset=charset,
+            writers=names,
+            img_size=img_size,
+            width_model=width_model,
+            sample_texts=choose_sample_texts(self.texts),
+            extra=extra,
         )
 
     def _max_length(self) -> int:
@@ -201,6 +219,11 @@ class FreshModel:
                 f" --max_length {self.max_length}, or give at least {longest}."
             )
         return self.max_length or longest
+
+
+def choose_sample_texts(texts: Iterable[str]) -> tuple[str, ...]:
+    """At most 64 of the different texts, the same ones in whatever order they come: by their SHA-256."""
+    return tuple(sorted(set(texts), key=lambda text: hashlib.sha256(text.encode()).digest())[:SAMPLE_TEXTS])
 
 
 def library_versions() -> dict[str, str]:
