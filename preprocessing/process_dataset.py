@@ -17,8 +17,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from utils.errors import UserError
-
 if not __package__:
     sys.path[0] = str(
         Path(__file__).resolve().parents[1]
@@ -30,6 +28,7 @@ from preprocessing.readers import fonts, gw, iam, imgur5k, table
 from preprocessing.readers.search import IMAGE_SUFFIXES, ids_of_paths, walk
 from preprocessing.selection import describe, drop_table, filter_words, split_by_writer
 from preprocessing.writing import REPORT_NAME, prepare_save_dir, write_words
+from utils.errors import UserError
 from utils.output import write_atomically
 from utils.text_images import IMAGE_FOLDER, write_metadata
 
