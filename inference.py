@@ -32,7 +32,7 @@ from generation.sampling import SamplingSettings, Selection, write_batches
 from generation.tar_writer import TarWriter
 from htr.recogniser import load_recogniser
 from utils.cli import run
-from utils.device import compile_in_place
+from utils.device import choose_device, compile_in_place
 from utils.errors import UserError
 from utils.json_files import read_json
 from utils.text_images import INFERENCE_SETTINGS
@@ -85,13 +85,6 @@ def load_pipeline(
     return pipeline
 
 
-def choose_device(device: str | None) -> str:
-    """``--device``, or this process's GPU, or the CPU."""
-    if device is None and torch.cuda.is_available():
-        return f"cuda:{int(os.environ.get('LOCAL_RANK', '0')) % torch.cuda.device_count()}"
-    return device or "cpu"
-
-
 def main(args: argparse.Namespace) -> None:
     """Load, check, write, put together."""
     part = choose_part(args.shard)
@@ -105,7 +98,7 @@ def main(args: argparse.Namespace) -> None:
 
     # The model.
     pipeline = load_pipeline(args.models_path, args.vae, args.writer_dict, args.max_length)
-    device = choose_device(args.device)
+    device = choose_device(args.device, local_rank=int(os.environ.get("LOCAL_RANK", "0")))
     pipeline.to(device, DTYPES[args.mixed_precision])
     if args.compile:
         compile_in_place(pipeline.unet, pipeline.device)

@@ -17,10 +17,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
-if not __package__:
-    sys.path[0] = str(
-        Path(__file__).resolve().parents[1]
-    )  # the project's root, from whichever folder this is run
+if not __package__:  # the project's root, from whichever folder this is run
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from preprocessing.cleaning import FitSettings
 from preprocessing.raw_word import FileImage, RawWord

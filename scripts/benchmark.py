@@ -42,9 +42,11 @@ from diffusion.autoencoder import CompactAutoencoder, hash_vae
 from diffusion.config import CheckpointConfig
 from diffusion.latent_recogniser import LatentRecogniser, LatentRecogniserConfig
 from diffusion.layout import CANVAS_STEP, WidthModel
-from diffusion.noise_schedule import NoiseSchedule
-from diffusion.pipeline import DEFAULT_STEPS, FULL_INTERVAL, HandwritingPipeline
-from diffusion.trainer import DiffusionTrainer, TrainingSettings
+from diffusion.noise_schedule import FULL_INTERVAL, RectifiedFlow, VarianceSchedule
+from diffusion.pipeline import DEFAULT_STEPS, HandwritingPipeline
+from diffusion.presets import make_config
+from diffusion.trainer import DiffusionTrainer
+from diffusion.training_settings import TrainingSettings
 from generation.jobs import jobs_of_texts
 from generation.sampling import SamplingSettings, write_batches
 from scripts.timing import (
@@ -56,7 +58,7 @@ from scripts.timing import (
     peak_memory,
     time_interleaved,
 )
-from unet import UNet, make_config
+from unet import UNet
 from utils.charset import Charset
 from utils.cli import positive_int, run
 from utils.device import compile_in_place, has_fast_bf16
@@ -179,13 +181,13 @@ def make_card(vae: nn.Module, preset: str) -> CheckpointConfig:
         dict.fromkeys(CHARACTERS, float(PIXELS_A_CHARACTER)), {}, left=4.0, room=IMG_SIZE[1] - 8.0
     )
     return CheckpointConfig(
-        Charset(CHARACTERS),
-        tuple(f"{i:03d}" for i in range(WRITERS)),
-        NoiseSchedule(),
-        IMG_SIZE,
-        widths,
-        {"name": "random", "hash": hash_vae(vae)},
-        CANVAS_STEP,
+        charset=Charset(CHARACTERS),
+        writers=tuple(f"{i:03d}" for i in range(WRITERS)),
+        schedule=RectifiedFlow(),
+        img_size=IMG_SIZE,
+        width_model=widths,
+        vae={"name": "random", "hash": hash_vae(vae)},
+        canvas_step=CANVAS_STEP,
         extra={"preset": preset},
     )
 
@@ -234,7 +236,7 @@ def published_train_step(vae: nn.Module, batch_size: int, device: torch.device) 
     unet = make_unet("wordstylist").to(device)
     averaged = make_unet("wordstylist").to(device).requires_grad_(False)
     optimizer = torch.optim.AdamW(unet.parameters(), lr=1e-4)
-    scheduler = NoiseSchedule("epsilon").make_noise_scheduler()
+    scheduler = VarianceSchedule().noise_scheduler
     images = torch.rand(batch_size, 3, *IMG_SIZE, device=device) * 2 - 1
     ids = torch.randint(0, len(CHARACTERS), (batch_size, max(WORD_LENGTHS)), device=device)
     writers = torch.randint(0, WRITERS, (batch_size,), device=device)
@@ -272,19 +274,26 @@ def our_train_step(
     )
     vae = CompactAutoencoder()
     unet = make_unet(args.preset)
-    settings = TrainingSettings(10**6, 10**6, batch_size, 1e-4, recognition_weight=0.5)
+    settings = TrainingSettings(
+        max_train_steps=10**6,
+        schedule_steps=10**6,
+        batch_size=batch_size,
+        learning_rate=1e-4,
+        recognition_weight=0.5,
+    )
     trainer = DiffusionTrainer(
         accelerator, unet, make_card(vae, args.preset), vae, words, MadeUpCache(texts, is_full), settings
     )
     trainer.latent_recogniser = (
-        LatentRecogniser(LatentRecogniserConfig(len(CHARACTERS) + 1)).requires_grad_(False).to(trainer.device)
+        LatentRecogniser(LatentRecogniserConfig(vocabulary_size=len(CHARACTERS) + 1))
+        .requires_grad_(False)
+        .to(trainer.device)
     )
     if is_compiled:
         compile_in_place(trainer.bare_unet, trainer.device)
-    trainer.unet.train()
 
     def step() -> None:
-        trainer.train_step()[0].item()
+        trainer.train_step()["loss"].item()
 
     return step
 

@@ -609,7 +609,9 @@ def with_reader(checkpoint, tmp_path, pipeline):
     """The checkpoint with a latent recogniser that has learnt nothing, and so can read no word."""
     model = shutil.copytree(checkpoint, tmp_path / "with_reader")
     config = LatentRecogniserConfig(
-        pipeline.config.charset.vocabulary_size, latent_height=IMG_SIZE[0] // 8, channels=(8, 16, 16, 32)
+        vocabulary_size=pipeline.config.charset.vocabulary_size,
+        latent_height=IMG_SIZE[0] // 8,
+        channels=(8, 16, 16, 32),
     )
     LatentRecogniser(config).save_pretrained(model / LATENT_RECOGNISER_FOLDER)
     return model

@@ -9,10 +9,11 @@ import pytest
 import torch
 
 from diffusion.autoencoder import CompactAutoencoder, hash_vae
-from diffusion.config import CheckpointConfig, find_checkpoint
+from diffusion.config import CheckpointConfig
 from diffusion.latent_recogniser import LatentRecogniser, LatentRecogniserConfig
-from diffusion.noise_schedule import SCHEDULERS
-from diffusion.pipeline import FULL_INTERVAL, HandwritingPipeline
+from diffusion.loading import find_checkpoint
+from diffusion.noise_schedule import FULL_INTERVAL, SCHEDULERS
+from diffusion.pipeline import HandwritingPipeline
 from generation.jobs import choose_writers, jobs_of_texts
 from tests.helpers import IMG_SIZE, WRITERS
 from utils.charset import Charset
@@ -428,7 +429,7 @@ def test_the_reader_meets_the_characters_in_their_order_along_the_line(pipeline)
 def test_the_reader_is_saved_along(pipeline, tmp_path):
     recogniser = LatentRecogniser(
         LatentRecogniserConfig(
-            pipeline.config.charset.vocabulary_size, latent_height=4, channels=(8, 16, 16, 32)
+            vocabulary_size=pipeline.config.charset.vocabulary_size, latent_height=4, channels=(8, 16, 16, 32)
         )
     )
     HandwritingPipeline(pipeline.unet, pipeline.vae, pipeline.config, recogniser).save_pretrained(tmp_path)
