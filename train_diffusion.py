@@ -43,7 +43,7 @@ from utils.checkpoint import (
 from utils.cli import positive_int, run
 from utils.device import compile_in_place, has_fast_bf16
 from utils.errors import UserError
-from utils.sources import parse_sources, read_image, read_sources
+from utils.sources import parse_sources, read_sources
 from utils.training import StopFlag
 
 DEFAULT_EPOCHS = 1000
@@ -459,7 +459,7 @@ def main(args: argparse.Namespace) -> None:
         [words.records[i].text for i in chosen],
         [words.records[i].writer for i in chosen],
         cache.ink[chosen],
-        read_image(words.paths[0]).shape,
+        cache.canvas_size,
         args.max_length,
         vae_info,
         extra,

@@ -13,7 +13,6 @@ from dataclasses import asdict, dataclass, replace
 from itertools import groupby
 from pathlib import Path
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
@@ -21,7 +20,7 @@ from torch import Tensor, nn
 
 from diffusion.autoencoder import DOWNSCALE
 from diffusion.config import CheckpointConfig
-from diffusion.dataset import LatentCache, RowReader, TrainingConditions
+from diffusion.dataset import LatentCache, LatentColumns, TrainingConditions
 from diffusion.latent_recogniser import (
     LatentRecogniser,
     LatentRecogniserConfig,
@@ -126,7 +125,7 @@ class DiffusionTrainer:
         self.step = 0
         self.train_indices = words.train_indices()
         # A model that others' words taught may have wider images than these.
-        self.canvases = np.minimum(config.canvas_widths(cache.ink[:, 2]), cache.moments.shape[-1] * DOWNSCALE)
+        self.canvases = config.canvas_widths(cache.ink[:, 2])
         # Batches of words of similar width, on canvases that just hold them.
         self.val_indices = sorted(words.val_indices()[:VALIDATION_WORDS], key=self.canvases.__getitem__)
         sizes = None if config.canvas_step is None else self.canvases[self.train_indices]
@@ -150,13 +149,11 @@ class DiffusionTrainer:
         self.latent_recogniser: LatentRecogniser | None = None  # see prepare_latent_recogniser
         # On a GPU all latents live there (44,000 words are 180 MB) as far as they fit; else they stay
         # memory-mapped on disk.
-        if (
+        in_memory = (
             self.device.type == "cuda"
-            and cache.moments.nbytes < GPU_SHARE * torch.cuda.mem_get_info(self.device)[0]
-        ):
-            self.moments, self.rows_on_disk = torch.from_numpy(cache.moments[:]).to(self.device), None
-        else:
-            self.moments, self.rows_on_disk = torch.from_numpy(cache.moments), RowReader(cache.moments)
+            and cache.columns.nbytes < GPU_SHARE * torch.cuda.mem_get_info(self.device)[0]
+        )
+        self.latents = LatentColumns(cache, self.device, in_memory=in_memory)
 
     @property
     def epoch(self) -> float:
@@ -177,9 +174,8 @@ class DiffusionTrainer:
             indices: (B,) on the CPU, where they come from and the canvases are: a GPU would have to be waited
                 for.
         """
-        columns = int(self.canvases[indices].max()) // DOWNSCALE
-        moments = self.moments[indices.to(self.moments.device), ..., :columns].to(self.device)
-        means, deviations = moments.float().unbind(dim=1)
+        moments = self.latents.batch(indices, int(self.canvases[indices].max()) // DOWNSCALE)
+        means, deviations = moments.unbind(dim=1)
         return means + deviations * torch.randn(means.shape, device=self.device, generator=generator)
 
     def loss(
@@ -251,8 +247,10 @@ class DiffusionTrainer:
             torch.manual_seed(s.seed)
             steps, vocabulary_size = s.recogniser_steps, self.config.charset.vocabulary_size
             if start is None:
-                channels, height = self.moments.shape[2:4]
-                recogniser = LatentRecogniser(LatentRecogniserConfig(vocabulary_size, channels, height))
+                cache = self.latents.cache
+                recogniser = LatentRecogniser(
+                    LatentRecogniserConfig(vocabulary_size, cache.channels, cache.height)
+                )
             else:
                 steps, recogniser = (
                     -(-steps // 5),
@@ -275,8 +273,8 @@ class DiffusionTrainer:
             group["lr"] = self.learning_rate() * group["rate_factor"]
         rank, ranks = accelerator.process_index, accelerator.num_processes
         indices = self.sampler.batch(self.step, rank, ranks)
-        if self.rows_on_disk:  # those of the next step, during this one
-            self.rows_on_disk.prefetch(self.sampler.batch(self.step + 1, rank, ranks).tolist())
+        # Those of the next step, during this one.
+        self.latents.prefetch(self.sampler.batch(self.step + 1, rank, ranks).tolist())
         generator = make_generator(self.device, s.seed, self.step, rank, 0x11)
         timesteps = self.schedule.draw_timesteps(len(indices), self.device, generator)
         dropped = None

@@ -17,8 +17,6 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from utils.errors import UserError
-
 if not __package__:
     sys.path[0] = str(
         Path(__file__).resolve().parents[1]
@@ -49,6 +47,7 @@ from htr.error_rates import NORMALISERS
 from htr.recogniser import CHOICES, Recogniser, load_recogniser
 from utils.bootstrap import Bootstrap
 from utils.cli import positive_int, run
+from utils.errors import UserError
 from utils.images import pad_to_width, to_images, to_pixel_values
 from utils.output import check_no_file, write_atomically
 from utils.text_images import SPLITS

@@ -220,10 +220,11 @@ class MadeUpCache:
 
     def __init__(self, texts: Sequence[str], is_full: bool) -> None:
         rng = np.random.default_rng(0)
-        self.moments = rng.standard_normal((len(texts), 2, 4, IMG_SIZE[0] // 8, IMG_SIZE[1] // 8)).astype(
-            np.float16
-        )
-        self.moments[:, 1] = 0.1
+        self.channels, self.height = 4, IMG_SIZE[0] // 8
+        self.starts = np.arange(len(texts) + 1) * (IMG_SIZE[1] // 8)
+        shape = (self.starts[-1] + 1, 2, self.channels, self.height)
+        self.columns = rng.standard_normal(shape).astype(np.float16)
+        self.columns[:, 1] = 0.1
         widths = [IMG_SIZE[1] - 8 if is_full else PIXELS_A_CHARACTER * len(text) for text in texts]
         self.ink = np.array([(4, 4, min(4 + width, IMG_SIZE[1] - 4), 60) for width in widths], np.float32)
 

@@ -274,10 +274,11 @@ def test_a_saved_model_writes_the_same(pipeline, checkpoint):
     assert np.array_equal(again(TEXTS, ["01", None], **FAST), pipeline(TEXTS, ["01", None], **FAST))
 
 
-def test_the_card_survives_json(pipeline):
+def test_the_config_survives_json(pipeline):
     written = json.loads(json.dumps(pipeline.config.to_dict(pipeline.unet.config)))
-    config, config = CheckpointConfig.from_dict(written)
-    assert config == pipeline.unet.config and config.to_dict(config) == pipeline.config.to_dict(config)
+    config, unet_config = CheckpointConfig.from_dict(written)
+    assert unet_config == pipeline.unet.config
+    assert config.to_dict(unet_config) == pipeline.config.to_dict(unet_config)
 
 
 def test_a_half_precision_export_loads_without_a_warning(pipeline, tmp_path):

@@ -10,7 +10,7 @@ import torch
 from diffusion.latent_recogniser import LatentRecogniser, LatentRecogniserConfig
 from diffusion.pipeline import HandwritingPipeline
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 
 def export(*args):
