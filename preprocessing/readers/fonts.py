@@ -99,7 +99,7 @@ def iter_words(
         else iter(TextSource(seed))
     )
     written: Counter = Counter()
-    for index, text in zip(range(num_words), texts, strict=True):
+    for index, text in zip(range(num_words), texts, strict=False):
         if len(text) > LONGEST_LINE:
             yield DroppedWord(f"{index:06d}", "length")
             continue
