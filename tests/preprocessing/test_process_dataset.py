@@ -19,12 +19,12 @@ from preprocessing.process_dataset import PRESETS, READERS, main, make_parser, p
 from preprocessing.raw_word import DROP_REASONS, DroppedWord, FileImage, RawWord
 from preprocessing.selection import filter_words, split_by_writer
 from preprocessing.writing import image_names, process_word
-from tests.helpers import draw_page, draw_word, hash_tree, make_gw, make_iam, make_imgur5k
+from tests.helpers import ROOT, draw_page, draw_word, hash_tree, make_gw, make_iam, make_imgur5k
 from utils.cli import parse_bool
 from utils.images import ink_box
 from utils.text_images import read_text_images
 
-SCRIPT = Path(__file__).resolve().parent.parent / "preprocessing" / "process_dataset.py"
+SCRIPT = ROOT / "preprocessing" / "process_dataset.py"
 
 
 def call(*flags):
