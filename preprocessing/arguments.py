@@ -87,7 +87,7 @@ def _add_selection_flags(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--preset",
         choices=sorted(PRESETS),
-        help="wordstylist: the published filter (2 to 7 letters A-Z a-z, also IAM's err segmentations) and fit",
+        help="wordstylist: the published filter (2 to 7 letters A-Z a-z, IAM's err words kept) and fit",
     )
     group.add_argument(
         "--charset", help="characters that a text may hold; others leave it out (default: any)"

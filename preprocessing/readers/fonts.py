@@ -71,18 +71,17 @@ def iter_words(
     fonts: Sequence[str] | None = None,
     seed: int = 0,
 ) -> Iterator[RawWord | DroppedWord]:
-    """Yield ``num_words`` texts with their splits (5 % val, 5 % test), as many of each cut as can be.
-
-    A text with a character that a cut lacks goes to another cut, and is dropped (``charset``) where no cut
+    """Yield ``num_words`` texts with their splits (5 % val, 5 % test), as many of each cut as can be. A
+    text with a character that a cut lacks goes to another cut, and is dropped (``charset``) where no cut
     has all of it. More texts with the same seed begin with the same ones.
 
     Args:
         dataset_path: a folder of font files (also in sub-folders); None for the installed families.
-        num_words: how many texts, over all cuts; at least 1.
+        num_words: how many texts, over all cuts.
         words_file: one text a line, in place of the built-in texts.
         fonts: names of cuts (``kalam-light``) or families (``kalam``), or None for all; with no folder also
             of any other installed fontpkg family.
-        seed: of the texts and of how they are drawn, at least 0.
+        seed: random seed of the texts and of how they are drawn.
     Raises:
         FileNotFoundError: if there is no font, or a package is missing.
         UserError: if ``fonts`` names a cut that is not there, or a number is too small or large.
