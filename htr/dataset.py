@@ -23,8 +23,8 @@ from utils.text_images import TextImage, read_text_images
 Words = tuple[Sequence[TextImage], Sequence[Path]]  # records and where their images are
 
 
-def read_split(folder: Path, split: str, *, flag: str) -> Words:
-    """The words of one split of a word folder, texts normalised.
+def read_split(folder: Path, split: str, *, flag: str, split_flag: str | None = None) -> Words:
+    """The words of one split of a word folder, texts normalised; ``split_flag`` names another split.
 
     Raises:
         FileNotFoundError, ValueError: if there is no such folder, no word of this split, or an empty text.
@@ -32,7 +32,8 @@ def read_split(folder: Path, split: str, *, flag: str) -> Words:
     try:
         records = read_text_images(folder, flag=flag, splits=(split,))
     except ValueError as error:
-        raise UserError(f"{error}. {flag}_split names another split.") from error
+        hint = f". {split_flag} names another split." if split_flag else ""
+        raise UserError(f"{error}{hint}") from error
     records = [replace(record, text=normalise_text(record.text)) for record in records]
     if empty := [record.file_name for record in records if not record.text]:
         raise UserError(f"{flag} {folder}: {empty[0]} has an empty text")
