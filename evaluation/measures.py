@@ -9,9 +9,10 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from evaluation.distances import frechet_distance, kernel_distance
-from htr.error_rates import count_normalised_errors
-from htr.recogniser import Reading
+from htr.error_rates import count_errors
+from htr.reading import Reading
 from utils.bootstrap import Bootstrap, Estimate
+from utils.errors import UserError
 
 _CELLS = 4_000_000  # of a similarity matrix at once: bounds the memory
 
@@ -83,7 +84,7 @@ LONGEST = 16  # characters; longer words share a bar
 NAMED = 5  # writers in a line
 
 
-class LeftOut(ValueError):
+class LeftOut(UserError):
     """A measure that can't be made from what was given; the message names the flag that brings it."""
 
 
@@ -177,9 +178,7 @@ def compare_readings(
 ) -> ReadWords:
     """Count the errors of readings; ``normalise`` is a name of ``NORMALISERS``."""
     read = [reading.text for reading in readings]
-    characters, words = (
-        count_normalised_errors(texts, read, normalise, unit=unit) for unit in ("characters", "words")
-    )
+    characters, words = (count_errors(texts, read, normalise, unit=unit) for unit in ("characters", "words"))
     return ReadWords(texts, writers, readings, *characters, *words)
 
 
