@@ -466,7 +466,7 @@ class FakeRecogniser:
     def read(self, images, *, batch_size=64):
         self.seen += len(images)
         return [
-            Reading("cab" if int(image.astype(int).sum()) % 10 in self.right else "cob", 0.5)
+            Reading(text="cab" if int(image.astype(int).sum()) % 10 in self.right else "cob", confidence=0.5)
             for image in images
         ]
 
@@ -527,7 +527,9 @@ def test_further_variants_are_tried_until_one_is_read(write, fake):
 def test_of_variants_with_as_many_errors_the_surest_is_kept(write, fake):
     recogniser = fake(())
     sureness = iter((0.3, 0.6, 0.5))
-    recogniser.read = lambda images, **options: [Reading("cob", next(sureness)) for _ in images]
+    recogniser.read = lambda images, **options: [
+        Reading(text="cob", confidence=next(sureness)) for _ in images
+    ]
     (record,) = read_text_images(
         write("--words", "cab", "--writer", "01", "--recogniser", "fake", "--best_of", "3")
     )
