@@ -45,7 +45,8 @@ def test_bars_and_histograms_of_two_series_are_drawn():
         y_label="y",
         counts=[3, 4],
     )
-    assert bars.count("<rect") == 3 + 2 and legend_of(bars) == dict(zip(("generated", "real"), COLOURS, strict=False))
+    expected = dict(zip(("generated", "real"), COLOURS, strict=False))
+    assert bars.count("<rect") == 3 + 2 and legend_of(bars) == expected
     assert draw_histogram({"one": [0.1, 1.0], "other": []}, x_label="x").count("<polyline") == 2
 
 
