@@ -29,6 +29,7 @@ from diffusion_trainer import DiffusionTrainer, TrainingLog, TrainingSettings, r
 from fresh_model import FreshModel
 from latent_reader import READER_FOLDER, find_reader
 from model_card import ModelCard
+from new_writers import start_from_nearest
 from pipeline import HandwritingPipeline
 from unet import PRESETS, UNet
 from utils.checkpoint import (
@@ -51,7 +52,7 @@ MODEL_FLAGS = ("preset", "model_channels", "num_heads", "text_layout", "max_leng
 DEFAULT_VAE = "stable-diffusion-v1-5/stable-diffusion-v1-5"
 # Peak learning rate, words a step and weight of legibility of each size, where no flag says otherwise.
 RECIPES = {"wordstylist": (1e-4, 224, 0.0), "base": (2e-4, 128, 0.5), "small": (6e-4, 64, 0.5), "tiny": (2e-3, 32, 0.0)}
-# Rows of new writers start at the mean hand; at the rate of the other weights they would stay there.
+# At the rate of the other weights, rows of new writers stay where they start.
 NEW_WRITERS_FACTOR = 60.0
 
 
@@ -68,7 +69,8 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     group.add_argument("--latent_cache", type=Path, help="folder for encoded images (default: beside the first word folder)")
     group.add_argument("--resume", action="store_true", help="go on with the run in --save_path")
     group.add_argument("--init_from", type=Path, help="checkpoint or run to start from; writers and characters that it knows "
-                       "keep their rows, new ones start from the mean")  # fmt: skip
+                       "keep their rows; new writers start as the known one in whose hand it expects their words most, new "
+                       "characters from the mean")  # fmt: skip
     group = parser.add_argument_group("model")
     group.add_argument("--preset", choices=tuple(PRESETS), help="size and conditioning (default: base)")
     group.add_argument("--model_channels", type=positive_int, help="channels, a multiple of 32 (default: the preset's)")
@@ -303,6 +305,11 @@ def main(args: argparse.Namespace) -> None:
                 "now: it goes on with these")  # fmt: skip
         if settings.max_train_steps > settings.schedule_steps and settings.lr_schedule == "cosine":
             say(f"note        the learning rate comes down at step {settings.schedule_steps}; --schedule_steps moves that")
+    elif start:
+        nearest = start_from_nearest(trainer, len(start.card.writers))
+        if nearest:
+            pairs = [f"{new} as {known}" for new, known in nearest.items()]
+            say(f"new hands   start as the nearest known ones: {', '.join(pairs[:6])}{', …' if len(pairs) > 6 else ''}")
     if args.compile:
         compile_in_place(trainer.bare_unet, device, say)
     if settings.legibility_weight:

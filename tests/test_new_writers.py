@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image, ImageDraw, ImageFont
 
 from pipeline import HandwritingPipeline
@@ -26,6 +27,7 @@ def draw_hand(text, stroke, slant):
                             fillcolor=255)  # fmt: skip
 
 
+KNOWN = {"me": "kalam-bold", "you": "zeyada", "them": "dhsd-3"}
 HANDS = {"bold": (1, 0.0), "slanted": (0, 0.6)}
 
 
@@ -67,3 +69,23 @@ def test_two_new_hands_that_differ_at_a_glance_are_told_apart(written, measure):
     right = [abs(measure(image) - taught[name]) < abs(measure(image) - taught[other])
              for name, other in zip(HANDS, reversed(HANDS)) for image in written[name]]  # fmt: skip
     assert np.mean(right) >= 0.9
+
+
+def test_a_new_writer_starts_as_the_known_one_who_writes_like_that(tmp_path, capsys):
+    shipped = ROOT / "models" / "demo"
+    pipeline = HandwritingPipeline.from_pretrained(shipped)
+    (tmp_path / "words" / IMAGE_FOLDER).mkdir(parents=True)
+    records = []
+    for name, known in KNOWN.items():
+        for text, image in zip(ASKED, pipeline(ASKED, [known] * len(ASKED), num_inference_steps=8, redraws=0)):
+            records.append(WordRecord(f"{IMAGE_FOLDER}/{name}-{text}.png", text, name, "train"))
+            save_image(Image.fromarray(image), tmp_path / "words" / records[-1].file_name)
+    write_metadata(tmp_path / "words", records)
+    run_script("train_diffusion", "--dataset_path", tmp_path / "words", "--init_from", shipped, "--save_path", tmp_path / "run",
+               "--max_train_steps", 1, "--batch_size", 4, "--learning_rate", 1e-12, "--legibility_weight", 0)  # fmt: skip
+    said = capsys.readouterr().out
+    assert all(f"{name} as {known}" in said for name, known in KNOWN.items())
+    unet = HandwritingPipeline.from_pretrained(tmp_path / "run").unet
+    names = pipeline.card.writers
+    starts = pipeline.unet.writer_embedding.weight[[names.index(KNOWN[name]) for name in sorted(KNOWN)]]
+    torch.testing.assert_close(unet.writer_embedding.weight[len(names) : -1], starts, rtol=0, atol=1e-6)
