@@ -25,6 +25,8 @@ class CheckpointConfig:
         vae: ``name``, ``hash`` of the VAE that made the latents.
         canvas_step: the words' canvases are the narrowest multiples of this that hold them, in pixels; None:
             all are as wide as the images.
+        sample_texts: a few of the texts that the model was trained on; what inference writes where no words
+            are given. Empty in checkpoints of earlier versions.
         extra: everything else: step, preset, library versions, condition dropout.
     """
 
@@ -35,6 +37,7 @@ class CheckpointConfig:
     width_model: WidthModel | None
     vae: Mapping[str, str]
     canvas_step: int | None = None
+    sample_texts: tuple[str, ...] = ()
     extra: Mapping[str, object] = field(default_factory=dict)
 
     def to_dict(self, unet_config: UNetConfig) -> dict:
@@ -50,6 +53,7 @@ class CheckpointConfig:
             "width_model": self.width_model.to_dict() if self.width_model else None,
             "vae": dict(self.vae),
             "canvas_step": self.canvas_step,
+            "sample_texts": list(self.sample_texts),
             **self.extra,
         }
 
@@ -85,6 +89,7 @@ class CheckpointConfig:
             width_model=_read_width_model(values.pop("width_model"), unet_config, where),
             vae=_read_vae(values.pop("vae"), where),
             canvas_step=_read_canvas_step(values.pop("canvas_step", None), where),
+            sample_texts=_read_sample_texts(values.pop("sample_texts", []), where),
             extra=values,
         )
         if config.canvas_step is not None and config.width_model is None:
@@ -173,6 +178,12 @@ def _read_canvas_step(step: object, where: str) -> int | None:
     if step is not None and not _is_pixels(step):
         raise UserError(f"{where}: canvas_step {step!r:.60} is not a multiple of {COLUMN} pixels")
     return step
+
+
+def _read_sample_texts(texts: object, where: str) -> tuple[str, ...]:
+    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+        raise UserError(f"{where}: sample_texts {texts!r:.60} is not a list of texts")
+    return tuple(texts)
 
 
 def _read_width_model(values: object, unet: UNetConfig, where: str) -> WidthModel | None:

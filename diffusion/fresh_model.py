@@ -1,6 +1,7 @@
 """How a training's model begins: new, of a preset, grown from another, or as a run left it."""
 
-from collections.abc import Mapping, Sequence
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -15,6 +16,8 @@ from diffusion.presets import make_config
 from unet import UNet, grow_unet
 from utils.charset import Charset
 from utils.errors import UserError
+
+SAMPLE_TEXTS = 64  # of the training texts, that a checkpoint carries
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +61,7 @@ class FreshModel:
             width_model=width_model,
             vae=self.vae,
             canvas_step=canvas_step,
+            sample_texts=choose_sample_texts(self.texts),
             extra={"preset": preset, **self.extra, "library_versions": library_versions()},
         )
         return UNet(unet_config), config
@@ -96,7 +100,13 @@ class FreshModel:
         extra = {**old.extra, **self.extra, **history, "library_versions": library_versions()}
         img_size = max(old.img_size, self.img_size)  # of one height
         return unet, replace(
-            old, charset=charset, writers=names, img_size=img_size, width_model=width_model, extra=extra
+            old,
+            charset=charset,
+            writers=names,
+            img_size=img_size,
+            width_model=width_model,
+            sample_texts=choose_sample_texts(self.texts),
+            extra=extra,
         )
 
     def _max_length(self) -> int:
@@ -145,6 +155,11 @@ def resume_model(
                 " Start a new run from it with --init_from."
             )
     return UNet(unet_config), config
+
+
+def choose_sample_texts(texts: Iterable[str]) -> tuple[str, ...]:
+    """At most 64 of the different texts, the same ones in whatever order they come: by their SHA-256."""
+    return tuple(sorted(set(texts), key=lambda text: hashlib.sha256(text.encode()).digest())[:SAMPLE_TEXTS])
 
 
 def library_versions() -> dict[str, str]:

@@ -38,9 +38,10 @@ from accelerate import Accelerator, InitProcessGroupKwargs
 
 from evaluation.study import ARMS, UNITS, Arm, RunErrors, choose_fraction, copy_words, hold_out_val, summarise
 from evaluation.study_report import render_study, write_table
+from htr.crnn import CRNN
 from htr.dataset import load_crops, read_split
 from htr.error_rates import NORMALISERS, count_errors
-from htr.recogniser import CRNN, CRNNRecogniser, load_recogniser
+from htr.recogniser import CRNNRecogniser, load_recogniser
 from htr.trainer import HTRSettings, train_recogniser
 from utils.charset import read_texts
 from utils.checkpoint import CONFIG_NAME, checkpoint_step, list_checkpoints

@@ -130,8 +130,16 @@ def train_and_report(args: argparse.Namespace, checkpoint: Path | None) -> None:
     settings = replace(settings, **{name: value for name, value in given.items() if value is not None})
 
     train = read_sources(parse_sources(args.train, flag="--train"), flag="--train")
-    valid = read_split(args.valid, args.valid_split, flag="--valid") if args.valid else None
-    test = read_split(args.test, args.test_split, flag="--test") if args.test else None
+    valid = (
+        read_split(args.valid, args.valid_split, flag="--valid", split_flag="--valid_split")
+        if args.valid
+        else None
+    )
+    test = (
+        read_split(args.test, args.test_split, flag="--test", split_flag="--test_split")
+        if args.test
+        else None
+    )
     results = train_recogniser(
         train,
         args.save_path,

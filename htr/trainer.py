@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from htr.crnn import CRNN, FRAME, CRNNConfig
 from htr.dataset import (
     WIDTH_STEP,
     Words,
@@ -27,7 +28,8 @@ from htr.dataset import (
     take_sample,
 )
 from htr.error_rates import ErrorRates, measure_errors
-from htr.recogniser import CRNN, FRAME, CRNNConfig, CRNNRecogniser, frames_needed
+from htr.reading import frames_needed
+from htr.recogniser import CRNNRecogniser
 from utils.charset import Charset, order_along_line
 from utils.device import choose_device, choose_precision
 from utils.errors import UserError
@@ -236,7 +238,7 @@ def make_model(train: TrainingSet, checkpoint: Path | None, init_from: Path | No
     height = read_image(train.paths[indices[0]]).shape[0]
     torch.manual_seed(seed)
     if checkpoint is None and init_from is None:
-        return CRNN(CRNNConfig(characters, height))
+        return CRNN(CRNNConfig(characters=characters, img_height=height))
     flag = "--resume" if checkpoint else "--init_from"
     model = CRNN.from_pretrained(checkpoint or init_from, flag=flag)
     if model.config.img_height != height:

@@ -359,10 +359,8 @@ def write_shipped(pipeline: HandwritingPipeline, batch_size: int) -> tuple[Calla
     count = 1 if batch_size == 1 else 4 * batch_size  # several batches: words of one width share one
     texts = list(islice(dictionary_words(pipeline.config.charset.characters, seed=0), count))
     jobs = jobs_of_texts(texts, None, pipeline.config.writers)
-    settings = SamplingSettings(
-        DEFAULT_STEPS, "dpmsolver++", None, None, None, None, seed=0, batch_size=batch_size
-    )
-    return lambda: list(write_batches(pipeline, jobs, settings, None)), count
+    settings = SamplingSettings(batch_size=batch_size)
+    return lambda: list(write_batches(pipeline, jobs, settings)), count
 
 
 def benchmark_sampling(args: argparse.Namespace, device: torch.device) -> list[Row]:

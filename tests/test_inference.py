@@ -10,8 +10,9 @@ from PIL import Image
 
 from diffusion.latent_recogniser import LATENT_RECOGNISER_FOLDER, LatentRecogniser, LatentRecogniserConfig
 from generation.jobs import parse_mix
+from generation.planning import DEFAULT_WORDS
 from htr.recogniser import Reading
-from inference import DEFAULT_WORDS, main, parse_args
+from inference import main, parse_args
 from tests.helpers import (
     IMG_SIZE,
     PUBLISHED,
@@ -296,7 +297,7 @@ def test_overwriting_first_takes_the_word_that_the_images_are_there(write, monke
 def test_a_folder_of_something_else_is_left_alone(fail, tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "thesis.tex").touch()
-    assert "not empty, and not made by this script" in fail("--words", "cab", "--overwrite")
+    assert "not empty, and not made by this command" in fail("--words", "cab", "--overwrite")
     assert (tmp_path / "out" / "thesis.tex").is_file()
 
 
@@ -465,7 +466,7 @@ class FakeRecogniser:
     def read(self, images, *, batch_size=64):
         self.seen += len(images)
         return [
-            Reading("cab" if int(image.astype(int).sum()) % 10 in self.right else "cob", 0.5)
+            Reading(text="cab" if int(image.astype(int).sum()) % 10 in self.right else "cob", confidence=0.5)
             for image in images
         ]
 
@@ -526,7 +527,9 @@ def test_further_variants_are_tried_until_one_is_read(write, fake):
 def test_of_variants_with_as_many_errors_the_surest_is_kept(write, fake):
     recogniser = fake(())
     sureness = iter((0.3, 0.6, 0.5))
-    recogniser.read = lambda images, **options: [Reading("cob", next(sureness)) for _ in images]
+    recogniser.read = lambda images, **options: [
+        Reading(text="cob", confidence=next(sureness)) for _ in images
+    ]
     (record,) = read_text_images(
         write("--words", "cab", "--writer", "01", "--recogniser", "fake", "--best_of", "3")
     )

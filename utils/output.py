@@ -13,6 +13,7 @@ from utils.errors import UserError
 from utils.json_files import read_json
 
 LOCK_NAME = ".lock"
+PNG_END = bytes.fromhex("0000000049454e44ae426082")  # the chunk IEND
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
@@ -41,6 +42,16 @@ def save_image(image: np.ndarray | Image.Image, path: Path) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def is_whole_png(path: Path) -> bool:
+    """Whether a PNG is there with its last chunk: a power cut may leave a file empty, or cut short."""
+    try:
+        with path.open("rb") as file:
+            file.seek(-len(PNG_END), os.SEEK_END)
+            return file.read() == PNG_END
+    except OSError:  # absent, or shorter than that
+        return False
 
 
 def _temporary_name(path: Path) -> Path:

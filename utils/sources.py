@@ -148,8 +148,8 @@ def read_image(path: Path) -> np.ndarray:
             return np.asarray(image.convert("L"))
     except FileNotFoundError as error:
         raise FileNotFoundError(f"{path}: the image is named in metadata.jsonl but is not there") from error
-    except (OSError, SyntaxError) as error:
-        raise UserError(f"{path}: not a readable image ({error})") from error
+    except Exception as error:  # Pillow's decoders raise many kinds, also for decompression bombs
+        raise UserError(f"{path}: not a readable image ({' '.join(str(error).split())})") from error
 
 
 def read_images(paths: Sequence[Path], *, height: int | None = None) -> list[np.ndarray]:

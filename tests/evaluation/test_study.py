@@ -153,7 +153,7 @@ def test_table_and_page(tmp_path):
     assert "lowered the character error rate at 10 % (" in verdict(study) and "100 % (" in verdict(study)
     page = render_study(study, {"dataset_path": "<b>", "init_from": None})
     assert (
-        page.count("<polyline") == 8
+        page.count("<polyline") == 10
         and "&lt;b&gt;" in page
         and "upper bound" in page
         and "http://" not in page.replace("http://www.w3.org/2000/svg", "")

@@ -22,7 +22,7 @@ class FakeRecogniser:
     name = "fake"
 
     def read(self, images, *, batch_size=64):
-        return [Reading("cab", float((255 - image.mean()) / 255)) for image in images]
+        return [Reading(text="cab", confidence=float((255 - image.mean()) / 255)) for image in images]
 
 
 @pytest.fixture
