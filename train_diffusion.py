@@ -155,7 +155,7 @@ def make_trainer(
     vae_info = {"name": vae_name, "hash": hash_vae(vae)}
     cache_root = args.latent_cache or args.save_path / RUN_CACHE_FOLDER
     is_shared = args.latent_cache is not None
-    cache = encode_images(words, vae, vae_info["hash"], accelerator, cache_root, is_shared=is_shared)
+    cache = encode_images(words, vae, vae_info["hash"], accelerator, root=cache_root, is_shared=is_shared)
 
     torch.manual_seed(TrainingSettings.seed if args.seed is None else args.seed)
     chosen = words.train_indices()

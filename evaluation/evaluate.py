@@ -21,7 +21,6 @@ if not __package__:  # the project's root, from whichever folder this is run
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import numpy as np
-import torch
 
 from evaluation.comparison import Comparison, compare_folders
 from evaluation.evaluation import METRICS, Evaluation, Judges
@@ -35,6 +34,7 @@ from htr.error_rates import NORMALISERS
 from htr.recogniser import CHOICES, load_recogniser
 from utils.bootstrap import Bootstrap
 from utils.cli import HelpFormatter, positive_int, run
+from utils.device import choose_device
 from utils.errors import UserError
 from utils.output import check_no_file, write_atomically
 from utils.text_images import SPLITS
@@ -158,7 +158,7 @@ def load_judges(args: argparse.Namespace) -> Judges:
     Raises:
         FileNotFoundError, UserError: if one can't be loaded.
     """
-    device = torch.device(args.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    device = choose_device(args.device)
     wanted = args.metrics or tuple(METRICS)
     names = dict.fromkeys(args.recogniser if "legibility" in wanted else ())
     return Judges(

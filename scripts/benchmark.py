@@ -61,7 +61,7 @@ from scripts.timing import (
 from unet import UNet
 from utils.charset import Charset
 from utils.cli import positive_int, run
-from utils.device import compile_in_place, has_fast_bf16
+from utils.device import choose_device, choose_precision, compile_in_place
 from utils.errors import UserError
 from utils.output import write_atomically
 from utils.sources import TrainingSet
@@ -689,8 +689,8 @@ def compare(rows: Sequence[Row]) -> list[str]:
 
 def main(args: argparse.Namespace) -> None:
     """Measure the parts, print the table, write the file."""
-    device = torch.device(args.device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    args.mixed_precision = args.mixed_precision or ("bf16" if has_fast_bf16(device) else "no")
+    device = choose_device(args.device)
+    args.mixed_precision = choose_precision(args.mixed_precision, device)
     if device.type == "cuda":
         torch.cuda.set_device(device)  # the timing's events and the training go there too
     machine = describe_machine(device)

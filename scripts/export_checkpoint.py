@@ -17,8 +17,7 @@ import torch
 
 from diffusion.pipeline import HandwritingPipeline
 from utils.cli import run
-from utils.errors import UserError
-from utils.output import check_no_file
+from utils.output import claim_folder
 
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 
@@ -42,9 +41,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 def main(args: argparse.Namespace) -> None:
     """Load, write, measure."""
-    check_no_file(args.save_path, "--save_path")
-    if args.save_path.exists() and any(args.save_path.iterdir()):
-        raise UserError(f"--save_path {args.save_path}: not empty. Name another folder.")
+    claim_folder(args.save_path, "--save_path")
     HandwritingPipeline.from_pretrained(args.models_path).save_pretrained(
         args.save_path, dtype=DTYPES[args.dtype]
     )

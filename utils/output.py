@@ -3,7 +3,7 @@
 import os
 import uuid
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -128,7 +128,8 @@ def _is_content(path: Path, ignore: Collection[str]) -> bool:
 
 @contextmanager
 def lock_folder(folder: Path, flag: str, *, name: str = LOCK_NAME) -> Iterator[None]:
-    """Keep all other processes that ask for the same lock out of a folder, which is made if it is absent.
+    """Keep all other processes that ask for the same lock out of a folder, which is made if it is absent, and
+    removed again if nothing was written to it.
 
     The system holds the lock, in a file that is removed at the end: a killed process leaves the file, but not
     the lock. Where a system or a disk has no such locks (Windows, some network disks), a note says so.
@@ -140,6 +141,7 @@ def lock_folder(folder: Path, flag: str, *, name: str = LOCK_NAME) -> Iterator[N
         UserError: if another process holds the lock, or the folder is a file.
     """
     check_no_file(folder, flag)
+    is_new = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / name
     try:
@@ -154,6 +156,9 @@ def lock_folder(folder: Path, flag: str, *, name: str = LOCK_NAME) -> Iterator[N
     finally:
         path.unlink(missing_ok=True)
         os.close(handle)
+        if is_new:
+            with suppress(OSError):  # not empty
+                folder.rmdir()
 
 
 def _open_locked(path: Path, fcntl, flag: str) -> int:

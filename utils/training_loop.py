@@ -249,9 +249,11 @@ def _keep_books(
     """After a step: log, validate, save and draw, as far as it is time for it."""
     step, accelerator = trainer.step, trainer.accelerator
     is_main = accelerator is None or accelerator.is_main_process
-    is_last = is_stopped or step >= trainer.last_step
-    can_validate = intervals.validates_at_stop or not is_stopped
-    is_validating = step % intervals.validate_every == 0 or (is_last and can_validate)
+    is_at_end = step >= trainer.last_step
+    is_last = is_stopped or is_at_end
+    is_validating = (
+        step % intervals.validate_every == 0 or is_at_end or (is_stopped and intervals.validates_at_stop)
+    )
     is_saving = step % intervals.save_every == 0 or is_last
     is_logging = is_validating or is_saving or step % intervals.log_every == 0
     values: dict[str, float] = {}
