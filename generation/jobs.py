@@ -34,7 +34,7 @@ class Job:
 class JobList(Sequence[Job]):
     """Jobs, each made when it is asked for, so that a million of them need no memory. A slice is a view."""
 
-    def __init__(self, make: Callable[[int], Job], positions: Sequence[int] | np.ndarray) -> None:
+    def __init__(self, make: Callable[[int], Job], positions: range | np.ndarray) -> None:
         self._make = make
         self._positions = positions
 
@@ -57,7 +57,8 @@ class JobList(Sequence[Job]):
 
     def select(self, places: Sequence[int] | np.ndarray) -> "JobList":
         """The jobs at these places, in their order."""
-        return JobList(self._make, np.asarray(self._positions)[np.asarray(places, dtype=np.int64)])
+        places, of = np.asarray(places, dtype=np.int64), self._positions
+        return JobList(self._make, of.start + of.step * places if isinstance(of, range) else of[places])
 
 
 def fingerprint(jobs: Sequence[Job]) -> str:

@@ -441,3 +441,9 @@ def test_the_reader_is_saved_along(pipeline, tmp_path):
 def test_errors_name_the_flag_that_was_given(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"^--init_from .*: no step_\* folder"):
         HandwritingPipeline.from_pretrained(tmp_path, flag="--init_from")
+
+
+@pytest.mark.parametrize("shares", [{"01": float("nan")}, {"01": 1.5, "02": -0.5}, {"01": 0.5, "02": 0.4}])
+def test_the_shares_of_a_mix_are_0_to_1_and_sum_to_1(pipeline, shares):
+    with pytest.raises(ValueError, match="a mix: the share"):
+        pipeline.check(["cab"], [shares])
