@@ -226,15 +226,15 @@ def main(args: argparse.Namespace) -> None:
         remove_leftovers(args.save_dir)
 
         # The scores.
-        noted = args.save_dir / SCORES_NAME
+        scores_path = args.save_dir / SCORES_NAME
         if has_scores:
             scores = read_scores(records, args.by, args.dataset_path)
         elif args.by == "nmae":
             comparison = make_comparison(args.dataset_path, args.reference, records)
-            scores = score_words(records, comparison, noted)
+            scores = score_words(records, comparison, scores_path)
         else:
             reader = make_reader(args.dataset_path, args.recogniser, args.normalise)
-            scores = score_words(records, reader, noted)
+            scores = score_words(records, reader, scores_path)
         scored = [record for record in records if "reason" not in scores[record.file_name]]
         if not scored:
             reasons = dict(Counter(score["reason"] for score in scores.values()))
@@ -257,7 +257,7 @@ def main(args: argparse.Namespace) -> None:
             f"mean_{args.by}_after": round(after, 4),
         }
         write_atomically(args.save_dir / SUMMARY_NAME, json.dumps(summary, indent=2, ensure_ascii=False))
-        noted.unlink(missing_ok=True)
+        scores_path.unlink(missing_ok=True)
     print(
         f"kept        {len(kept)} of {len(records)} words in {args.save_dir}; mean {args.by} {before:.3f} ->"
         f" {after:.3f}"

@@ -224,7 +224,7 @@ def check_jobs(pipeline: HandwritingPipeline, jobs: JobList, skip_unknown: bool,
     texts: dict[str, str | None] = {}  # and the writers: what is wrong with each, if anything
     writers: dict[str, str | None] = {}
     kept, first_fault = array("q"), None
-    for place, job in enumerate(jobs):
+    for position, job in enumerate(jobs):
         text, name = job.record.text, job.record.writer
         if text not in texts:
             texts[text] = find_fault(text, None)
@@ -232,7 +232,7 @@ def check_jobs(pipeline: HandwritingPipeline, jobs: JobList, skip_unknown: bool,
             writers[name] = find_fault(None, job.writer)
         fault = texts[text] or writers[name]
         if fault is None:
-            kept.append(place)
+            kept.append(position)
             continue
         if not skip_unknown:
             raise UserError(
