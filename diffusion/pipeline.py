@@ -41,6 +41,14 @@ DEFAULT_REDRAWS = 2
 READABLE_LOSS = 0.1  # nats a character: a word that the latent recogniser finds less probable is drawn again
 
 
+def _check_shares(shares: Mapping[str, float]) -> None:
+    for name, share in shares.items():
+        if not 0 <= share <= 1:  # nan, too
+            raise UserError(f"a mix: the share of writer {name!r} is {share}, not 0 to 1")
+    if abs(sum(shares.values()) - 1) > 1e-3:
+        raise UserError(f"a mix: the shares must sum to 1, not {sum(shares.values()):.3f}")
+
+
 class HandwritingPipeline:
     """UNet, VAE, noise schedule, charset, writers and width model: everything that writing needs.
 
@@ -157,8 +165,8 @@ class HandwritingPipeline:
                     )
             if writer is None:
                 self.unet.config.null_writer_id  # noqa: B018 (raises where there is none)
-            elif not isinstance(writer, str) and abs(sum(writer.values()) - 1) > 1e-3:
-                raise UserError(f"the shares of a mixed hand must sum to 1, not {sum(writer.values()):.3f}")
+            elif not isinstance(writer, str):
+                _check_shares(writer)
 
     def check_sampling(
         self,
