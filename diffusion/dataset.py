@@ -17,57 +17,96 @@ from diffusion.autoencoder import scale_latents
 from diffusion.layout import CANVAS_STEP, COLUMN, WidthModel, canvas_widths, layout_columns, pad_edges
 from utils.charset import Charset, order_along_line
 from utils.errors import UserError
-from utils.images import measure_ink, to_pixel_values
-from utils.sources import read_images
+from utils.images import measure_ink, stack_images, to_pixel_values
+from utils.sources import read_image, read_images
 from utils.text_images import TextImage
 
 CACHE_FOLDER = ".latent_cache"
-_VERSION = 2
+_VERSION = 3
 _POOL = 16  # batches that are sorted by width together
 _MARGIN = 8  # pixels of white behind the ink that are encoded with it
+_WHITE_CANVAS = 256  # pixels of white paper whose middle column stands for all white paper
+COLUMNS_NAME = "columns.f16"
 
 
 class LatentCache:
     """Posterior means and standard deviations of all images of a training set, on disk, memory-mapped.
 
+    Each image has as many columns as its ink needs, so that a line costs what it is long.
+
     Attributes:
-        moments: (N, 2, 4, H/8, W/8) float16, scaled as the diffusion model sees them: [:, 0] means, [:, 1]
-            deviations.
+        columns: (columns of all images + 1, 2, C, H/8) float16, one image after another, scaled as the
+            diffusion model sees them: [:, 0] means, [:, 1] deviations. The last one is white paper.
+        starts: (N + 1,) int64, where each image's columns begin.
         ink: (N, 4) float32, left, top, right, bottom of the ink in pixels.
+        widths: (N,) int64, widths of the image files in pixels.
     """
 
     def __init__(self, folder: Path) -> None:
+        index = json.loads((folder / "index.json").read_text(encoding="utf-8"))
+        shape = (-1, 2, index["channels"], index["height"])
         # Copy-on-write, and never written: torch warns of read-only arrays.
-        self.moments = np.load(folder / "moments.npy", mmap_mode="c")
+        self.columns = np.memmap(folder / COLUMNS_NAME, np.float16, mode="c").reshape(shape)
+        self.starts = np.load(folder / "starts.npy")
         self.ink = np.load(folder / "ink.npy")
+        self.widths = np.load(folder / "widths.npy")
+
+    @property
+    def channels(self) -> int:
+        """Channels of the latents."""
+        return self.columns.shape[2]
+
+    @property
+    def height(self) -> int:
+        """Rows of the latents: the images' height over 8."""
+        return self.columns.shape[3]
+
+    @property
+    def canvas_size(self) -> tuple[int, int]:
+        """(height, width) in pixels of a canvas that holds each of the images."""
+        widest = max(int(np.diff(self.starts).max()) * COLUMN, int(self.widths.max()))
+        return self.height * COLUMN, widest
 
 
-class RowReader:
-    """Rows of a memory-mapped array that may be larger than memory, read in random order without waiting for
-    the disk.
+class LatentColumns:
+    """The cached latents of batches, from memory or from a file that may be larger than memory.
 
-    By itself a system reads much around each row, which fills memory with what is not asked for. Of an array
-    in memory, and where a system can't be told, nothing is different.
-
-    Args:
-        rows: (N, …) as ``np.load(…, mmap_mode=…)`` gives it.
+    By itself a system reads much around each place of a mapped file, which fills memory with what is not
+    asked for. Of an array in memory, and where a system can't be told, nothing is different.
     """
 
-    def __init__(self, rows: np.ndarray) -> None:
-        mapped = isinstance(rows.base, mmap.mmap) and hasattr(mmap, "MADV_RANDOM")  # not on Windows
-        self.mapping, self.row_bytes = rows.base if mapped else None, rows.nbytes // max(1, len(rows))
-        # Not all of the file: the array's header is before its rows.
-        self.offset = len(rows.base) - rows.nbytes if mapped else 0
-        if mapped:
+    def __init__(self, cache: LatentCache, device: torch.device, *, in_memory: bool) -> None:
+        self.cache, self.device = cache, device
+        self.starts = torch.from_numpy(cache.starts)
+        columns = torch.from_numpy(np.asarray(cache.columns))
+        self.columns = columns.to(device, copy=True) if in_memory else columns
+        mapping = None if in_memory else getattr(cache.columns, "_mmap", None)
+        self.mapping: mmap.mmap | None = mapping if hasattr(mmap, "MADV_RANDOM") else None  # not on Windows
+        if self.mapping is not None:
             self.mapping.madvise(mmap.MADV_RANDOM)
 
+    def batch(self, indices: Tensor, columns: int) -> Tensor:
+        """(B, 2, C, H/8, columns) float32 moments of images on one canvas; what they don't cover is white.
+
+        Args:
+            indices: (B,) on the CPU.
+            columns: width of the canvas, in columns of 8 pixels.
+        """
+        starts, ends = self.starts[indices][:, None], self.starts[indices + 1][:, None]
+        places = starts + torch.arange(columns)  # (B, columns)
+        places = torch.where(places < ends, places, len(self.columns) - 1)
+        moments = self.columns[places.to(self.columns.device)]  # (B, columns, 2, C, H/8)
+        return moments.to(self.device).permute(0, 2, 3, 4, 1).float()
+
     def prefetch(self, indices: Sequence[int]) -> None:
-        """Have these rows read from disk while something else is computed."""
-        if self.mapping is not None:
-            for index in indices:
-                first = self.offset + index * self.row_bytes
-                start = first - first % mmap.PAGESIZE
-                self.mapping.madvise(mmap.MADV_WILLNEED, start, first + self.row_bytes - start)
+        """Have these images' columns read from disk while something else is computed."""
+        if self.mapping is None:
+            return
+        column_bytes = self.columns[0].numel() * self.columns.element_size()
+        for index in indices:
+            first, last = (int(self.starts[i]) * column_bytes for i in (index, index + 1))
+            start = first - first % mmap.PAGESIZE
+            self.mapping.madvise(mmap.MADV_WILLNEED, start, last - start)
 
 
 def cache_key(paths: Sequence[Path], vae_hash: str) -> str:
@@ -111,8 +150,7 @@ def build_latent_cache(
 ) -> Path:
     """Encode all images, or find them encoded.
 
-    An image is encoded on the canvas that just holds its word; what is right of it becomes the latents of
-    white paper.
+    An image is encoded on the canvas that just holds its ink, whatever its file's width.
 
     Args:
         root: the folder that holds caches; an interrupted encoding leaves nothing behind that is ever used.
@@ -121,7 +159,8 @@ def build_latent_cache(
     Returns:
         The cache's folder.
     Raises:
-        ValueError: if images differ in size, or ``root`` can't be written to.
+        UserError: if images differ in height, or ``root`` can't be written to.
+        OSError: if the disk is full.
     """
     folder = root / f"{cache_key(paths, vae_hash)}"
     if (folder / "index.json").is_file() or not is_main:
@@ -135,43 +174,60 @@ def build_latent_cache(
             f"--latent_cache {root}: can't be written to ({error.strerror}). Name a folder for encoded images"
             " that can."
         ) from error
-    moments, inks = None, []
     try:
-        pool = _POOL * batch_size
-        bar = tqdm(total=len(paths), desc="encode", unit="word", leave=False)
-        for start in range(0, len(paths), pool):
-            images = read_images(paths[start : start + pool])
-            height, width = images.shape[1:]
-            if moments is None:
-                white = _encode(vae, torch.full((1, height, width), 255, dtype=torch.uint8), channels, device)
-                moments = np.lib.format.open_memmap(
-                    temporary / "moments.npy", "w+", np.float16, (len(paths), *white.shape[1:])
-                )
-            if (height, width) != (moments.shape[-2] * COLUMN, moments.shape[-1] * COLUMN):
-                raise UserError(
-                    f"{paths[start]}: {height}x{width} pixels, unlike the images before it. "
-                    "Preprocess all word folders with one --img_size."
-                )
-            ink = measure_ink(images)
-            inks.append(ink)
-            canvases = canvas_widths(ink[:, 2].numpy(), _MARGIN, CANVAS_STEP, width)
-            for rows in torch.from_numpy(np.argsort(canvases, kind="stable")).split(batch_size):
-                canvas = int(canvases[rows].max())
-                batch = white.repeat(len(rows), 1, 1, 1, 1)
-                batch[..., : canvas // COLUMN] = _encode(vae, images[rows, :, :canvas], channels, device)
-                moments[start + rows.numpy()] = batch.numpy()
-                bar.update(len(rows))
-        bar.close()
-        moments.flush()
-        np.save(temporary / "ink.npy", torch.cat(inks).numpy())
-        index = {"version": _VERSION, "vae_hash": vae_hash, "images": len(paths)}
-        (temporary / "index.json").write_text(json.dumps(index), encoding="utf-8")
+        _encode_all(paths, vae, temporary, channels=channels, device=device, batch_size=batch_size)
         shutil.rmtree(folder, ignore_errors=True)
         os.replace(temporary, folder)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
     return folder
+
+
+def _encode_all(
+    paths: Sequence[Path],
+    vae: nn.Module,
+    folder: Path,
+    *,
+    channels: int,
+    device: torch.device,
+    batch_size: int,
+) -> None:
+    """Write the columns of all images, in their order, and what ``LatentCache`` needs to find them."""
+    height = read_image(paths[0]).shape[0]
+    white = _encode(vae, torch.full((1, height, _WHITE_CANVAS), 255, dtype=torch.uint8), channels, device)
+    inks, widths, counts = [], [], []
+    # Appended, not mapped: a full disk is then an error, and not a signal that ends the process.
+    with (
+        (folder / COLUMNS_NAME).open("wb") as file,
+        tqdm(total=len(paths), desc="encode", unit="image", leave=False) as bar,
+    ):
+        pool = _POOL * batch_size
+        for start in range(0, len(paths), pool):
+            images = read_images(paths[start : start + pool], height=height)
+            ink = measure_ink(images)
+            canvases = canvas_widths(ink[:, 2].numpy(), _MARGIN, CANVAS_STEP)
+            encoded: dict[int, np.ndarray] = {}
+            for rows in np.split(
+                order := np.argsort(canvases, kind="stable"), range(batch_size, len(order), batch_size)
+            ):
+                batch = stack_images([images[row] for row in rows], int(canvases[rows].max()))
+                moments = _encode(vae, batch, channels, device)  # (B, 2, C, h, W)
+                for row, moment in zip(rows, moments, strict=True):
+                    columns = moment[..., : canvases[row] // COLUMN].permute(3, 0, 1, 2)
+                    encoded[int(row)] = columns.contiguous().numpy()
+                bar.update(len(rows))
+            for row in range(len(images)):
+                file.write(encoded[row].tobytes())
+            inks.append(ink)
+            widths += [image.shape[1] for image in images]
+            counts.append(canvases // COLUMN)
+        file.write(white[0, ..., white.shape[-1] // 2].contiguous().numpy().tobytes())
+    np.save(folder / "ink.npy", torch.cat(inks).numpy())
+    np.save(folder / "widths.npy", np.array(widths, np.int64))
+    np.save(folder / "starts.npy", np.concatenate([[0], np.cumsum(np.concatenate(counts))]).astype(np.int64))
+    index = {"version": _VERSION, "images": len(paths), "channels": white.shape[2], "height": white.shape[3]}
+    (folder / "index.json").write_text(json.dumps(index), encoding="utf-8")
 
 
 class TrainingConditions:

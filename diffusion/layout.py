@@ -103,21 +103,20 @@ class WidthModel:
         return float(abs(edges[-1] - edges[0]))
 
 
-def canvas_widths(rights: np.ndarray, margin: float, step: int, image_width: int) -> np.ndarray:
-    """Widths of canvases that just hold words: short words cost less to draw, and long ones need not be
-    squeezed.
+def canvas_widths(rights: np.ndarray, margin: float, step: int, widest: int | None = None) -> np.ndarray:
+    """Widths of canvases that just hold words or lines: short ones cost less to draw, and long ones need not
+    be squeezed.
 
     Args:
         rights: (N,) where the ink ends, in pixels.
         margin: white pixels behind the ink.
         step: the widths' common divisor, pixels.
-        image_width: the widest canvas, pixels.
+        widest: the widest canvas, pixels; None for no bound.
     Returns:
-        (N,) int64 pixels, multiples of ``step`` or ``image_width``.
+        (N,) int64 pixels, multiples of ``step`` or ``widest``.
     """
-    return np.minimum(np.ceil((np.asarray(rights) + margin) / step).clip(1) * step, image_width).astype(
-        np.int64
-    )
+    widths = np.ceil((np.asarray(rights) + margin) / step).clip(1) * step
+    return (widths if widest is None else np.minimum(widths, widest)).astype(np.int64)
 
 
 def pad_edges(edges: np.ndarray, max_length: int) -> np.ndarray:

@@ -16,8 +16,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from utils.errors import UserError
-
 if not __package__:
     sys.path[0] = str(
         Path(__file__).resolve().parents[1]
@@ -42,6 +40,8 @@ from utils.checkpoint import (
 )
 from utils.cli import positive_int, run
 from utils.device import has_fast_bf16
+from utils.errors import UserError
+from utils.images import stack_images
 from utils.sources import parse_sources, read_images, read_sources
 from utils.training import (
     EpochSampler,
@@ -74,7 +74,7 @@ class Words:
 
 def load_words(paths: Sequence[Path]) -> Words:
     """Read images into memory."""
-    images = read_images(paths)
+    images = stack_images(read_images(paths))
     columns = torch.arange(images.shape[2])
     # Part by part: the comparison of all at once would take as much memory as the images.
     return Words(
@@ -240,7 +240,7 @@ def main(args: argparse.Namespace) -> None:
     train, val = sources.train_indices(), sources.val_indices()
     train = train[:: math.ceil(len(train) / args.max_words)]
     words = load_words([sources.paths[i] for i in train])
-    held_out = read_images([sources.paths[i] for i in val[:256]])
+    held_out = stack_images(read_images([sources.paths[i] for i in val[:256]]))
     width = words.images.shape[2]
     crop_width = min(args.crop_width, width) // 8 * 8
     print(

@@ -28,8 +28,6 @@ from datetime import timedelta
 from itertools import product
 from pathlib import Path
 
-from utils.errors import UserError
-
 if not __package__:
     sys.path[0] = str(
         Path(__file__).resolve().parents[1]
@@ -49,6 +47,7 @@ from utils.charset import read_texts
 from utils.checkpoint import CONFIG_NAME, checkpoint_step, choose_resume, list_checkpoints
 from utils.cli import call_script, flags, positive_int, run
 from utils.device import name_gpu
+from utils.errors import UserError
 from utils.output import check_no_file, write_atomically
 from utils.sources import parse_sources, read_sources
 from utils.text_images import METADATA_NAME, SPLITS, read_text_images

@@ -16,8 +16,6 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from utils.errors import UserError
-
 if not __package__:
     sys.path[0] = str(
         Path(__file__).resolve().parents[1]
@@ -41,8 +39,9 @@ from utils.checkpoint import (
 )
 from utils.cli import positive_int, run
 from utils.device import has_fast_bf16
-from utils.images import measure_ink
-from utils.sources import TrainingSet, parse_sources, read_images, read_sources
+from utils.errors import UserError
+from utils.images import measure_ink, stack_images
+from utils.sources import TrainingSet, parse_sources, read_image, read_images, read_sources
 from utils.training import (
     EpochSampler,
     ExponentialMovingAverage,
@@ -217,12 +216,12 @@ class StyleTrainer:
         train = words.train_indices()
         unique = sorted(set(train))
         place = {index: i for i, index in enumerate(unique)}
-        self.images = read_images([words.paths[i] for i in unique])
+        self.images = stack_images(read_images([words.paths[i] for i in unique]))
         self.rows = torch.tensor([row[words.records[i].writer] for i in unique])
-        self.extent = measure_ink(self.images)[:, [0, 2]]
+        self.extent = measure_ink(self.images.numpy())[:, [0, 2]]
         self.window = min(settings.window, self.images.shape[2])
         val = [i for i in words.val_indices()[:VALIDATION_WORDS] if words.records[i].writer in row]
-        self.val_images = read_images([words.paths[i] for i in val])
+        self.val_images = stack_images(read_images([words.paths[i] for i in val]))
         self.val_rows = torch.tensor([row[words.records[i].writer] for i in val])
         self.sampler = EpochSampler([place[i] for i in train], settings.batch_size, settings.seed)
         self.optimizer = torch.optim.AdamW(
@@ -339,7 +338,7 @@ def main(args: argparse.Namespace) -> None:
     words = read_sources(parse_sources(args.dataset_path))
     train_indices = words.train_indices()
     torch.manual_seed(settings.seed)
-    size = read_images([words.paths[train_indices[0]]]).shape[1:]
+    size = read_image(words.paths[train_indices[0]]).shape
     encoder = make_encoder(words, train_indices, tuple(size), args.backbone, args.style_dim, checkpoint)
     trainer = StyleTrainer(encoder, words, settings, precision, device)
     if checkpoint:

@@ -20,8 +20,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from utils.errors import UserError
-
 if not __package__:
     sys.path[0] = str(
         Path(__file__).resolve().parents[1]
@@ -33,6 +31,7 @@ from tqdm import tqdm
 from htr.error_rates import NORMALISERS, character_error_rates
 from htr.recogniser import CHOICES, Recogniser, load_recogniser
 from utils.cli import run
+from utils.errors import UserError
 from utils.images import pixel_difference
 from utils.output import write_atomically
 from utils.sources import read_image

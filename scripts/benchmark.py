@@ -42,9 +42,11 @@ from diffusion.autoencoder import CompactAutoencoder, hash_vae
 from diffusion.config import CheckpointConfig
 from diffusion.latent_recogniser import LatentRecogniser, LatentRecogniserConfig
 from diffusion.layout import CANVAS_STEP, WidthModel
-from diffusion.noise_schedule import NoiseSchedule
-from diffusion.pipeline import DEFAULT_STEPS, FULL_INTERVAL, HandwritingPipeline
-from diffusion.trainer import DiffusionTrainer, TrainingSettings
+from diffusion.noise_schedule import FULL_INTERVAL, RectifiedFlow, VarianceSchedule
+from diffusion.pipeline import DEFAULT_STEPS, HandwritingPipeline
+from diffusion.presets import make_config
+from diffusion.trainer import DiffusionTrainer
+from diffusion.training_settings import TrainingSettings
 from generation.jobs import jobs_of_texts
 from generation.sampling import SamplingSettings, write_batches
 from scripts.timing import (
@@ -56,7 +58,7 @@ from scripts.timing import (
     peak_memory,
     time_interleaved,
 )
-from unet import UNet, make_config
+from unet import UNet
 from utils.charset import Charset
 from utils.cli import positive_int, run
 from utils.device import compile_in_place, has_fast_bf16
@@ -179,14 +181,14 @@ def make_card(vae: nn.Module, preset: str) -> CheckpointConfig:
         dict.fromkeys(CHARACTERS, float(PIXELS_A_CHARACTER)), {}, left=4.0, room=IMG_SIZE[1] - 8.0
     )
     return CheckpointConfig(
-        Charset(CHARACTERS),
-        tuple(f"{i:03d}" for i in range(WRITERS)),
-        NoiseSchedule(),
-        IMG_SIZE,
-        widths,
-        {"name": "random", "hash": hash_vae(vae)},
-        CANVAS_STEP,
-        {"preset": preset},
+        charset=Charset(CHARACTERS),
+        writers=tuple(f"{i:03d}" for i in range(WRITERS)),
+        schedule=RectifiedFlow(),
+        img_size=IMG_SIZE,
+        width_model=widths,
+        vae={"name": "random", "hash": hash_vae(vae)},
+        canvas_step=CANVAS_STEP,
+        extra={"preset": preset},
     )
 
 
@@ -220,10 +222,11 @@ class MadeUpCache:
 
     def __init__(self, texts: Sequence[str], is_full: bool) -> None:
         rng = np.random.default_rng(0)
-        self.moments = rng.standard_normal((len(texts), 2, 4, IMG_SIZE[0] // 8, IMG_SIZE[1] // 8)).astype(
-            np.float16
-        )
-        self.moments[:, 1] = 0.1
+        self.channels, self.height = 4, IMG_SIZE[0] // 8
+        self.starts = np.arange(len(texts) + 1) * (IMG_SIZE[1] // 8)
+        shape = (self.starts[-1] + 1, 2, self.channels, self.height)
+        self.columns = rng.standard_normal(shape).astype(np.float16)
+        self.columns[:, 1] = 0.1
         widths = [IMG_SIZE[1] - 8 if is_full else PIXELS_A_CHARACTER * len(text) for text in texts]
         self.ink = np.array([(4, 4, min(4 + width, IMG_SIZE[1] - 4), 60) for width in widths], np.float32)
 
@@ -233,7 +236,7 @@ def published_train_step(vae: nn.Module, batch_size: int, device: torch.device) 
     unet = make_unet("wordstylist").to(device)
     averaged = make_unet("wordstylist").to(device).requires_grad_(False)
     optimizer = torch.optim.AdamW(unet.parameters(), lr=1e-4)
-    scheduler = NoiseSchedule("epsilon").make_noise_scheduler()
+    scheduler = VarianceSchedule().noise_scheduler
     images = torch.rand(batch_size, 3, *IMG_SIZE, device=device) * 2 - 1
     ids = torch.randint(0, len(CHARACTERS), (batch_size, max(WORD_LENGTHS)), device=device)
     writers = torch.randint(0, WRITERS, (batch_size,), device=device)
@@ -271,19 +274,26 @@ def our_train_step(
     )
     vae = CompactAutoencoder()
     unet = make_unet(args.preset)
-    settings = TrainingSettings(10**6, 10**6, batch_size, 1e-4, recognition_weight=0.5)
+    settings = TrainingSettings(
+        max_train_steps=10**6,
+        schedule_steps=10**6,
+        batch_size=batch_size,
+        learning_rate=1e-4,
+        recognition_weight=0.5,
+    )
     trainer = DiffusionTrainer(
         accelerator, unet, make_card(vae, args.preset), vae, words, MadeUpCache(texts, is_full), settings
     )
     trainer.latent_recogniser = (
-        LatentRecogniser(LatentRecogniserConfig(len(CHARACTERS) + 1)).requires_grad_(False).to(trainer.device)
+        LatentRecogniser(LatentRecogniserConfig(vocabulary_size=len(CHARACTERS) + 1))
+        .requires_grad_(False)
+        .to(trainer.device)
     )
     if is_compiled:
         compile_in_place(trainer.bare_unet, trainer.device)
-    trainer.unet.train()
 
     def step() -> None:
-        trainer.train_step()[0].item()
+        trainer.train_step()["loss"].item()
 
     return step
 
@@ -349,10 +359,8 @@ def write_shipped(pipeline: HandwritingPipeline, batch_size: int) -> tuple[Calla
     count = 1 if batch_size == 1 else 4 * batch_size  # several batches: words of one width share one
     texts = list(islice(dictionary_words(pipeline.config.charset.characters, seed=0), count))
     jobs = jobs_of_texts(texts, None, pipeline.config.writers)
-    settings = SamplingSettings(
-        DEFAULT_STEPS, "dpmsolver++", None, None, None, None, seed=0, batch_size=batch_size
-    )
-    return lambda: list(write_batches(pipeline, jobs, settings, None)), count
+    settings = SamplingSettings(batch_size=batch_size)
+    return lambda: list(write_batches(pipeline, jobs, settings)), count
 
 
 def benchmark_sampling(args: argparse.Namespace, device: torch.device) -> list[Row]:

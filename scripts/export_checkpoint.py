@@ -8,8 +8,6 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from utils.errors import UserError
-
 if not __package__:
     sys.path[0] = str(
         Path(__file__).resolve().parents[1]
@@ -19,6 +17,7 @@ import torch
 
 from diffusion.pipeline import HandwritingPipeline
 from utils.cli import run
+from utils.errors import UserError
 from utils.output import check_no_file
 
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}

@@ -15,8 +15,6 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from utils.errors import UserError
-
 if not __package__:
     sys.path[0] = str(
         Path(__file__).resolve().parents[1]
@@ -25,6 +23,8 @@ if not __package__:
 import numpy as np
 
 from utils.cli import run
+from utils.errors import UserError
+from utils.images import stack_images
 from utils.output import save_image, write_atomically
 from utils.sources import read_images
 from utils.text_images import METADATA_NAME, read_metadata, read_text_images, write_metadata
@@ -54,7 +54,7 @@ def pack(folder: Path, target: Path) -> None:
     their lines.
     """
     records = read_text_images(folder)
-    images = read_images([folder / record.file_name for record in records]).numpy()
+    images = stack_images(read_images([folder / record.file_name for record in records])).numpy()
     is_ink = (images < WHITE).any(axis=1)  # (N, W)
     widths = np.where(is_ink.any(axis=1), images.shape[2] - is_ink[:, ::-1].argmax(axis=1), 0)
     levels = np.round(np.arange(256) / 255 * (LEVELS - 1)).astype(np.uint8)[images]

@@ -10,8 +10,9 @@ from PIL import Image
 
 from diffusion.latent_recogniser import LATENT_RECOGNISER_FOLDER, LatentRecogniser, LatentRecogniserConfig
 from generation.jobs import parse_mix
+from generation.planning import DEFAULT_WORDS
 from htr.recogniser import Reading
-from inference import DEFAULT_WORDS, main, parse_args
+from inference import main, parse_args
 from tests.helpers import (
     IMG_SIZE,
     PUBLISHED,
@@ -296,7 +297,7 @@ def test_overwriting_first_takes_the_word_that_the_images_are_there(write, monke
 def test_a_folder_of_something_else_is_left_alone(fail, tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "thesis.tex").touch()
-    assert "not empty, and not made by this script" in fail("--words", "cab", "--overwrite")
+    assert "not empty, and not made by this command" in fail("--words", "cab", "--overwrite")
     assert (tmp_path / "out" / "thesis.tex").is_file()
 
 
@@ -610,7 +611,9 @@ def with_reader(checkpoint, tmp_path, pipeline):
     """The checkpoint with a latent recogniser that has learnt nothing, and so can read no word."""
     model = shutil.copytree(checkpoint, tmp_path / "with_reader")
     config = LatentRecogniserConfig(
-        pipeline.config.charset.vocabulary_size, latent_height=IMG_SIZE[0] // 8, channels=(8, 16, 16, 32)
+        vocabulary_size=pipeline.config.charset.vocabulary_size,
+        latent_height=IMG_SIZE[0] // 8,
+        channels=(8, 16, 16, 32),
     )
     LatentRecogniser(config).save_pretrained(model / LATENT_RECOGNISER_FOLDER)
     return model

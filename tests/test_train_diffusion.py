@@ -9,16 +9,17 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-import diffusion_trainer
 import pytest
 import torch
 from diffusers import AutoencoderKL
 from PIL import Image
 from safetensors.torch import load_file
 
+import diffusion.trainer
 import train_diffusion
 from diffusion.autoencoder import CompactAutoencoder
 from diffusion.pipeline import HandwritingPipeline
+from diffusion.training_settings import NEW_WRITERS_FACTOR, make_settings
 from tests.helpers import (
     IMG_SIZE,
     PUBLISHED,
@@ -91,6 +92,7 @@ def test_a_run_holds_checkpoints_a_log_and_previews(tiny_run):
         "step_00000004",
         "log.csv",
         "previews",
+        "latent_cache",
     }
 
 
@@ -557,12 +559,12 @@ def test_other_weights_learn_at_the_rate_that_they_had(teach):
 def test_new_writers_learn_faster_where_a_trained_model_is_the_start():
     given = {field: None for field in ("batch_size", "max_train_steps")}
     config = type("Card", (), {"extra": {"preset": "small"}})()
-    assert train_diffusion.make_settings(given, 1, config, 640, 1, None).writer_rate_factor == 1
+    assert make_settings(given, 1, config, 640, 1, None).writer_rate_factor == 1
     config.extra["init_from"] = {"dataset": "words"}
-    settings = train_diffusion.make_settings(given, 1, config, 640, 1, None)
-    assert settings.writer_rate_factor == train_diffusion.NEW_WRITERS_FACTOR
+    settings = make_settings(given, 1, config, 640, 1, None)
+    assert settings.writer_rate_factor == NEW_WRITERS_FACTOR
     older = replace(settings, writer_rate_factor=None)
-    assert train_diffusion.make_settings(given, 1, config, 640, 1, older).writer_rate_factor is None
+    assert make_settings(given, 1, config, 640, 1, older).writer_rate_factor is None
 
 
 def test_a_run_of_before_writers_had_a_rate_of_their_own_goes_on_bit_for_bit(train, tmp_path, monkeypatch):
@@ -573,7 +575,7 @@ def test_a_run_of_before_writers_had_a_rate_of_their_own_goes_on_bit_for_bit(tra
         )
 
     with monkeypatch.context() as patch:
-        patch.setattr(diffusion_trainer, "make_optimizer", make_one_group)
+        patch.setattr(diffusion.trainer, "make_optimizer", make_one_group)
         whole = train("--max_train_steps", 4, "--weight_decay", 0.5)
     part = clone_checkpoint(whole / "step_00000002", tmp_path / "part")
     file = part / "step_00000002" / "training_state" / "state.json"
@@ -714,7 +716,7 @@ def test_a_max_length_that_is_too_small_names_the_word(train):
 
 def test_the_latent_cache_can_lie_elsewhere(train, tmp_path):
     train("--max_train_steps", 1, "--latent_cache", tmp_path / "cache")
-    assert len(list((tmp_path / "cache").glob("*/moments.npy"))) == 1
+    assert len(list((tmp_path / "cache").glob("*/columns.f16"))) == 1
 
 
 def test_a_loss_that_is_not_finite_ends_with_advice_and_saves_nothing_bad(train, tmp_path):
@@ -849,9 +851,9 @@ def test_further_training_takes_the_reader_along(legible_run, tmp_path, capsys):
 def test_the_presets_say_whether_legibility_counts(tmp_path):
     config = type("Card", (), {"extra": {"preset": "small"}})()
     given = {field: None for field in ("batch_size", "max_train_steps", "recognition_weight")}
-    settings = train_diffusion.make_settings(given, 1, config, 640, 1, None)
+    settings = make_settings(given, 1, config, 640, 1, None)
     assert settings.recognition_weight == 0.5
     config.extra["preset"] = "wordstylist"
-    assert train_diffusion.make_settings(given, 1, config, 640, 1, None).recognition_weight == 0
+    assert make_settings(given, 1, config, 640, 1, None).recognition_weight == 0
     with pytest.raises(SystemExit):
         parse_args(["--dataset_path", "a", "--recognition_weight", "-1"])

@@ -87,12 +87,25 @@ def _caption_font(size: int) -> ImageFont.FreeTypeFont:
         return ImageFont.load_default(size=size)
 
 
-def measure_ink(images: Tensor) -> Tensor:
-    """(N, 4) float32 left, top, right, bottom of the ink of (N, H, W) uint8 images, in pixels; an empty image
+def measure_ink(images: Sequence[np.ndarray]) -> Tensor:
+    """(N, 4) float32 left, top, right, bottom of the ink of (H, W) uint8 images, in pixels; an empty image
     spans all.
     """
-    boxes = [ink_box(image) or (0, 0, image.shape[1], image.shape[0]) for image in images.numpy()]
+    boxes = [ink_box(image) or (0, 0, image.shape[1], image.shape[0]) for image in images]
     return torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4)
+
+
+def stack_images(images: Sequence[np.ndarray], width: int | None = None) -> Tensor:
+    """(N, H, width) uint8: images of one height and any widths, with white at their right, or cut there.
+
+    Args:
+        width: pixels; the widest image's by default.
+    """
+    width = width or max(image.shape[1] for image in images)
+    stack = np.full((len(images), images[0].shape[0], width), WHITE, np.uint8)
+    for row, image in zip(stack, images, strict=True):
+        row[:, : image.shape[1]] = image[:, :width]
+    return torch.from_numpy(stack)
 
 
 def to_pixel_values(images: Tensor, channels: int) -> Tensor:

@@ -8,9 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import torch
 from PIL import Image
-from torch import Tensor
 
 from utils.charset import normalise_text
 from utils.errors import UserError
@@ -154,23 +152,27 @@ def read_image(path: Path) -> np.ndarray:
         raise UserError(f"{path}: not a readable image ({' '.join(str(error).split())})") from error
 
 
-def read_images(paths: Sequence[Path]) -> Tensor:
-    """Word images of one size as (N, H, W) uint8.
+def read_images(paths: Sequence[Path], *, height: int | None = None) -> list[np.ndarray]:
+    """Text images of one height and any widths, each (height, W) uint8.
 
+    Args:
+        height: pixels; that of the first image by default.
     Raises:
-        ValueError: if an image is damaged, or of another size than the first, or not a multiple of 8 pixels.
+        UserError: if an image is damaged, of another height, or no multiple of 8 pixels high or wide.
     """
     from concurrent.futures import ThreadPoolExecutor
 
     with ThreadPoolExecutor() as pool:
         images = list(pool.map(read_image, paths))
-    height, width = images[0].shape
-    if height % 8 or width % 8:
-        raise UserError(f"{paths[0]}: {height}x{width} pixels; height and width must be multiples of 8")
+    height = height or images[0].shape[0]
     for path, image in zip(paths, images, strict=True):
-        if image.shape != (height, width):
+        if image.shape[0] != height:
             raise UserError(
-                f"{path}: {image.shape[0]}x{image.shape[1]} pixels, but {paths[0]} has {height}x{width}. "
-                "Preprocess all word folders with one --img_size."
+                f"{path}: {image.shape[0]} pixels high, but the images before it have {height}. Preprocess"
+                " all folders with one height in --img_size."
             )
-    return torch.from_numpy(np.stack(images))
+        if image.shape[0] % 8 or image.shape[1] % 8:
+            raise UserError(
+                f"{path}: {image.shape[0]}x{image.shape[1]} pixels; height and width must be multiples of 8"
+            )
+    return images

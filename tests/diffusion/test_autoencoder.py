@@ -19,7 +19,7 @@ from diffusion.autoencoder import (
     load_vae,
     vae_in_channels,
 )
-from diffusion.dataset import LatentCache, build_latent_cache
+from diffusion.dataset import LatentCache, LatentColumns, build_latent_cache
 from tests.helpers import ROOT
 
 
@@ -116,7 +116,8 @@ def test_a_stable_diffusion_vae_encodes_and_decodes_grey_words(
     vae = load_vae(stable_diffusion_folder)
     paths = sorted((words_folder / "images").glob("*.png"))[:3]
     folder = build_latent_cache(paths, vae, hash_vae(vae), tmp_path, channels=3, device=torch.device("cpu"))
-    means = torch.from_numpy(LatentCache(folder).moments[:, 0]).float()
+    latents = LatentColumns(LatentCache(folder), torch.device("cpu"), in_memory=False)
+    means = latents.batch(torch.arange(3), 8)[:, 0]
     assert means.shape == (3, 4, 4, 8) and decode_latents(vae, means).shape == (3, 32, 64)
 
 

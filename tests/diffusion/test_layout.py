@@ -235,6 +235,6 @@ def test_the_model_survives_json(fitted):
 
 
 def test_ink_is_measured_and_an_empty_image_spans_all():
-    images = torch.full((2, 32, 64), 255, dtype=torch.uint8)
+    images = np.full((2, 32, 64), 255, np.uint8)
     images[0, 10:20, 8:40] = 0
     assert measure_ink(images).tolist() == [[8, 10, 40, 20], [0, 0, 64, 32]]

@@ -9,10 +9,11 @@ import pytest
 import torch
 
 from diffusion.autoencoder import CompactAutoencoder, hash_vae
-from diffusion.config import CheckpointConfig, find_checkpoint
+from diffusion.config import CheckpointConfig
 from diffusion.latent_recogniser import LatentRecogniser, LatentRecogniserConfig
-from diffusion.noise_schedule import SCHEDULERS
-from diffusion.pipeline import FULL_INTERVAL, HandwritingPipeline
+from diffusion.loading import find_checkpoint
+from diffusion.noise_schedule import FULL_INTERVAL, SCHEDULERS
+from diffusion.pipeline import HandwritingPipeline
 from generation.jobs import choose_writers, jobs_of_texts
 from tests.helpers import IMG_SIZE, WRITERS
 from utils.charset import Charset
@@ -274,10 +275,11 @@ def test_a_saved_model_writes_the_same(pipeline, checkpoint):
     assert np.array_equal(again(TEXTS, ["01", None], **FAST), pipeline(TEXTS, ["01", None], **FAST))
 
 
-def test_the_card_survives_json(pipeline):
+def test_the_config_survives_json(pipeline):
     written = json.loads(json.dumps(pipeline.config.to_dict(pipeline.unet.config)))
-    config, config = CheckpointConfig.from_dict(written)
-    assert config == pipeline.unet.config and config.to_dict(config) == pipeline.config.to_dict(config)
+    config, unet_config = CheckpointConfig.from_dict(written)
+    assert unet_config == pipeline.unet.config
+    assert config.to_dict(unet_config) == pipeline.config.to_dict(unet_config)
 
 
 def test_a_half_precision_export_loads_without_a_warning(pipeline, tmp_path):
@@ -427,7 +429,7 @@ def test_the_reader_meets_the_characters_in_their_order_along_the_line(pipeline)
 def test_the_reader_is_saved_along(pipeline, tmp_path):
     recogniser = LatentRecogniser(
         LatentRecogniserConfig(
-            pipeline.config.charset.vocabulary_size, latent_height=4, channels=(8, 16, 16, 32)
+            vocabulary_size=pipeline.config.charset.vocabulary_size, latent_height=4, channels=(8, 16, 16, 32)
         )
     )
     HandwritingPipeline(pipeline.unet, pipeline.vae, pipeline.config, recogniser).save_pretrained(tmp_path)

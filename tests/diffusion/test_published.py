@@ -2,6 +2,7 @@
 
 import json
 import pickle
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,10 +10,11 @@ import pytest
 import torch
 
 from diffusion.pipeline import HandwritingPipeline
+from diffusion.presets import make_config
 from diffusion.published import load_published
 from inference import read_writer_dict
 from tests.helpers import PUBLISHED
-from unet import PRESETS, UNet, UNetConfig
+from unet import UNet
 
 WEIGHTS = PUBLISHED / "models" / "ema_ckpt.pt"
 
@@ -47,7 +49,7 @@ def test_the_published_prediction_is_reproduced(published, expected):
 
 def test_the_weights_alone_reproduce_it_too(expected):
     fields, state = load_published(WEIGHTS)
-    unet = UNet(UNetConfig(**(PRESETS["wordstylist"] | fields)))
+    unet = UNet(replace(make_config("wordstylist", num_writers=1, vocabulary_size=2, max_length=1), **fields))
     unet.load_state_dict(state)
     torch.testing.assert_close(predict(unet, expected), expected["noise_pred"], rtol=0, atol=1e-4)
 

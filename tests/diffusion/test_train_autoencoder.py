@@ -12,7 +12,7 @@ from diffusion.autoencoder import load_vae, scale_latents
 from diffusion.train_autoencoder import crop_batch, load_words, measure_psnr, measure_scale, parse_args
 from tests.helpers import assert_equal_files, clone_checkpoint, run_script, start_script
 from utils.checkpoint import list_checkpoints
-from utils.images import to_pixel_values
+from utils.images import stack_images, to_pixel_values
 from utils.sources import read_images
 
 OPTIONS = (
@@ -75,7 +75,7 @@ def train(words_folder, tmp_path):
 
 @pytest.fixture(scope="module")
 def images(words_folder):
-    return read_images(sorted((words_folder / "images").glob("*.png")))
+    return stack_images(read_images(sorted((words_folder / "images").glob("*.png"))))
 
 
 def test_the_psnr_of_held_out_words_is_printed(script):

@@ -73,7 +73,7 @@ def test_other_files_than_weights_are_refused(tmp_path, content):
         path.write_bytes(content)
     with pytest.raises(ValueError, match=r"--hwd_weights .*weights\.pth: not the weights of a VGG16"):
         load_vgg(path)
-    with pytest.raises(FileNotFoundError, match="no such file. The published weights are https://"):
+    with pytest.raises(FileNotFoundError, match=r"no such file\. The published weights are https://"):
         load_vgg(tmp_path / "gone.pth")
 
 

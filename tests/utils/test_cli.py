@@ -47,3 +47,11 @@ def test_help_ends_with_the_default_where_there_is_one():
         "nothing is written\n",
     ):
         assert line in text, text
+
+
+def test_a_fault_of_the_program_shows_its_traceback():
+    def fail(args):
+        raise ValueError("operands could not be broadcast together")
+
+    with pytest.raises(ValueError, match="broadcast"):
+        run(fail, argparse.Namespace())

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from tests.helpers import IMG_SIZE, make_word_folder
+from utils.errors import UserError
 from utils.sources import Source, TrainingSet, parse_sources, read_images, read_sources
 from utils.text_images import TextImage
 
@@ -134,7 +135,13 @@ def test_images_must_be_multiples_of_8_pixels(tmp_path):
         read_images([tmp_path / "words/images/0000.png"])
 
 
-def test_images_of_two_sizes_are_named(two_folders, tmp_path):
+def test_images_of_two_heights_are_named(two_folders, tmp_path):
+    make_word_folder(tmp_path / "high", ["abc"], img_size=(64, 96))
+    with pytest.raises(UserError, match=r"high.*64 pixels high, but the images before it have 32"):
+        read_images([two_folders[0] / "images/0000.png", tmp_path / "high/images/0000.png"])
+
+
+def test_images_of_two_widths_are_read_as_they_are(two_folders, tmp_path):
     make_word_folder(tmp_path / "wide", ["abc"], img_size=(32, 96))
-    with pytest.raises(ValueError, match=r"wide.*32x96 pixels, but .*one.* has 32x64"):
-        read_images([two_folders[0] / "images/0000.png", tmp_path / "wide/images/0000.png"])
+    images = read_images([two_folders[0] / "images/0000.png", tmp_path / "wide/images/0000.png"])
+    assert [image.shape for image in images] == [(32, 64), (32, 96)]
