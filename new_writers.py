@@ -53,6 +53,8 @@ def errors_as(trainer: DiffusionTrainer, hands: Tensor, indices: Tensor) -> Tens
     noise = torch.randn(latents.shape, device=trainer.device, generator=generator)
     shares = torch.tensor(NOISE_SHARES, device=trainer.device).repeat(len(indices))[: len(indices)]
     timesteps = shares * trainer.schedule.num_train_timesteps
+    if not trainer.schedule.is_flow:
+        timesteps = timesteps.long()  # the others have whole ones
     noisy_latents, target = trainer.schedule.add_noise(trainer.noise_scheduler, latents, noise, timesteps)
     input_ids, _, layout = trainer.conditions.batch(indices.to(trainer.device), latents.shape[-1])
     errors = []
