@@ -313,7 +313,7 @@ def check_flags(reader: str | None, args: argparse.Namespace) -> None:
     if refused:
         why = "is for images with texts" if reader is None else "changes nothing with --fit squeeze"
         if reader == "pages":
-            why = "is for pictures of single words; what is cut out of pages has its writer's own size"
+            why = "is for images of single words; what is cut out of pages has its writer's own size"
         raise UserError(f"--{refused[0]} {getattr(args, refused[0])}: {why}. Leave it out.")
 
 

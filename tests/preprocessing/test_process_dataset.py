@@ -538,7 +538,7 @@ def test_flags_of_another_reader_are_refused(tmp_path):
     with pytest.raises(ValueError, match=r"--images .*: is for --dataset imgur5k"):
         call("--dataset", "gw", "--dataset_path", source, "--images", tmp_path, "--dry_run")
     with pytest.raises(
-        ValueError, match=r"--writer_from page: is for --dataset iam or gw; this is read as table"
+        ValueError, match=r"--writer_from page: is for --dataset iam or gw or pages; this is read as table"
     ):
         call("--dataset_path", make_table(tmp_path / "table"), "--writer_from", "page", "--dry_run")
     call("--dataset_path", source, "--preset", "wordstylist", "--writer_from", "page", "--dry_run")
