@@ -38,18 +38,20 @@ from accelerate import Accelerator, InitProcessGroupKwargs
 
 from evaluation.study import ARMS, UNITS, Arm, RunErrors, choose_fraction, copy_words, hold_out_val, summarise
 from evaluation.study_report import render_study, write_table
+from htr.crnn import CRNN
 from htr.dataset import load_crops, read_split
 from htr.error_rates import NORMALISERS, count_errors
-from htr.recogniser import CRNN, CRNNRecogniser, load_recogniser
+from htr.recogniser import CRNNRecogniser, load_recogniser
 from htr.trainer import HTRSettings, train_recogniser
 from utils.charset import read_texts
-from utils.checkpoint import CONFIG_NAME, checkpoint_step, choose_resume, list_checkpoints
+from utils.checkpoint import CONFIG_NAME, checkpoint_step, list_checkpoints
 from utils.cli import call_script, flags, positive_int, run
 from utils.device import name_gpu
 from utils.errors import UserError
 from utils.output import check_no_file, write_atomically
 from utils.sources import parse_sources, read_sources
 from utils.text_images import METADATA_NAME, SPLITS, read_text_images
+from utils.training_loop import claim_run
 
 SETTINGS_NAME, STUDY_NAME, TABLE_NAME, REPORT_NAME = "settings.json", "study.json", "study.csv", "report.html"
 READINGS_NAME = "test_readings.json"
@@ -349,18 +351,18 @@ def train_task(args: argparse.Namespace, task: Task, part: Path, device: torch.d
         patience=args.patience,
         seed=task.seed,
     )
-    checkpoint = choose_resume(task.folder, True) if list_checkpoints(task.folder) else None
     train = read_sources(parse_sources(task.train, flag="--dataset_path"))
-    results = train_recogniser(
-        train,
-        task.folder,
-        valid=read_split(part, "val", flag="--dataset_path"),
-        settings=settings,
-        checkpoint=checkpoint,
-        init_from=task.init_from,
-        device=device,
-        mixed_precision=args.mixed_precision,
-    )
+    with claim_run(task.folder, bool(list_checkpoints(task.folder))) as checkpoint:
+        results = train_recogniser(
+            train,
+            task.folder,
+            valid=read_split(part, "val", flag="--dataset_path"),
+            settings=settings,
+            checkpoint=checkpoint,
+            init_from=task.init_from,
+            device=device,
+            mixed_precision=args.mixed_precision,
+        )
     if results is None:
         raise KeyboardInterrupt
     model = CRNN.from_pretrained(task.folder).to(device)

@@ -9,9 +9,7 @@ with --resume.
 """
 
 import argparse
-import json
 import sys
-import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -21,36 +19,35 @@ if not __package__:
         Path(__file__).resolve().parents[1]
     )  # the project's root, from whichever folder this is run
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from tqdm import tqdm
 
 from feature_extractor import BACKBONES, StyleEncoder, StyleEncoderConfig
-from utils.checkpoint import (
-    STATE_NAME,
-    TRAINING_STATE,
-    choose_resume,
-    load_training_state,
-    save_checkpoint,
-    save_training_state,
-    truncate_csv,
-)
 from utils.cli import positive_int, run
-from utils.device import has_fast_bf16
+from utils.device import choose_device, choose_precision
 from utils.errors import UserError
 from utils.images import measure_ink, stack_images
-from utils.sources import TrainingSet, parse_sources, read_image, read_images, read_sources
-from utils.training import (
-    EpochSampler,
-    ExponentialMovingAverage,
-    StopFlag,
-    learning_rate_factor,
-    make_generator,
+from utils.resume import (
+    STATE_NAME,
+    TRAINING_STATE,
+    load_training_state,
+    read_settings,
+    read_state,
+    save_training_state,
 )
+from utils.sources import TrainingSet, parse_sources, read_image, read_images, read_sources
+from utils.training import EpochSampler, ExponentialMovingAverage, learning_rate_factor, make_generator
+from utils.training_loop import Column, Intervals, claim_run, run_training
 
-LOG_COLUMNS = ("step", "loss", "accuracy", "learning_rate", "val_accuracy", "seconds")
+LOG_COLUMNS = (
+    Column(name="step", spec="d"),
+    Column(name="loss", spec=".4f", is_mean=True, is_shown=True),
+    Column(name="accuracy", spec=".4f", is_mean=True, is_shown=True),
+    Column(name="learning_rate", spec=".2e"),
+    Column(name="val_accuracy", spec=".4f", is_shown=True),
+    Column(name="seconds", spec=".1f"),
+)
 VALIDATION_WORDS = 2000
 LABEL_SMOOTHING = 0.1
 CROP_WIDTH = (
@@ -61,7 +58,7 @@ STRETCH = 0.1  # most that a word is stretched or shrunk along each axis
 SLANT = 0.05  # most shear, pixels a pixel: more would change the hand
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class StyleSettings:
     """What fixes the course of a training; see the flags of the same names."""
 
@@ -120,8 +117,14 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--save_path", type=Path, required=True, help="the run's folder")
     parser.add_argument(
         "--resume",
-        action="store_true",
-        help="go on with the run in --save_path; it keeps its settings unless a flag says otherwise",
+        nargs="?",
+        const=True,
+        default=False,
+        metavar="STEP",
+        help=(
+            "continuation of the run in --save_path, from its newest checkpoint, or from that of STEP; it"
+            " keeps its settings unless a flag says otherwise"
+        ),
     )
     parser.add_argument("--backbone", choices=BACKBONES, help=f"torchvision's (default: {BACKBONES[0]})")
     parser.add_argument(
@@ -199,7 +202,13 @@ def make_encoder(
 
 
 class StyleTrainer:
-    """Model, words and optimiser of one run."""
+    """Model, words and optimiser of one run; see ``utils.training_loop.Trainer``.
+
+    Attributes:
+        accuracy: of the averaged weights at the last validation, 0 to 1; None before the first.
+    """
+
+    accelerator = None
 
     def __init__(
         self,
@@ -211,7 +220,9 @@ class StyleTrainer:
     ) -> None:
         self.encoder, self.settings, self.device = encoder.to(device).train(), settings, device
         self.precision = precision
-        self.step = 0
+        self.step, self.last_step, self.batch_size = 0, settings.max_train_steps, settings.batch_size
+        self.seconds, self.learning_rate = 0.0, 0.0
+        self.accuracy: float | None = None
         row = {name: i for i, name in enumerate(encoder.config.writers)}
         train = words.train_indices()
         unique = sorted(set(train))
@@ -228,15 +239,21 @@ class StyleTrainer:
             encoder.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
         )
         self.ema = ExponentialMovingAverage(encoder, 0.99)
+        self.modules = (encoder, self.ema.module)
 
-    def train_step(self) -> tuple[float, float]:
-        """One optimiser step; returns (loss, accuracy on the batch)."""
+    @property
+    def is_finished(self) -> bool:
+        """Whether all steps are done."""
+        return self.step >= self.last_step
+
+    def train_step(self) -> dict[str, Tensor]:
+        """One optimiser step; returns the loss and the accuracy on the batch, left on the device."""
         s = self.settings
-        rate = s.learning_rate * learning_rate_factor(
+        self.learning_rate = s.learning_rate * learning_rate_factor(
             self.step, warmup_steps=100, horizon=s.max_train_steps, schedule="cosine"
         )
         for group in self.optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = self.learning_rate
         indices = self.sampler.batch(self.step)
         generator = make_generator("cpu", s.seed, self.step, 1)
         pixel_values = augment(self.images[indices], self.extent[indices], self.window, generator).to(
@@ -246,113 +263,86 @@ class StyleTrainer:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
             logits = self.encoder(pixel_values)[1]
         loss = F.cross_entropy(logits, rows, label_smoothing=LABEL_SMOOTHING)
-        if not torch.isfinite(loss):
-            raise UserError(
-                f"the loss is not finite at step {self.step}: lower --learning_rate {s.learning_rate}"
-            )
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.encoder.parameters(), 1.0)
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.step += 1
         self.ema.update(self.encoder, self.step)
-        return loss.item(), (logits.argmax(dim=1) == rows).float().mean().item()
+        return {"loss": loss.detach(), "accuracy": (logits.argmax(dim=1) == rows).float().mean()}
 
-    def measure(self) -> float:
+    def validate(self) -> dict[str, float]:
         """Accuracy of the averaged weights on held-out words."""
         logits = self.ema.module.embed(self.val_images.numpy())[1]
-        return float((logits.argmax(axis=1) == self.val_rows.numpy()).mean())
+        self.accuracy = float((logits.argmax(axis=1) == self.val_rows.numpy()).mean())
+        return {"val_accuracy": self.accuracy}
 
-    def save(self, run_folder: Path, val_accuracy: float) -> None:
-        """Save the run's state as its newest checkpoint, whole or not at all."""
+    def write_checkpoint(self, folder: Path) -> None:
+        """Fill a checkpoint's folder: the averaged encoder, and the training state."""
+        extra = {
+            "step": self.step,
+            "val_accuracy": round(self.accuracy, 4),
+            "val_words": len(self.val_rows),
+            "words": len(self.rows),
+            "training": asdict(self.settings),
+        }
+        self.ema.module.save_pretrained(folder, extra)
+        state = {"step": self.step, "settings": asdict(self.settings), "val_accuracy": self.accuracy}
+        save_training_state(folder / TRAINING_STATE, self.encoder, self.optimizer, self.ema, state)
 
-        def write(folder: Path) -> None:
-            extra = {
-                "step": self.step,
-                "val_accuracy": round(val_accuracy, 4),
-                "val_words": len(self.val_rows),
-                "words": len(self.rows),
-                "training": asdict(self.settings),
-            }
-            self.ema.module.save_pretrained(folder, extra)
-            state = {"step": self.step, "settings": asdict(self.settings), "val_accuracy": val_accuracy}
-            save_training_state(
-                folder / TRAINING_STATE, self.encoder, self.optimizer, state, self.ema.state_dict()
-            )
-
-        save_checkpoint(run_folder, self.step, write, keep=2)
+    def write_preview(self, path: Path) -> None:
+        """There are none."""
 
     def restore(self, checkpoint: Path) -> None:
         """Take over a checkpoint's state."""
-        state, averages = load_training_state(checkpoint / TRAINING_STATE, self.encoder, self.optimizer)
-        self.ema.load_state_dict(averages)
-        self.step = state["step"]
+        self.step = load_training_state(checkpoint, self.encoder, self.optimizer, self.ema)["step"]
 
 
-def train(trainer: StyleTrainer, run_folder: Path, save_every: int) -> float:
-    """The loop; returns the accuracy on held-out words at its end."""
-    truncate_csv(run_folder / "log.csv", trainer.step, LOG_COLUMNS)
-    last, start, accuracy = trainer.settings.max_train_steps, time.monotonic(), float("nan")
-    recent: list[tuple[float, float]] = []
-    with StopFlag() as stop, tqdm(total=last, initial=trainer.step, unit="step", desc="train") as bar:
-        is_stopped = False
-        while trainer.step < last and not is_stopped:
-            recent.append(trainer.train_step())
-            bar.update()
-            is_stopped = stop.is_set  # read once: a signal later in this step must not end the loop unsaved
-            is_saving = trainer.step % save_every == 0 or trainer.step == last or is_stopped
-            if is_saving:
-                accuracy = trainer.measure()
-                trainer.save(run_folder, accuracy)
-            if is_saving or trainer.step % 50 == 0:
-                loss, train_accuracy = np.mean(recent, axis=0)
-                recent.clear()
-                bar.set_postfix(loss=f"{loss:.3f}", accuracy=f"{train_accuracy:.3f}", val=f"{accuracy:.3f}")
-                row = (
-                    trainer.step,
-                    f"{loss:.4f}",
-                    f"{train_accuracy:.4f}",
-                    f"{trainer.optimizer.param_groups[0]['lr']:.2e}",
-                    f"{accuracy:.4f}" if is_saving else "",
-                    f"{time.monotonic() - start:.1f}",
-                )
-                with (run_folder / "log.csv").open("a", encoding="utf-8") as file:
-                    file.write(",".join(map(str, row)) + "\n")
-        if is_stopped and trainer.step < last:
-            print(f"stopped     at step {trainer.step}; --resume goes on", file=sys.stderr)
-    return trainer.measure() if accuracy != accuracy else accuracy
+def read_style_settings(checkpoint: Path) -> StyleSettings:
+    """The settings that a checkpoint was made with.
+
+    Raises:
+        UserError: if its state is damaged; the message names the file.
+    """
+    values = read_state(checkpoint, "step", "settings")["settings"]
+    return read_settings(StyleSettings, values, checkpoint / TRAINING_STATE / STATE_NAME)
 
 
-def main(args: argparse.Namespace) -> None:
-    """Prepare the words and the model, train, measure."""
-    checkpoint = choose_resume(args.save_path, args.resume)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    precision = args.mixed_precision or ("bf16" if has_fast_bf16(device) else "no")
-    settings = StyleSettings()
-    if checkpoint:
-        state = json.loads((checkpoint / TRAINING_STATE / STATE_NAME).read_text(encoding="utf-8"))
-        settings = StyleSettings(**state["settings"])
+def make_trainer(args: argparse.Namespace, checkpoint: Path | None) -> StyleTrainer:
+    """Read the words, make the model, and go to where the run stopped."""
+    settings = read_style_settings(checkpoint) if checkpoint else StyleSettings()
     given = {name: getattr(args, name) for name in asdict(settings) if getattr(args, name) is not None}
     settings = replace(settings, **given)
-
     words = read_sources(parse_sources(args.dataset_path))
     train_indices = words.train_indices()
     torch.manual_seed(settings.seed)
     size = read_image(words.paths[train_indices[0]]).shape
     encoder = make_encoder(words, train_indices, tuple(size), args.backbone, args.style_dim, checkpoint)
+    device = choose_device()
+    precision = choose_precision(args.mixed_precision, device)
     trainer = StyleTrainer(encoder, words, settings, precision, device)
     if checkpoint:
         trainer.restore(checkpoint)
         print(f"resumed     {checkpoint} at step {trainer.step}")
     count = len(encoder.config.writers)
     print(f"words       {len(trainer.rows)} to train on, {len(trainer.val_rows)} held out, {count} writers")
+    size = sum(parameter.numel() for parameter in encoder.parameters()) / 1e6
     print(
-        f"model       {encoder.config.backbone}, {sum(p.numel() for p in encoder.parameters()) / 1e6:.2f} M"
-        f" parameters on {device}, precision {precision}"
+        f"model       {encoder.config.backbone}, {size:.2f} M parameters on {device}, precision {precision}"
     )
-    accuracy = train(trainer, args.save_path, args.save_every)
+    return trainer
+
+
+def main(args: argparse.Namespace) -> None:
+    """Prepare the words and the model, train, measure."""
+    with claim_run(args.save_path, args.resume) as checkpoint:
+        trainer = make_trainer(args, checkpoint)
+        intervals = Intervals(save_every=args.save_every, validate_every=args.save_every)
+        if not run_training(trainer, args.save_path, LOG_COLUMNS, intervals):  # no step was left
+            trainer.validate()
+    count = len(trainer.encoder.config.writers)
     print(
-        f"accuracy    {100 * accuracy:.1f} % on {len(trainer.val_rows)} held-out words (by chance "
+        f"accuracy    {100 * trainer.accuracy:.1f} % on {len(trainer.val_rows)} held-out words (by chance "
         f"{100 / count:.1f} %)"
     )
     print(f"saved       {args.save_path}")

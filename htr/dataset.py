@@ -3,7 +3,7 @@ training.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -85,7 +85,8 @@ def count_unknown(texts: Iterable[str], charset: Charset) -> dict[str, int]:
 
 INK = 200  # grey levels under this are ink
 MARGIN = 6  # pixels of white that stay at both sides of the ink
-WIDTH_STEP = 16  # pixels; words become a multiple of it wide
+WIDTH_STEP = 16  # pixels; images are padded to multiples of it
+BATCH_COLUMNS = 32_768  # pixels: 64 words 512 wide, 16 lines 2,000 wide; bounds the memory
 
 
 def crop_to_ink(image: np.ndarray) -> np.ndarray:
@@ -101,6 +102,25 @@ def crop_to_ink(image: np.ndarray) -> np.ndarray:
 def padded_width(width: int) -> int:
     """``width`` up to a multiple of ``WIDTH_STEP``, pixels."""
     return -(-width // WIDTH_STEP) * WIDTH_STEP
+
+
+def batch_by_width(widths: Sequence[int], batch_size: int) -> Iterator[list[int]]:
+    """Rows of images in batches of similar width, the narrowest first.
+
+    Args:
+        widths: of the images, pixels.
+        batch_size: most images in a batch. A batch of wide images is smaller, so that it has at most
+            ``BATCH_COLUMNS`` columns of pixels with its padding; an image that is wider still comes alone.
+    """
+    batch: list[int] = []
+    for row in sorted(range(len(widths)), key=widths.__getitem__):
+        columns = padded_width(widths[row]) * (len(batch) + 1)
+        if batch and (len(batch) == batch_size or columns > BATCH_COLUMNS):
+            yield batch
+            batch = []
+        batch.append(row)
+    if batch:
+        yield batch
 
 
 def make_batch(crops: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:

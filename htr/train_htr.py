@@ -25,10 +25,10 @@ if not __package__:
 from htr.dataset import read_split
 from htr.error_rates import ErrorRates
 from htr.trainer import HTRSettings, read_settings, train_recogniser
-from utils.checkpoint import choose_resume
 from utils.cli import positive_int, run
 from utils.sources import parse_sources, read_sources
 from utils.text_images import SPLITS
+from utils.training_loop import claim_run
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -66,8 +66,14 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--save_path", type=Path, required=True, help="the run's folder")
     parser.add_argument(
         "--resume",
-        action="store_true",
-        help="go on with the run in --save_path; it keeps its settings unless a flag says otherwise",
+        nargs="?",
+        const=True,
+        default=False,
+        metavar="STEP",
+        help=(
+            "continuation of the run in --save_path, from its newest checkpoint, or from that of STEP; it"
+            " keeps its settings unless a flag says otherwise"
+        ),
     )
     parser.add_argument(
         "--init_from",
@@ -112,8 +118,13 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def main(args: argparse.Namespace) -> None:
-    """Read the words, train, report."""
-    checkpoint = choose_resume(args.save_path, args.resume)
+    """Train in a run of its own, or go on with one."""
+    with claim_run(args.save_path, args.resume) as checkpoint:
+        train_and_report(args, checkpoint)
+
+
+def train_and_report(args: argparse.Namespace, checkpoint: Path | None) -> None:
+    """Read the words, train, print the error rates."""
     settings = read_settings(checkpoint) if checkpoint else HTRSettings()
     given = {field.name: getattr(args, field.name) for field in fields(HTRSettings)}
     settings = replace(settings, **{name: value for name, value in given.items() if value is not None})
@@ -140,7 +151,6 @@ def main(args: argparse.Namespace) -> None:
         mixed_precision=args.mixed_precision,
     )
     if results is None:
-        print(f"stopped     {args.save_path}: saved; --resume goes on", file=sys.stderr)
         return
     print(
         f"best        step {results['best_step']} of {results['step']}, {results['seconds']:.0f} s of"

@@ -6,17 +6,15 @@ stopped.
 
 import copy
 import json
-import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from tqdm import tqdm
 
+from htr.crnn import CRNN, FRAME, CRNNConfig
 from htr.dataset import (
     WIDTH_STEP,
     Words,
@@ -30,36 +28,33 @@ from htr.dataset import (
     take_sample,
 )
 from htr.error_rates import ErrorRates, measure_errors
-from htr.recogniser import CRNN, FRAME, CRNNConfig, CRNNRecogniser, frames_needed
+from htr.reading import frames_needed
+from htr.recogniser import CRNNRecogniser
 from utils.charset import Charset, order_along_line
-from utils.checkpoint import (
-    STATE_NAME,
-    TRAINING_STATE,
-    load_training_state,
-    save_checkpoint,
-    save_training_state,
-    truncate_csv,
-)
-from utils.device import has_fast_bf16
+from utils.device import choose_device, choose_precision
 from utils.errors import UserError
 from utils.output import write_atomically
+from utils.resume import STATE_NAME, TRAINING_STATE, load_training_state, read_state, save_training_state
+from utils.resume import read_settings as read_run_settings
 from utils.sources import TrainingSet, read_image
-from utils.training import (
-    EpochSampler,
-    ExponentialMovingAverage,
-    StopFlag,
-    learning_rate_factor,
-    make_generator,
-)
+from utils.training import EpochSampler, ExponentialMovingAverage, learning_rate_factor, make_generator
+from utils.training_loop import Column, Intervals, run_training
 
-LOG_COLUMNS = ("step", "loss", "learning_rate", "valid_cer", "valid_wer", "words_per_second", "seconds")
-LOG_EVERY = 50  # steps
+LOG_COLUMNS = (
+    Column(name="step", spec="d"),
+    Column(name="loss", spec=".4f", is_mean=True, is_shown=True),
+    Column(name="learning_rate", spec=".2e"),
+    Column(name="valid_cer", spec=".4f", is_shown=True),
+    Column(name="valid_wer", spec=".4f"),
+    Column(name="words_per_second", spec=".1f"),
+    Column(name="seconds", spec=".1f"),
+)
 RESULTS_NAME = "results.json"
 VALIDATION_WORDS = 1000  # at most; of more, an even sample
 WEIGHT_DECAY = 0.01
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class HTRSettings:
     """What fixes the course of a training.
 
@@ -83,13 +78,15 @@ class HTRSettings:
 
 
 class HTRTrainer:
-    """Model, words and optimiser of one run.
+    """Model, words and optimiser of one run; see ``utils.training_loop.Trainer``.
 
     Attributes:
         skipped: texts of training words whose image is too narrow for them.
         init_from: the recogniser that this one began as, if any.
         best: the weights with the lowest character error rate at a validation so far; None before the first.
     """
+
+    accelerator = None
 
     def __init__(
         self,
@@ -107,7 +104,8 @@ class HTRTrainer:
             precision,
             device,
         )
-        self.step, self.stale, self.seconds = 0, 0, 0.0
+        self.step, self.stale, self.seconds, self.learning_rate = 0, 0, 0.0, 0.0
+        self.last_step, self.batch_size = settings.max_train_steps, settings.batch_size
         self.init_from: str | None = None
         self.best: CRNN | None = None
         self.best_step, self.best_rates = None, None
@@ -137,6 +135,7 @@ class HTRTrainer:
             model.parameters(), lr=settings.learning_rate, weight_decay=WEIGHT_DECAY
         )
         self.ema = ExponentialMovingAverage(model, 0.99)
+        self.modules = (model, self.ema.module)
 
     @property
     def is_finished(self) -> bool:
@@ -157,14 +156,14 @@ class HTRTrainer:
             pixel_values = 1 - 2 * ink
         return pixel_values, widths, texts
 
-    def train_step(self) -> float:
-        """One optimiser step; returns the loss, nats a character."""
+    def train_step(self) -> dict[str, Tensor]:
+        """One optimiser step; returns the loss, nats a character, left on the device."""
         s = self.settings
-        rate = s.learning_rate * learning_rate_factor(
+        self.learning_rate = s.learning_rate * learning_rate_factor(
             self.step, warmup_steps=100, horizon=s.max_train_steps, schedule="cosine"
         )
         for group in self.optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = self.learning_rate
         pixel_values, widths, texts = self.draw_batch()
         lengths = torch.tensor([len(text) for text in texts])
         labels = self.model.charset.encode([order_along_line(text) for text in texts], int(lengths.max()))
@@ -174,19 +173,15 @@ class HTRTrainer:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
             log_probs = self.model(pixel_values.to(self.device), widths)
         loss = F.ctc_loss(log_probs.transpose(0, 1), labels.to(self.device), widths // FRAME, lengths)
-        if not torch.isfinite(loss):
-            raise UserError(
-                f"the loss is not finite at step {self.step}: lower --learning_rate {s.learning_rate}"
-            )
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.step += 1
         self.ema.update(self.model, self.step)
-        return loss.item()
+        return {"loss": loss.detach()}
 
-    def validate(self) -> ErrorRates:
+    def validate(self) -> dict[str, float]:
         """Error rates of the averaged weights on the validation words; keeps the weights if they are the best
         so far.
         """
@@ -201,80 +196,35 @@ class HTRTrainer:
             )
         else:
             self.stale += 1
-        return rates
+        return {"valid_cer": rates.cer, "valid_wer": rates.wer}
 
-    def save(self, run_folder: Path) -> None:
-        """Save the run's state as its newest checkpoint, whole or not at all: the best weights, and how to go
-        on.
-        """
+    def write_checkpoint(self, folder: Path) -> None:
+        """Fill a checkpoint's folder: the best weights, and how to go on."""
+        best = {"best_step": self.best_step, "best_rates": self.best_rates and asdict(self.best_rates)}
+        extra = {"step": self.step, **best, "words": self.num_words, "training": asdict(self.settings)}
+        (self.best or self.ema.module).save_pretrained(folder, extra)
+        state = {
+            "step": self.step,
+            "stale": self.stale,
+            "seconds": self.seconds,
+            **best,
+            "init_from": self.init_from,
+            "settings": asdict(self.settings),
+        }
+        save_training_state(folder / TRAINING_STATE, self.model, self.optimizer, self.ema, state)
 
-        def write(folder: Path) -> None:
-            best = {"best_step": self.best_step, "best_rates": self.best_rates and asdict(self.best_rates)}
-            extra = {"step": self.step, **best, "words": self.num_words, "training": asdict(self.settings)}
-            (self.best or self.ema.module).save_pretrained(folder, extra)
-            state = {
-                "step": self.step,
-                "stale": self.stale,
-                "seconds": self.seconds,
-                **best,
-                "init_from": self.init_from,
-                "settings": asdict(self.settings),
-            }
-            save_training_state(
-                folder / TRAINING_STATE, self.model, self.optimizer, state, self.ema.state_dict()
-            )
-
-        save_checkpoint(run_folder, self.step, write, keep=2)
+    def write_preview(self, path: Path) -> None:
+        """There are none."""
 
     def restore(self, checkpoint: Path) -> None:
         """Take over a checkpoint's state."""
-        state, averages = load_training_state(checkpoint / TRAINING_STATE, self.model, self.optimizer)
-        self.ema.load_state_dict(averages)
+        load_training_state(checkpoint, self.model, self.optimizer, self.ema)
+        state = read_state(checkpoint, "step", "stale", "seconds", "best_step", "best_rates")
         self.step, self.stale, self.seconds = state["step"], state["stale"], state["seconds"]
         self.init_from = state.get("init_from")
         if state["best_rates"] is not None:
             self.best_step, self.best_rates = state["best_step"], ErrorRates(**state["best_rates"])
             self.best = CRNN.from_pretrained(checkpoint, flag="--save_path").to(self.device)
-
-
-def train_until_done(trainer: HTRTrainer, run_folder: Path) -> bool:
-    """The loop; returns whether it came to its end (False: a signal stopped it, and the state is saved)."""
-    truncate_csv(run_folder / "log.csv", trainer.step, LOG_COLUMNS)
-    settings, before, start, first_step = trainer.settings, trainer.seconds, time.monotonic(), trainer.step
-    losses: list[float] = []
-    with (
-        StopFlag() as stop,
-        tqdm(total=settings.max_train_steps, initial=trainer.step, unit="step", desc="train") as bar,
-    ):
-        is_stopped = False
-        while not trainer.is_finished and not is_stopped:
-            losses.append(trainer.train_step())
-            bar.update()
-            is_stopped = stop.is_set  # read once: a signal later in this step must not end the loop unsaved
-            is_validating = (
-                trainer.step % settings.validate_every == 0 or trainer.step == settings.max_train_steps
-            )
-            rates = trainer.validate() if is_validating else None
-            trainer.seconds = before + time.monotonic() - start
-            if is_validating or is_stopped:
-                trainer.save(run_folder)
-            if is_validating or is_stopped or trainer.step % LOG_EVERY == 0:
-                speed = (trainer.step - first_step) * settings.batch_size / (trainer.seconds - before)
-                row = (
-                    trainer.step,
-                    f"{np.mean(losses):.4f}",
-                    f"{trainer.optimizer.param_groups[0]['lr']:.2e}",
-                    f"{rates.cer:.4f}" if rates else "",
-                    f"{rates.wer:.4f}" if rates else "",
-                    f"{speed:.1f}",
-                    f"{trainer.seconds:.1f}",
-                )
-                with (run_folder / "log.csv").open("a", encoding="utf-8") as file:
-                    file.write(",".join(map(str, row)) + "\n")
-                best = f"{100 * trainer.best_rates.cer:.1f} %" if trainer.best_rates else ""
-                bar.set_postfix(loss=f"{np.mean(losses):.3f}", best_cer=best)
-                losses.clear()
-    return trainer.is_finished
 
 
 def make_model(train: TrainingSet, checkpoint: Path | None, init_from: Path | None, seed: int) -> CRNN:
@@ -288,7 +238,7 @@ def make_model(train: TrainingSet, checkpoint: Path | None, init_from: Path | No
     height = read_image(train.paths[indices[0]]).shape[0]
     torch.manual_seed(seed)
     if checkpoint is None and init_from is None:
-        return CRNN(CRNNConfig(characters, height))
+        return CRNN(CRNNConfig(characters=characters, img_height=height))
     flag = "--resume" if checkpoint else "--init_from"
     model = CRNN.from_pretrained(checkpoint or init_from, flag=flag)
     if model.config.img_height != height:
@@ -306,8 +256,8 @@ def make_model(train: TrainingSet, checkpoint: Path | None, init_from: Path | No
 
 def read_settings(checkpoint: Path) -> HTRSettings:
     """The settings that a checkpoint was made with."""
-    state = json.loads((checkpoint / TRAINING_STATE / STATE_NAME).read_text(encoding="utf-8"))
-    return HTRSettings(**state["settings"])
+    values = read_state(checkpoint, "step", "settings")["settings"]
+    return read_run_settings(HTRSettings, values, checkpoint / TRAINING_STATE / STATE_NAME)
 
 
 def train_recogniser(
@@ -343,8 +293,8 @@ def train_recogniser(
         FileNotFoundError, ValueError: if images are missing, damaged, or of different heights, or nothing is
             left to train on.
     """
-    device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    precision = mixed_precision or ("bf16" if has_fast_bf16(device) else "no")
+    device = choose_device(device)
+    precision = choose_precision(mixed_precision, device)
     settings = settings or (read_settings(checkpoint) if checkpoint else HTRSettings())
     train = replace(train, holds_out=valid is None)
     valid = take_sample(
@@ -364,7 +314,12 @@ def train_recogniser(
     unknown = {name: count_unknown(of_set, model.charset) for name, of_set in texts.items()}
     _describe(trainer, texts, unknown, say)
 
-    if not train_until_done(trainer, save_path):
+    # A validation is a part of the course: it may choose the best weights, and end the training.
+    intervals = Intervals(
+        save_every=settings.validate_every, validate_every=settings.validate_every, validates_at_stop=False
+    )
+    run_training(trainer, save_path, LOG_COLUMNS, intervals)
+    if not trainer.is_finished:
         return None
     if trainer.best is None:  # --max_train_steps was lowered under a checkpoint that had no validation
         trainer.validate()

@@ -68,7 +68,7 @@ def fill_dataclass(
             raise UserError(f"{where}: {name} {value!r:.80} is not {_describe(types_of[name])}")
     try:
         return cls(**kept)
-    except ValueError as error:
+    except (ValueError, ArithmeticError) as error:
         raise UserError(f"{where}: {error}") from error
 
 

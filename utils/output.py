@@ -3,7 +3,7 @@
 import os
 import uuid
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +13,7 @@ from utils.errors import UserError
 from utils.json_files import read_json
 
 LOCK_NAME = ".lock"
+PNG_END = bytes.fromhex("0000000049454e44ae426082")  # the chunk IEND
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
@@ -41,6 +42,16 @@ def save_image(image: np.ndarray | Image.Image, path: Path) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def is_whole_png(path: Path) -> bool:
+    """Whether a PNG is there with its last chunk: a power cut may leave a file empty, or cut short."""
+    try:
+        with path.open("rb") as file:
+            file.seek(-len(PNG_END), os.SEEK_END)
+            return file.read() == PNG_END
+    except OSError:  # absent, or shorter than that
+        return False
 
 
 def _temporary_name(path: Path) -> Path:
@@ -117,7 +128,8 @@ def _is_content(path: Path, ignore: Collection[str]) -> bool:
 
 @contextmanager
 def lock_folder(folder: Path, flag: str, *, name: str = LOCK_NAME) -> Iterator[None]:
-    """Keep all other processes that ask for the same lock out of a folder, which is made if it is absent.
+    """Keep all other processes that ask for the same lock out of a folder, which is made if it is absent, and
+    removed again if nothing was written to it.
 
     The system holds the lock, in a file that is removed at the end: a killed process leaves the file, but not
     the lock. Where a system or a disk has no such locks (Windows, some network disks), a note says so.
@@ -129,6 +141,7 @@ def lock_folder(folder: Path, flag: str, *, name: str = LOCK_NAME) -> Iterator[N
         UserError: if another process holds the lock, or the folder is a file.
     """
     check_no_file(folder, flag)
+    is_new = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / name
     try:
@@ -143,6 +156,9 @@ def lock_folder(folder: Path, flag: str, *, name: str = LOCK_NAME) -> Iterator[N
     finally:
         path.unlink(missing_ok=True)
         os.close(handle)
+        if is_new:
+            with suppress(OSError):  # not empty
+                folder.rmdir()
 
 
 def _open_locked(path: Path, fcntl, flag: str) -> int:

@@ -20,9 +20,10 @@ from PIL import ImageFont
 
 from preprocessing.raw_word import DroppedWord, RawWord
 from preprocessing.readers.font_drawing import FONT_SIZE, FontDrawing, draw_plain, open_font
+from preprocessing.readers.font_texts import TextSource, split_of
 from utils.charset import read_texts
 from utils.errors import UserError
-from utils.vocabulary import TextSource, shuffled_forever, split_of
+from utils.vocabulary import shuffled_forever
 
 FAMILIES = (
     "caveat",

@@ -54,7 +54,7 @@ def real(tmp_path_factory):
 def tiny_recogniser(monkeypatch):
     config = htr_trainer.CRNNConfig
     monkeypatch.setattr(
-        htr_trainer, "CRNNConfig", lambda characters, height: config(characters, height, (4, 8, 8, 8), 8, 1)
+        htr_trainer, "CRNNConfig", lambda **given: config(**given, channels=(4, 8, 8, 8), hidden=8, layers=1)
     )
 
 

@@ -153,7 +153,7 @@ def test_table_and_page(tmp_path):
     assert "lowered the character error rate at 10 % (" in verdict(study) and "100 % (" in verdict(study)
     page = render_study(study, {"dataset_path": "<b>", "init_from": None})
     assert (
-        page.count("<polyline") == 8
+        page.count("<polyline") == 10
         and "&lt;b&gt;" in page
         and "upper bound" in page
         and "http://" not in page.replace("http://www.w3.org/2000/svg", "")
@@ -169,5 +169,5 @@ def test_the_verdict_does_not_hide_harm_or_chance():
 
 def test_the_verdict_tells_words_beside_from_words_before():
     text = verdict(summarise(make_runs({REAL: 0.2, MIXED: 0.3, THEN: 0.1})))
-    assert text.startswith("Generated words beside the real ones raised the character error rate at 10 %")
-    assert "Generated words before the real ones lowered the character error rate at 10 %" in text
+    assert text.startswith("Generated images beside the real ones raised the character error rate at 10 %")
+    assert "Generated images before the real ones lowered the character error rate at 10 %" in text

@@ -12,10 +12,11 @@ import pytest
 from preprocessing import process_dataset
 from preprocessing.raw_word import DroppedWord
 from preprocessing.readers.font_drawing import draw_plain, open_font
+from preprocessing.readers.font_texts import TextSource, split_keys, split_of
 from preprocessing.readers.fonts import FAMILIES, find_cuts, font_files, has_glyphs, iter_words, recognises
 from utils.charset import read_texts
 from utils.text_images import read_text_images
-from utils.vocabulary import MAX_LENGTH, TextSource, split_keys, split_of
+from utils.vocabulary import MAX_LENGTH
 
 fontpkg = pytest.importorskip("fontpkg")
 pytest.importorskip("spellchecker")

@@ -142,8 +142,11 @@ def test_a_killed_process_leaves_no_lock_held(tmp_path, holder):
 def test_a_lock_ends_with_an_error_inside_it(tmp_path):
     with pytest.raises(KeyError), lock_folder(tmp_path / "run", "--save_path"):
         raise KeyError
+    assert not (tmp_path / "run").exists()
     with lock_folder(tmp_path / "run", "--save_path"):
         assert (tmp_path / "run" / ".lock").is_file()
+        (tmp_path / "run" / "log.csv").touch()
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["log.csv"]
 
 
 def test_a_system_without_locks_says_so(tmp_path, monkeypatch, capsys):
