@@ -191,8 +191,8 @@ def warn_of_bare_images(paths: Sequence[Path], dataset_path: Path) -> None:
         if table.names_images(path):
             raise UserError(
                 f"--dataset_path {dataset_path}: {path.relative_to(dataset_path)} names images, but is not"
-                f" understood: {reason} Mend it or name it with --table, and its columns with --image_column"
-                " and --text_column; or take it away to resize the images without texts."
+                f" understood ({reason}). Mend it, or name it with --table and its columns with"
+                " --image_column and --text_column, or take it away to resize the images without texts."
             )
     print(
         f"warning: nothing in {dataset_path} says what is written on its {len(paths)} images. They are"
