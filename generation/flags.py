@@ -5,8 +5,8 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from diffusion.noise_schedule import SCHEDULERS
-from diffusion.pipeline import DEFAULT_GUIDANCE, DEFAULT_REDRAWS, DEFAULT_STEPS, FLOW_INTERVAL, FULL_INTERVAL
+from diffusion.noise_schedule import FLOW_INTERVAL, FULL_INTERVAL, SCHEDULERS
+from diffusion.pipeline import DEFAULT_GUIDANCE, DEFAULT_REDRAWS, DEFAULT_STEPS
 from htr.error_rates import NORMALISERS
 from htr.recogniser import CHOICES
 from utils.charset import normalise_texts
