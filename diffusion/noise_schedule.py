@@ -33,14 +33,22 @@ class NoiseSchedule(ABC):
     """The forward process of training, and what the UNet predicts.
 
     Attributes:
+        prediction_type: what the UNet predicts, one of ``prediction_types``.
         scheduler_names: diffusers' schedulers that can sample it.
         guidance_interval: of timesteps, as shares from 0 (clean) to 1 (noise), in which guidance helps.
     """
 
     num_train_timesteps: int = 1000
+    prediction_type: str
+    prediction_types: ClassVar[tuple[str, ...]]
     scheduler_names: ClassVar[tuple[str, ...]]
     guidance_interval: ClassVar[tuple[float, float]]
-    prediction_type: str
+
+    def __post_init__(self) -> None:
+        if self.prediction_type not in self.prediction_types:
+            raise UserError(
+                f"--prediction_type {self.prediction_type}: not one of {', '.join(self.prediction_types)}"
+            )
 
     def to_dict(self) -> dict:
         """The fields as a dictionary for ``config.json``."""
@@ -94,6 +102,7 @@ class RectifiedFlow(NoiseSchedule):
     """
 
     prediction_type: str = FLOW_PREDICTION
+    prediction_types: ClassVar[tuple[str, ...]] = (FLOW_PREDICTION,)
     scheduler_names: ClassVar[tuple[str, ...]] = ("dpmsolver++", "unipc", "euler")
     guidance_interval: ClassVar[tuple[float, float]] = FLOW_INTERVAL
 
@@ -145,6 +154,7 @@ class VarianceSchedule(NoiseSchedule):
     beta_schedule: str = "linear"
     beta_start: float = 1e-4
     beta_end: float = 0.02
+    prediction_types: ClassVar[tuple[str, ...]] = VARIANCE_PREDICTIONS
     scheduler_names: ClassVar[tuple[str, ...]] = ("dpmsolver++", "unipc", "ddim", "ddpm")
     guidance_interval: ClassVar[tuple[float, float]] = FULL_INTERVAL
 

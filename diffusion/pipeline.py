@@ -23,10 +23,10 @@ from diffusion.autoencoder import (
     load_vae,
 )
 from diffusion.config import CheckpointConfig
+from diffusion.guidance import GuidedModel, Writer
 from diffusion.latent_recogniser import LATENT_RECOGNISER_FOLDER, LatentRecogniser
-from diffusion.layout import layout_columns, pad_edges
 from diffusion.loading import load_checkpoint, load_published_generator
-from diffusion.noise_schedule import FULL_INTERVAL, draw_noise, sample_latents
+from diffusion.noise_schedule import draw_noise, sample_latents
 from diffusion.published import find_published
 from unet import UNet
 from utils.charset import normalise_text, order_along_line
@@ -34,22 +34,13 @@ from utils.checkpoint import CONFIG_NAME, WEIGHTS_NAME, list_checkpoints, save_w
 from utils.errors import UserError
 from utils.training import make_generator
 
-Writer = str | Mapping[str, float] | None
 DEFAULT_STEPS = 12
 DEFAULT_GUIDANCE = 3.0
 DEFAULT_REDRAWS = 2
 READABLE_LOSS = 0.1  # nats a character: a word that the latent recogniser finds less probable is drawn again
 
 
-def _check_shares(shares: Mapping[str, float]) -> None:
-    for name, share in shares.items():
-        if not 0 <= share <= 1:  # nan, too
-            raise UserError(f"a mix: the share of writer {name!r} is {share}, not 0 to 1")
-    if abs(sum(shares.values()) - 1) > 1e-3:
-        raise UserError(f"a mix: the shares must sum to 1, not {sum(shares.values()):.3f}")
-
-
-class HandwritingPipeline:
+class HandwritingPipeline(GuidedModel):
     """UNet, VAE, noise schedule, charset, writers and width model: everything that writing needs.
 
     Attributes:
@@ -63,13 +54,8 @@ class HandwritingPipeline:
         config: CheckpointConfig,
         latent_recogniser: LatentRecogniser | None = None,
     ) -> None:
-        self.unet = unet.eval().requires_grad_(False)
+        super().__init__(unet, config, latent_recogniser)
         self.vae = vae
-        self.latent_recogniser = latent_recogniser
-        self.config = config
-        self.device = torch.device("cpu")
-        self.dtype = torch.float32
-        self._writer_index = {name: i for i, name in enumerate(config.writers)}
 
     # Loading and saving
     # ---------------------------------------------------------------------------------------------
@@ -140,185 +126,6 @@ class HandwritingPipeline:
         if self.latent_recogniser is not None:
             self.latent_recogniser.to(self.device)
         return self
-
-    # Conditions
-    # -----------------------------------------------------------------------------------------------------
-
-    def check(self, texts: Sequence[str], writers: Sequence[Writer]) -> None:
-        """Check that the checkpoint knows every character and writer, and that no text is too long.
-
-        Raises:
-            ValueError: names the first that it does not know, and what it knows.
-        """
-        self.config.charset.encode(list(dict.fromkeys(texts)), self.unet.config.max_length)
-        if "" in texts and not self.unet.config.has_null_condition:
-            raise UserError("an empty text: this model was trained without null conditions")
-        for writer in writers:
-            for name in [writer] if isinstance(writer, str) else (writer or {}):
-                if name not in self._writer_index:
-                    known = ", ".join(self.config.writers[:40]) + (
-                        ", …" if len(self.config.writers) > 40 else ""
-                    )
-                    raise UserError(
-                        f"writer {name!r} is not in this checkpoint. It knows {len(self.config.writers)}:"
-                        f" {known}"
-                    )
-            if writer is None:
-                self.unet.config.null_writer_id  # noqa: B018 (raises where there is none)
-            elif not isinstance(writer, str):
-                _check_shares(writer)
-
-    def check_sampling(
-        self,
-        guidance_scale: float | None = None,
-        writer_guidance_scale: float | None = None,
-        redraws: int | None = None,
-        scheduler: str = "dpmsolver++",
-    ) -> None:
-        """Check that the model can be sampled with these settings; see ``__call__``.
-
-        Raises:
-            ValueError: for guidance of a model without null conditions, redraws of one without a latent
-                recogniser, and a scheduler that doesn't fit what the model predicts.
-        """
-        self.config.schedule.make_scheduler(scheduler)
-        if redraws and self.latent_recogniser is None:
-            raise UserError(
-                f"--redraws {redraws}: this model has no latent recogniser to say which words are illegible."
-                " Leave it at 0, or name a --recogniser and --best_of."
-            )
-        for flag, scale in (
-            ("guidance_scale", guidance_scale),
-            ("writer_guidance_scale", writer_guidance_scale),
-        ):
-            if scale not in (None, 1) and not self.unet.config.has_null_condition:
-                raise UserError(
-                    f"--{flag} {scale}: this model was trained without null conditions, so guidance can't"
-                    " work. Leave it at 1."
-                )
-
-    def _edges(self, text: str, writer: Writer) -> np.ndarray:
-        return self.config.width_model.edges(text, {writer: 1.0} if isinstance(writer, str) else writer)
-
-    def make_layout(
-        self, texts: Sequence[str], writers: Sequence[Writer], width: int | None = None
-    ) -> Tensor | None:
-        """(B, 2, L, width / 8) layouts at the expected places; None for a model without text layout.
-
-        Args:
-            width: of the canvas, pixels; the images' by default.
-        """
-        if not self.unet.config.text_layout:
-            return None
-        edges = [
-            pad_edges(self._edges(text, writer), self.unet.config.max_length)
-            for text, writer in zip(texts, writers, strict=True)
-        ]
-        columns = (width or self.config.img_size[1]) // DOWNSCALE
-        return layout_columns(torch.from_numpy(np.stack(edges)).to(self.device), columns)
-
-    def canvas_widths(self, texts: Sequence[str], writers: Sequence[Writer]) -> np.ndarray:
-        """(N,) widths of the canvases that words are written on, pixels. What is right of them stays white.
-
-        Words on one canvas are written together: batches of one width are the fastest.
-        """
-        if self.config.canvas_step is None:
-            return np.full(len(texts), self.config.img_size[1])
-        rights = [
-            self._edges(text, writer).max() if text else np.inf
-            for text, writer in zip(texts, writers, strict=True)
-        ]
-        return self.config.canvas_widths(np.array(rights))
-
-    def _writer_rows(self, writers: Sequence[Writer]) -> tuple[Tensor, Tensor]:
-        """(B, M) rows and (B, M) shares; unused places have share 0."""
-        mixes = [
-            [(name, 1.0)] if isinstance(name := writer, str) else list((writer or {}).items())
-            for writer in writers
-        ]
-        most = max(1, *(len(mix) for mix in mixes))
-        rows = torch.zeros(len(writers), most, dtype=torch.int64)
-        shares = torch.zeros(len(writers), most)
-        for i, mix in enumerate(mixes):
-            if not mix:
-                rows[i, 0], shares[i, 0] = self.unet.config.null_writer_id, 1.0
-            for j, (name, share) in enumerate(mix):
-                rows[i, j], shares[i, j] = self._writer_index[name], share
-        return rows.to(self.device), shares.to(self.device)
-
-    def make_denoiser(
-        self,
-        texts: Sequence[str],
-        writers: Sequence[Writer],
-        guidance_scale: float,
-        writer_guidance_scale: float,
-        width: int | None = None,
-        guidance_interval: tuple[float, float] = FULL_INTERVAL,
-    ) -> Callable[[Tensor, Tensor], Tensor]:
-        """A denoiser with guidance on text and on writer, all branches in one batched call.
-
-        ``e00 + s_text (e_t0 - e00) + s_writer (e_tw - e_t0)``, where e00 has neither, e_t0 only the text,
-        e_tw both conditions. Equal scales need no e_t0; scales of 1 need one branch.
-
-        Source: classifier-free guidance, Ho and Salimans 2022, https://arxiv.org/abs/2207.12598, equation 6;
-            two
-        conditions: Brooks et al. 2023, https://arxiv.org/abs/2211.09800, equation 3; on a part of the
-        trajectory: Kynkäänniemi et al. 2024, https://arxiv.org/abs/2404.07724, section 3.
-
-        Args:
-            width: of the canvas, pixels; the images' by default.
-            guidance_interval: of timesteps, as shares from 0 (clean) to 1 (noise), in which there is
-                guidance; in the others one branch does.
-        Raises:
-            ValueError: if guidance is asked of a model without null conditions.
-        """
-        unet_config = self.unet.config
-        input_ids = self.config.charset.encode(texts, unet_config.max_length).to(self.device)
-        rows, shares = self._writer_rows(writers)
-        layout = self.make_layout(texts, writers, width)
-        if guidance_scale == writer_guidance_scale == 1:
-            return lambda latents, timestep: self._predict(latents, timestep, input_ids, rows, shares, layout)
-        self.check_sampling(guidance_scale, writer_guidance_scale)
-        null_ids = torch.full_like(input_ids, unet_config.pad_id)
-        null_rows = torch.full_like(rows, unet_config.null_writer_id)
-        null_shares = torch.zeros_like(shares)
-        null_shares[:, 0] = 1.0
-        branches = [(null_ids, null_rows, null_shares, None if layout is None else torch.zeros_like(layout))]
-        if guidance_scale != writer_guidance_scale:
-            branches.append((input_ids, null_rows, null_shares, layout))
-        branches.append((input_ids, rows, shares, layout))
-        joined = [torch.cat(parts) if parts[0] is not None else None for parts in zip(*branches, strict=True)]
-
-        least, most = (end * self.config.schedule.num_train_timesteps for end in guidance_interval)
-
-        def denoise(latents: Tensor, timestep: Tensor) -> Tensor:
-            if not least <= float(timestep) <= most:
-                return self._predict(latents, timestep, input_ids, rows, shares, layout)
-            parts = self._predict(latents.repeat(len(branches), 1, 1, 1), timestep, *joined).chunk(
-                len(branches)
-            )
-            if len(parts) == 2:
-                return parts[0] + guidance_scale * (parts[1] - parts[0])
-            return (
-                parts[0]
-                + guidance_scale * (parts[1] - parts[0])
-                + writer_guidance_scale * (parts[2] - parts[1])
-            )
-
-        return denoise
-
-    def _predict(
-        self,
-        latents: Tensor,
-        timestep: Tensor,
-        input_ids: Tensor,
-        rows: Tensor,
-        shares: Tensor,
-        layout: Tensor | None,
-    ) -> Tensor:
-        timesteps = torch.full((len(latents),), float(timestep), device=self.device)  # no copy to wait for
-        with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
-            return self.unet(latents, timesteps, input_ids, rows, layout, writer_weights=shares).float()
 
     # Writing
     # --------------------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from diffusion.autoencoder import CompactAutoencoder, hash_vae
 from diffusion.config import CheckpointConfig
 from diffusion.latent_recogniser import LatentRecogniser, LatentRecogniserConfig
 from diffusion.loading import find_checkpoint
-from diffusion.noise_schedule import FULL_INTERVAL, SCHEDULERS
+from diffusion.noise_schedule import FULL_INTERVAL, SCHEDULERS, make_schedule
 from diffusion.pipeline import HandwritingPipeline
 from generation.jobs import choose_writers, jobs_of_texts
 from tests.helpers import IMG_SIZE, WRITERS
@@ -66,9 +66,7 @@ def test_an_image_does_not_depend_on_its_batch(pipeline, scheduler):
 
 @pytest.mark.parametrize("name", [name for name in SCHEDULERS if name != "euler"])
 def test_every_scheduler_writes_with_a_noise_schedule(pipeline, name):
-    config = replace(
-        pipeline.config, schedule=replace(pipeline.config.schedule, prediction_type="v_prediction")
-    )
+    config = replace(pipeline.config, schedule=make_schedule("v_prediction"))
     images = HandwritingPipeline(pipeline.unet, pipeline.vae, config)(
         TEXTS, ["01", None], scheduler=name, **FAST
     )
@@ -358,7 +356,7 @@ def test_damaged_weights_are_named(run):
 
 def test_a_damaged_config_is_named(run):
     (run / "step_00000010" / "config.json").write_text('{"unet": {')
-    with pytest.raises(ValueError, match=r"step_00000010: config\.json is damaged"):
+    with pytest.raises(ValueError, match=r"step_00000010/config\.json: damaged"):
         HandwritingPipeline.from_pretrained(run)
 
 
@@ -534,13 +532,9 @@ WRONG = [
 @pytest.mark.parametrize(("name", "value"), WRONG)
 def test_a_wrong_entry_of_the_config_is_named_before_the_unet_is_built(checkpoint, tmp_path, name, value):
     folder = change_config(checkpoint, tmp_path / "model", **{name: value})
-    with pytest.raises(UserError, match=r"--models_path .*config\.json") as refusal:
+    entry = name.split("__")[0].removesuffix("_version")
+    with pytest.raises(UserError, match=rf"--models_path .*config\.json.*{entry}"):
         HandwritingPipeline.from_pretrained(folder)
-    assert (
-        name.split("__")[-1].split("_")[0] in str(refusal.value)
-        or "have" in str(refusal.value)
-        or ("unet" in str(refusal.value))
-    )
 
 
 @pytest.mark.parametrize("name", ["unet", "charset", "writers", "schedule", "img_size", "width_model", "vae"])
