@@ -25,8 +25,8 @@ def hold_out_val(records: Sequence[TextImage]) -> list[TextImage]:
 
 
 def choose_fraction(records: Sequence[TextImage], fraction: float) -> list[TextImage]:
-    """A part of the splits ``train`` and ``val``, as many words of each as that is (at least one), of each
-    writer alike as far as whole words allow; none of ``test``. A smaller fraction lies within a larger one.
+    """A part of the splits ``train`` and ``val``, as many images of each as that is (at least one), of each
+    writer alike as far as whole images allow; none of ``test``. A smaller fraction lies within a larger one.
     """
     return _share_of_each([record for record in records if record.split != "test"], fraction)
 
@@ -37,11 +37,12 @@ def _share_of_each(records: Sequence[TextImage], share: float) -> list[TextImage
         groups[record.split, record.writer].append(record)
     ranks: dict[str, dict[str, float]] = defaultdict(dict)
     for (split, writer), group in groups.items():
-        # A writer's words part [0, 1] evenly, in the order of their hashes; where they begin differs from
-        # writer to writer, so that a share of few words falls to some writers and not to all.
+        # A writer's images part [0, 1] evenly, in the order of their hashes; where they begin differs from
+        # writer to writer, so that a share of few images falls to some writers and not to all.
         begin = int.from_bytes(_hash(writer)[:8], "big") / 2**64
-        for place, record in enumerate(sorted(group, key=lambda record: _hash(record.file_name))):
-            ranks[split][record.file_name] = (place + begin) / len(group)
+        in_order = sorted(group, key=lambda record: _hash(record.file_name))
+        for position, record in enumerate(in_order):
+            ranks[split][record.file_name] = (position + begin) / len(group)
     chosen = set()
     for rank in ranks.values():
         in_order = sorted(rank, key=lambda name: (rank[name], name))
@@ -54,7 +55,7 @@ def _hash(text: str) -> bytes:
 
 
 def copy_images(source: Path, records: Sequence[TextImage], target: Path) -> None:
-    """A word folder of some words of another; images are linked where the disk allows it, else copied."""
+    """Make a folder of some text images of another; they are linked where the disk allows it, else copied."""
     for record in records:
         image, copy = source / record.file_name, target / record.file_name
         copy.parent.mkdir(parents=True, exist_ok=True)
