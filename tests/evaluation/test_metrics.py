@@ -374,7 +374,7 @@ def test_diversity_is_within_a_text_and_a_hand():
     assert thumbnail_distance(words, np.array([[0, 1]])) > 0.2
 
 
-def make_repeated(folder, distance, *, texts=("ab", "ab", "abcdef", "abcdef"), images=3, seed=0):
+def make_repeated(folder, blots, *, texts=("ab", "ab", "abcdef", "abcdef"), images=3, seed=0):
     """A folder in which each text is there several times by one writer, its images ``distance`` pixels of
     shift apart.
     """
@@ -385,7 +385,7 @@ def make_repeated(folder, distance, *, texts=("ab", "ab", "abcdef", "abcdef"), i
         base = make_words(1, seed=number)[0]
         for copy in range(images):
             image = base.copy()
-            for _ in range(distance * len(text)):  # longer texts vary more, as they do in life
+            for _ in range(blots * len(text)):
                 top, left = rng.integers(4, 24), rng.integers(4, 84)
                 image[top : top + 4, left : left + 4] = 20
             name = f"images/{number}-{copy}.png"
@@ -403,11 +403,17 @@ def test_the_variety_is_a_share_of_that_of_real_texts_of_the_same_length(tmp_pat
         pair = compare_folders(real, folder, split=None, most=None, seed=0)
         (measure,) = measure_variety(pair, {}, BOOTSTRAP)
         assert low < measure.values["ratio"].value < high and measure.values["ratio"].n == 2
-    # Real texts count by the generated texts' lengths: of three of two characters as much as of one of six.
-    short = make_repeated(tmp_path / "short", 3, texts=("xy",))
-    pair = compare_folders(real, short, split=None, most=None, seed=0)
-    (alone,) = measure_variety(pair, {}, BOOTSTRAP)
-    assert alone.values["real"].n == 2 and alone.values["real"].value < measure.values["real"].value
+    # Real texts count by the generated texts' lengths: two of two characters as much as one of six.
+    by_length = []
+    for text in ("xy", "ghijkl"):
+        folder = make_repeated(tmp_path / text, 3, texts=(text,))
+        (alone,) = measure_variety(
+            compare_folders(real, folder, split=None, most=None, seed=0), {}, BOOTSTRAP
+        )
+        by_length.append(alone.values["real"])
+    assert [estimate.n for estimate in by_length] == [2, 1]
+    mean = np.mean([estimate.value for estimate in by_length])
+    assert measure.values["real"].value == pytest.approx(mean)
 
 
 def test_the_variety_of_style_is_measured_beside_that_of_shapes(tmp_path):
