@@ -53,7 +53,7 @@ COMMANDS = {
     ),
     "inference": Command(
         script="inference.py",
-        flags="--models_path model --save_path out --words cab face deed --num_steps 2 --batch_size 2 --seed 1",
+        flags="--models_path model --save_path out --words cab face deed --num_steps 2 --batch_size 2",
         result=FOLDER_RESULT,
         model="model",
     ),
