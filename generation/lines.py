@@ -1,0 +1,276 @@
+"""Lines out of words: a text broken into lines of natural length, and drawn words put on a baseline.
+
+A model of words draws each word as high as its canvas, whatever it is: `a` comes out as high as `Apfel`. What
+stands in a word says how high it should be against its neighbours, and its rows of ink say so again: most ink
+lies between the baseline and the top of the small letters.
+"""
+
+import math
+import unicodedata
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from diffusion.layout import WidthModel
+from utils.charset import is_right_to_left
+from utils.images import WHITE, ink_box
+
+# Where the ink of characters ends, above and below the baseline, in heights of a small letter.
+_ASCENDER, _CAPITAL, _DESCENDER = 1.85, 1.75, -0.75
+_EXTENTS = (
+    ("acemnorsuvwxz+ı", 1.0, 0.0),
+    ("gpqyµ", 1.0, _DESCENDER),
+    ("i", 1.6, 0.0),
+    ("jþ", 1.6, _DESCENDER),
+    ("t", 1.5, 0.0),
+    ("f", _ASCENDER, -0.2),
+    ("ſ", _ASCENDER, -0.4),
+    ("JQ", _CAPITAL, -0.2),
+    ("()[]{}|/\\", _ASCENDER, -0.5),
+    (".…", 0.2, 0.0),
+    (",", 0.25, -0.35),
+    (":", 0.9, 0.0),
+    (";", 0.9, -0.35),
+    ("-–—~·", 0.6, 0.4),
+    ("=", 0.8, 0.3),
+    ("«»‹›<>", 0.9, 0.1),
+    ("_", 0.0, -0.15),
+    ("'’‘\"“”´`^", _ASCENDER, 1.25),
+    ("*°", _ASCENDER, 1.1),
+)
+_EXTENT_OF = {character: (top, bottom) for characters, top, bottom in _EXTENTS for character in characters}
+_SMALL = frozenset("acegmnopqrsuvwxyz")
+_MARK_ABOVE = 0.6
+_ENOUGH_SMALL = 4  # small letters of a word that make its rows of ink tell as much as its text does
+
+
+@dataclass(frozen=True, kw_only=True)
+class LineStyle:
+    """How words stand in a line.
+
+    Attributes:
+        height: of the line's image, pixels.
+        space: between two words, in mean widths of a character of the line.
+        space_spread: standard deviation of the spaces, as a share of them.
+        unsteadiness: standard deviation of the words' height above the baseline, in heights of a small letter.
+    """
+
+    height: int = 64
+    space: float = 1.1
+    space_spread: float = 0.25
+    unsteadiness: float = 0.03
+
+    @property
+    def x_height(self) -> float:
+        """Height of a small letter, pixels: ascenders and descenders just find room."""
+        return (self.height - 2 * self._margin) / (_ASCENDER + 0.1 - _DESCENDER + 0.1)
+
+    @property
+    def baseline(self) -> float:
+        """Row of the baseline, pixels from the top."""
+        return self._margin + (_ASCENDER + 0.1) * self.x_height
+
+    @property
+    def _margin(self) -> int:
+        return max(1, self.height // 20)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlacedLine:
+    """A line's image, (H, W) uint8 ink on white, and the row of its baseline and height of its small letters, in
+    pixels.
+    """
+
+    image: np.ndarray
+    baseline: float
+    x_height: float
+
+
+def text_extent(text: str) -> tuple[float, float]:
+    """Where a text's ink ends above and below the baseline, in heights of a small letter; below is negative."""
+    tops, bottoms = [], []
+    for character in text:
+        base, *marks = unicodedata.normalize("NFD", character)
+        top, bottom = _EXTENT_OF.get(base, (_CAPITAL if base.isupper() or base.isdigit() else _ASCENDER, 0.0))
+        if any(unicodedata.combining(mark) == 230 for mark in marks):
+            top = top + (0.35 if base.isupper() else _MARK_ABOVE) if base not in "ij" else top
+        if any(unicodedata.combining(mark) in (202, 220) for mark in marks):  # cedilla, dot below
+            bottom = min(bottom, -0.35)
+        if not character.isspace():
+            tops.append(top)
+            bottoms.append(bottom)
+    return (max(tops), min(bottoms)) if tops else (1.0, 0.0)
+
+
+def measure_word(cut: np.ndarray, text: str) -> tuple[float, float]:
+    """Height of the small letters of a word and its baseline, from its text and its rows of ink.
+
+    Args:
+        cut: (h, w) uint8, ink on white, cut to the ink.
+    Returns:
+        The height, and the baseline's distance from the top of ``cut`` (below it for an apostrophe), in pixels.
+    """
+    top, bottom = text_extent(text)
+    expected = len(cut) / max(top - bottom, 0.1)
+    baseline = top * expected
+    small = sum(unicodedata.normalize("NFD", character)[0] in _SMALL for character in text)
+    if not small or len(cut) < 8:
+        return expected, baseline
+    start, end = _densest_band(cut, expected, baseline, is_tall=top > 1.3, is_deep=bottom < -0.1)
+    # A mean of the logarithms: half as high and twice as high are equally wrong.
+    weight = 0.7 * min(1.0, small / _ENOUGH_SMALL)
+    return expected * ((end - start) / expected) ** weight, baseline + weight * (end - baseline)
+
+
+def _densest_band(
+    cut: np.ndarray, expected: float, baseline: float, *, is_tall: bool, is_deep: bool
+) -> tuple[int, int]:
+    """First and last row of the band of rows that stand out most by their ink, near where the text lets expect
+    it.
+    """
+    profile = (WHITE - cut.astype(np.float64)).sum(axis=1)
+    profile = np.convolve(np.pad(profile, 1, mode="edge"), np.ones(3) / 3, mode="valid")
+    height = len(profile)
+    total, sums = profile.sum(), np.concatenate([[0.0], np.cumsum(profile)])
+    reach = 0.45 * expected
+    starts = (
+        range(max(0, int(baseline - expected - reach)), int(baseline - expected + reach)) if is_tall else [0]
+    )
+    ends = range(int(baseline - reach), min(height, int(baseline + reach)) + 1) if is_deep else [height]
+    best, band = -math.inf, (round(baseline - expected), round(baseline))
+    for start in starts:
+        for end in ends:
+            inside, outside = end - start, height - (end - start)
+            if inside < 0.5 * expected or not outside:
+                continue
+            ink = sums[end] - sums[start]
+            contrast = (ink / inside - (total - ink) / outside) * math.sqrt(inside * outside)
+            # Bands far from what is expected need more contrast.
+            contrast *= math.exp(-2 * math.log(inside / expected) ** 2)
+            if contrast > best:
+                best, band = contrast, (start, end)
+    return band if best > -math.inf else (round(baseline - expected), round(baseline))
+
+
+def place_words(
+    images: Sequence[np.ndarray], texts: Sequence[str], style: LineStyle, rng: np.random.Generator
+) -> PlacedLine:
+    """Put words side by side on one baseline, each at the size that its letters have in a line.
+
+    Args:
+        images: (h, w) uint8 each, ink on white, of any size: the size tells nothing.
+        texts: what they say; a right-to-left text's words come in reading order too.
+        rng: draws spaces and unsteadiness.
+    Returns:
+        A line as wide as its ink, rounded up to 8 pixels.
+    Raises:
+        ValueError: if there is no word with ink.
+    """
+    words = [
+        (cut, text)
+        for image, text in zip(images, texts, strict=True)
+        if (cut := _cut_to_ink(image)) is not None
+    ]
+    if not words:
+        raise ValueError("a line without ink")
+    scaled = [_scale_word(cut, text, style) for cut, text in words]
+    character = sum(word.shape[1] for word, _ in scaled) / sum(len(text) for _, text in words)
+    margin = round(style.x_height / 4)
+    left, lefts = margin, []
+    for word, _ in scaled:
+        lefts.append(left)
+        space = style.space * max(0.4, 1 + style.space_spread * rng.standard_normal())
+        left += word.shape[1] + max(2, round(space * character))
+    right = lefts[-1] + scaled[-1][0].shape[1] + margin
+    line = np.full((style.height, math.ceil(right / 8) * 8), WHITE, np.uint8)
+    is_mirrored = is_right_to_left(" ".join(texts))
+    for start, (word, baseline) in zip(lefts, scaled, strict=True):
+        shift = float(rng.standard_normal()) * style.unsteadiness * style.x_height
+        top = round(style.baseline - baseline + shift)
+        top = min(max(top, 0), style.height - word.shape[0])
+        start = right - start - word.shape[1] if is_mirrored else start
+        part = line[top : top + word.shape[0], start : start + word.shape[1]]
+        np.minimum(part, word, out=part)
+    return PlacedLine(image=line, baseline=style.baseline, x_height=style.x_height)
+
+
+def _scale_word(cut: np.ndarray, text: str, style: LineStyle) -> tuple[np.ndarray, float]:
+    """The word at the line's scale and its baseline's distance from its top, pixels."""
+    x_height, baseline = measure_word(cut, text)
+    scale = min(style.x_height / x_height, style.height / len(cut))
+    size = (max(1, round(cut.shape[1] * scale)), max(1, round(len(cut) * scale)))
+    kind = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
+    return cv2.resize(cut, size, interpolation=kind), baseline * scale
+
+
+def _cut_to_ink(image: np.ndarray) -> np.ndarray | None:
+    box = ink_box(image)
+    return None if box is None else image[box[1] : box[3], box[0] : box[2]]
+
+
+def word_width(model: WidthModel | None, writers: dict[str, float] | None) -> Callable[[str], float]:
+    """A function from a word to its width in a line, in mean widths of a character in the mean hand.
+
+    Args:
+        model: the checkpoint's; None gives each character the same width.
+        writers: the hand, as shares of writers; None is the mean hand.
+    """
+    if model is None:
+        return len
+    mean = _mean_width(model)
+    hand = model.scale(writers)
+
+    def width(word: str) -> float:
+        return hand * sum(model.character_widths.get(character, mean) for character in word) / mean
+
+    return width
+
+
+def _mean_width(model: WidthModel) -> float:
+    """Mean width of the small letters, which most of a text consists of; of all characters where there are none."""
+    small = [width for character, width in model.character_widths.items() if character.islower()]
+    widths = small or list(model.character_widths.values())
+    return sum(widths) / len(widths)
+
+
+def break_lines(
+    texts: Iterable[str],
+    width: Callable[[str], float],
+    *,
+    length: float = 50.0,
+    spread: float = 0.06,
+    max_characters: int | None = None,
+    rng: np.random.Generator,
+) -> list[str]:
+    """Break texts into lines as a writer does: when the next word does not fit any more.
+
+    Args:
+        texts: paragraphs; each begins a line.
+        width: of a word; see ``word_width``.
+        length: of a line, in the units of ``width``.
+        spread: standard deviation of the lengths, as a share.
+        max_characters: of a line, where its model knows a limit; a word that is longer stands alone.
+        rng: draws the lengths.
+    Returns:
+        The lines, single spaces between their words; empty paragraphs are left out.
+    """
+    lines = []
+    for text in texts:
+        line: list[str] = []
+        room = _draw_length(length, spread, rng)
+        for word in text.split():
+            needed = sum(map(width, line)) + len(line) + width(word)
+            characters = sum(map(len, line)) + len(line) + len(word)
+            if line and (needed > room or (max_characters is not None and characters > max_characters)):
+                lines.append(" ".join(line))
+                line, room = [], _draw_length(length, spread, rng)
+            line.append(word)
+        if line:
+            lines.append(" ".join(line))
+    return lines
+
+
+def _draw_length(length: float, spread: float, rng: np.random.Generator) -> float:
+    return length * min(max(1 + spread * float(rng.standard_normal()), 0.5), 1.5)
