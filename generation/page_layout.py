@@ -83,7 +83,9 @@ def plan_page(
     top = max(_draw(statistics.top_margin, rng) * height, 1.2 * distance)
     drift = _draw(statistics.margin_drift, rng) * distance
     slopes = _draw(statistics.slope, rng) + statistics.slope_unsteadiness * rng.standard_normal(count)
-    begins = drift * np.arange(count) + statistics.indentation_unsteadiness * distance * rng.standard_normal(count)
+    begins = drift * np.arange(count) + statistics.indentation_unsteadiness * distance * rng.standard_normal(
+        count
+    )
     begins -= begins.min()
     steps = distance * np.maximum(0.6, 1 + statistics.line_distance_unsteadiness * rng.standard_normal(count))
     rows = top + np.concatenate([[0.0], np.cumsum(steps[1:])])

@@ -97,7 +97,9 @@ def make_alto_xml(image_name: str, size: tuple[int, int], lines: Sequence[LineRe
         ET.SubElement(order, "ElementRef", {"ID": f"order-{number:03d}", "REF": f"line-{number:03d}"})
     width, height = size
     whole = {"WIDTH": str(width), "HEIGHT": str(height)}
-    page = ET.SubElement(ET.SubElement(root, "Layout"), "Page", {"ID": "page", "PHYSICAL_IMG_NR": "1", **whole})
+    page = ET.SubElement(
+        ET.SubElement(root, "Layout"), "Page", {"ID": "page", "PHYSICAL_IMG_NR": "1", **whole}
+    )
     space = ET.SubElement(page, "PrintSpace", {"HPOS": "0", "VPOS": "0", **whole})
     box = _box_points(lines, size)
     block = ET.SubElement(space, "TextBlock", {"ID": "block", **_alto_box(box)})
