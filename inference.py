@@ -50,8 +50,13 @@ from generation.jobs import (
     jobs_out_of_vocabulary,
     parse_mix,
 )
+from generation.page_layout import LayoutStatistics
+from generation.page_writer import PAGES_NAME, WRITERS_NAME, PageWriter, page_names, write_pages
+from generation.page_xml import XML_FORMATS
+from generation.paper import find_papers
 from generation.sampling import SamplingSettings, Selection, check_jobs
 from generation.tar_writer import INDEX_NAME, finish_tars, write_tars
+from generation.word_lines import DEFAULT_LENGTH, LinesFromWords, jobs_of_corpus
 from htr.error_rates import NORMALISERS
 from htr.recogniser import CHOICES, load_recogniser
 from utils.charset import normalise_text, normalise_texts, read_texts
@@ -115,9 +120,12 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     group.add_argument("--overwrite", action="store_true", help="write a finished or different output anew")
     group.add_argument(
         "--output_format",
-        choices=("folder", "webdataset"),
+        choices=("folder", "webdataset", *XML_FORMATS),
         default="folder",
-        help="a word folder, or WebDataset tar files, for millions of words (default: %(default)s)",
+        help=(
+            "a word folder; WebDataset tar files, for millions of words; or pages of a --corpus with PAGE or"
+            " ALTO files (default: %(default)s)"
+        ),
     )
     group.add_argument(
         "--words_per_tar",
@@ -135,6 +143,39 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     group.add_argument("--words_file", type=Path, help="a text file, one word or phrase a line")
     group.add_argument(
         "--dataset_path", type=Path, help="a word folder: its texts again, each in its own writer's hand"
+    )
+    group.add_argument(
+        "--corpus",
+        type=Path,
+        help=(
+            "a text file, one paragraph a line, for --unit line: broken into lines of natural length for the"
+            " hand, each written once; hands take turns, by line or by page"
+        ),
+    )
+    group.add_argument(
+        "--unit",
+        choices=("word", "line"),
+        default="word",
+        help=(
+            "word: each text is drawn as a whole; line: its words are drawn one by one and put on a baseline,"
+            " at the size that they have in a line (default: %(default)s)"
+        ),
+    )
+    group.add_argument(
+        "--line_length",
+        type=positive_int,
+        help=(
+            "of the lines of --corpus, in mean widths of a character; wide hands get fewer characters (default:"
+            f" {DEFAULT_LENGTH:g})"
+        ),
+    )
+    group.add_argument(
+        "--paper",
+        type=Path,
+        help=(
+            "of page and alto: a picture of empty paper to write on, or a folder of such pictures, one drawn"
+            " for each page (default: white)"
+        ),
     )
     group.add_argument("--split", choices=SPLITS, help="of --dataset_path only the words of this split")
     group.add_argument(
@@ -266,10 +307,10 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         help="compare texts exactly, or their letters and digits without case (default: %(default)s)",
     )
     args = parser.parse_args(argv)
-    if sum(value is not None for value in (args.words, args.words_file, args.dataset_path)) > 1 + bool(
-        args.oov
-    ):
-        parser.error("give one of --words, --words_file and --dataset_path")
+    sources = (args.words, args.words_file, args.dataset_path, args.corpus)
+    if sum(value is not None for value in sources) > 1 + bool(args.oov):
+        parser.error("give one of --words, --words_file, --dataset_path and --corpus")
+    check_lines(parser, args)
     if args.oov and (not args.dataset_path or args.words or args.mix):
         parser.error(
             f"--oov {args.oov}: goes with --dataset_path (the training words), and without --words and --mix"
@@ -299,6 +340,27 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     return args
 
 
+def check_lines(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """End with an error where flags of lines and pages don't go together."""
+    makes_pages = args.output_format in XML_FORMATS
+    if args.corpus and args.unit != "line":
+        parser.error(f"--corpus {args.corpus}: goes with --unit line")
+    if makes_pages and not args.corpus:
+        parser.error(f"--output_format {args.output_format}: pages are made of a --corpus, with --unit line")
+    if args.paper and not makes_pages:
+        parser.error(f"--paper {args.paper}: goes with --output_format {' or '.join(XML_FORMATS)}")
+    if args.line_length is not None and not args.corpus:
+        parser.error(f"--line_length {args.line_length}: goes with --corpus")
+    if args.corpus and not args.single_image:
+        parser.error("--single_image False: sheets show one word in many hands; leave it out with --corpus")
+    if args.corpus and args.num_per_word > 1:
+        parser.error(
+            f"--num_per_word {args.num_per_word}: a --corpus is written once. Another --seed writes it anew"
+        )
+    if args.unit == "line" and args.oov:
+        parser.error(f"--oov {args.oov}: chooses words; leave --unit out")
+
+
 def parse_shard(value: str) -> tuple[int, int]:
     """``I/N`` with 0 <= I < N, for ``argparse``."""
     match = re.fullmatch(r"(\d+)/(\d+)", value)
@@ -325,6 +387,17 @@ def read_writer_dict(path: Path) -> dict[str, int]:
 def choose_jobs(args: argparse.Namespace, pipeline: HandwritingPipeline) -> tuple[list[Job], bool, str]:
     """What to write, whether unknown words are skipped, and the flag to name in messages."""
     known = pipeline.config.writers
+    if args.corpus:
+        hands = [parse_mix(args.mix)] if args.mix else choose_writers(args.writer or ["random"], known)
+        jobs = jobs_of_corpus(
+            read_texts(args.corpus, flag="--corpus"),
+            pipeline,
+            hands,
+            length=args.line_length or DEFAULT_LENGTH,
+            seed=args.seed,
+            statistics=LayoutStatistics() if args.output_format in XML_FORMATS else None,
+        )
+        return jobs, args.skip_unknown, f"--corpus {args.corpus}"
     records = []
     if args.dataset_path:
         records = read_text_images(args.dataset_path, splits=[args.split] if args.split else [])
@@ -403,7 +476,11 @@ def main(args: argparse.Namespace) -> None:
         compile_in_place(pipeline.unet, pipeline.device)
 
     # The words.
-    jobs = check_jobs(pipeline, *choose_jobs(args, pipeline))
+    papers = find_papers(args.paper) if args.paper else []
+    drawer = pipeline
+    if args.unit == "line":
+        drawer = LinesFromWords(pipeline, words_at_once=args.batch_size)
+    jobs = check_jobs(drawer, *choose_jobs(args, pipeline))
     pipeline.check_sampling(args.guidance_scale, args.writer_guidance_scale, args.redraws, args.scheduler)
     selection = None
     if args.recogniser:
@@ -424,6 +501,11 @@ def main(args: argparse.Namespace) -> None:
     fixed = {key: value for key, value in asdict(settings).items() if key != "batch_size"}
     if args.output_format == "webdataset":
         fixed["words_per_tar"] = args.words_per_tar
+    if args.output_format in XML_FORMATS:
+        paper = str(args.paper.resolve()) if args.paper else None
+        fixed |= {"output_format": args.output_format, "paper": paper}
+    if args.unit == "line":
+        fixed["unit"] = "line"
     chosen_by = {
         "recogniser": args.recogniser,
         "best_of": args.best_of or 1,
@@ -437,6 +519,11 @@ def main(args: argparse.Namespace) -> None:
             args.save_path / INDEX_NAME,
             *args.save_path.glob("words-*.tar"),
             *args.save_path.glob("words-*.json"),
+            args.save_path / PAGES_NAME,
+            args.save_path / WRITERS_NAME,
+            *args.save_path.glob(".page-*.json"),
+            *args.save_path.glob("page-*.xml"),
+            *args.save_path.glob("page-*.png"),
         ]:
             path.unlink(missing_ok=True)
     is_finished = prepare_output(
@@ -460,9 +547,22 @@ def main(args: argparse.Namespace) -> None:
         marker=INFERENCE_SETTINGS,
         flag="--save_path",
     )
+    if args.output_format in XML_FORMATS:
+        page_writer = PageWriter(args.save_path, xml_format=args.output_format, papers=papers, seed=args.seed)
+        if (args.save_path / PAGES_NAME).is_file():
+            print(f"finished    {args.save_path} holds these pages already; --overwrite writes them anew")
+            return
+        written, rejected = write_pages(
+            drawer, jobs, page_writer, settings, selection, shard=shard, shards=shards
+        )
+        whole = "" if page_writer.finish(page_names(jobs)) else "; other parts are still to be written"
+        print(f"wrote       {written} pages of part {shard} of {shards} to {args.save_path}{whole}")
+        if rejected:
+            print(f"left out    {rejected} lines that {args.recogniser} reads with too many errors")
+        return
     if args.output_format == "webdataset":
         written = write_tars(
-            pipeline,
+            drawer,
             jobs,
             args.save_path,
             settings,
@@ -488,7 +588,7 @@ def main(args: argparse.Namespace) -> None:
             if job.record.file_name in kept and not (args.save_path / job.record.file_name).is_file()
         ]
     noted = args.save_path / outcomes_name(shard, shards)
-    written, outcomes = write_images(pipeline, own, args.save_path, settings, selection, noted)
+    written, outcomes = write_images(drawer, own, args.save_path, settings, selection, noted)
     if is_finished:
         noted.unlink(missing_ok=True)
         print(

@@ -20,6 +20,7 @@ from utils.text_images import METADATA_NAME, TextImage, read_jsonl, read_metadat
 
 REJECTED_NAME = "rejected.jsonl"
 SHEET_WORDS = 64
+LINE_ASPECT = 8  # images that are wider for their height stand below one another in a sheet
 
 
 def find_missing(jobs: Sequence[Job], folder: Path, outcomes: dict[str, Outcome] | None) -> list[Job]:
@@ -104,9 +105,9 @@ def write_sheets(jobs: Sequence[Job], folder: Path, is_single: bool) -> None:
     def sheet(chosen: Sequence[Job], path: Path) -> None:
         images = [np.asarray(Image.open(folder / job.record.file_name)) for job in chosen]
         path.parent.mkdir(parents=True, exist_ok=True)
-        save_image(
-            make_sheet(images, captions=[f"{job.record.text} ({job.record.writer})" for job in chosen]), path
-        )
+        captions = [f"{job.record.text} ({job.record.writer})" for job in chosen]
+        is_of_lines = max(image.shape[1] / image.shape[0] for image in images) > LINE_ASPECT
+        save_image(make_sheet(images, captions=captions, columns=1 if is_of_lines else 4), path)
 
     sheet(jobs[:SHEET_WORDS], folder / "sheet.png")
     if not is_single:

@@ -52,13 +52,14 @@ class LineStyle:
 
     Attributes:
         height: of the line's image, pixels.
-        space: between two words, in mean widths of a character of the line.
+        space: between two words, in mean widths of a character of the line (1.21 is the median of 700 lines of
+            Copiste d'un jour, BAnQ 2024; 0.26 the deviation within a line).
         space_spread: standard deviation of the spaces, as a share of them.
         unsteadiness: standard deviation of the words' height above the baseline, in heights of a small letter.
     """
 
     height: int = 64
-    space: float = 1.1
+    space: float = 1.2
     space_spread: float = 0.25
     unsteadiness: float = 0.03
 
@@ -237,7 +238,7 @@ def _mean_width(model: WidthModel) -> float:
 
 def break_lines(
     texts: Iterable[str],
-    width: Callable[[str], float],
+    width_of_line: Callable[[int], Callable[[str], float]],
     *,
     length: float = 50.0,
     spread: float = 0.06,
@@ -248,8 +249,9 @@ def break_lines(
 
     Args:
         texts: paragraphs; each begins a line.
-        width: of a word; see ``word_width``.
-        length: of a line, in the units of ``width``.
+        width_of_line: for a line by its number, the function from a word to its width in that line's hand; see
+            ``word_width``.
+        length: of a line, in the units of these widths.
         spread: standard deviation of the lengths, as a share.
         max_characters: of a line, where its model knows a limit; a word that is longer stands alone.
         rng: draws the lengths.
@@ -261,6 +263,7 @@ def break_lines(
         line: list[str] = []
         room = _draw_length(length, spread, rng)
         for word in text.split():
+            width = width_of_line(len(lines))
             needed = sum(map(width, line)) + len(line) + width(word)
             characters = sum(map(len, line)) + len(line) + len(word)
             if line and (needed > room or (max_characters is not None and characters > max_characters)):

@@ -7,16 +7,21 @@ writer.finish()
 
 import hashlib
 import json
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import cv2
 import numpy as np
-from PIL import Image, ImageOps
+from tqdm import tqdm
 
+from generation.jobs import Job
 from generation.page_layout import LayoutStatistics, PagePlan, plan_page
 from generation.page_xml import XML_FORMATS, LineRegion, unwritable_characters
+from generation.paper import lay_on_paper
+from generation.sampling import SamplingSettings, Selection, write_batches
+from generation.word_lines import LinesFromWords
 from utils.errors import UserError
 from utils.images import WHITE
 from utils.output import save_image, write_atomically
@@ -84,7 +89,7 @@ class PageWriter:
 
         Args:
             name: file name without suffix.
-            lines: at least one, in reading order.
+            lines: in reading order; where there is none the page is noted as done, and has no files.
             writer: the hand of all of them.
         Raises:
             UserError: if a text holds a character that XML can't hold, or the paper can't be read.
@@ -94,20 +99,11 @@ class PageWriter:
                 raise UserError(
                     f"{line.text!r}: XML can't hold the character {unwritable[0]!r}. Take it out of the text."
                 )
-        rng = np.random.default_rng([self._seed, *hashlib.sha256(name.encode()).digest()])
-        widths = np.array([line.image.shape[1] for line in lines], np.float64)
-        x_height = float(np.median([line.x_height for line in lines]))
-        plan = plan_page(widths, x_height, self._statistics, rng)
-        page, regions = compose_page(lines, plan)
-        if self._papers:
-            page = lay_on_paper(page, self._papers[int(rng.integers(len(self._papers)))])
         self.folder.mkdir(parents=True, exist_ok=True)
-        image_name = f"{name}.png"
-        save_image(page, self.folder / image_name)
-        xml = self._make_xml(image_name, (plan.width, plan.height), regions, writer)
-        write_atomically(self.folder / f"{name}.xml", xml)
+        if lines:
+            self._write_files(name, lines, writer)
         note = {
-            "file_name": image_name,
+            "file_name": f"{name}.png",
             "writer": writer,
             "split": split,
             "seed": self._seed,
@@ -115,6 +111,18 @@ class PageWriter:
         }
         # Last: its presence says that the page is whole.
         write_atomically(self._note(name), json.dumps(note, ensure_ascii=False))
+
+    def _write_files(self, name: str, lines: Sequence[PageLine], writer: str) -> None:
+        rng = np.random.default_rng([self._seed, *hashlib.sha256(name.encode()).digest()])
+        widths = np.array([line.image.shape[1] for line in lines], np.float64)
+        x_height = float(np.median([line.x_height for line in lines]))
+        plan = plan_page(widths, x_height, self._statistics, rng)
+        page, regions = compose_page(lines, plan)
+        if self._papers:
+            page = lay_on_paper(page, self._papers[int(rng.integers(len(self._papers)))])
+        save_image(page, self.folder / f"{name}.png")
+        xml = self._make_xml(f"{name}.png", (plan.width, plan.height), regions, writer)
+        write_atomically(self.folder / f"{name}.xml", xml)
 
     def finish(self, names: Sequence[str]) -> bool:
         """Put the pages' notes together, once all pages of the job are there; False while some are missing.
@@ -124,11 +132,10 @@ class PageWriter:
         """
         if not all(self.has_page(name) for name in names):
             return (self.folder / PAGES_NAME).is_file()
-        notes = [self._note(name).read_text(encoding="utf-8") for name in names]
-        rows = [
-            f"{name},{_csv_field(json.loads(note)['writer'])}\n"
-            for name, note in zip(names, notes, strict=True)
-        ]
+        texts = [self._note(name).read_text(encoding="utf-8") for name in names]
+        notes = [text for text in texts if json.loads(text)["lines"]]
+        pages = [json.loads(note) for note in notes]
+        rows = [f"{Path(page['file_name']).stem},{_csv_field(page['writer'])}\n" for page in pages]
         write_atomically(self.folder / WRITERS_NAME, "page,writer\n" + "".join(rows))
         write_atomically(self.folder / PAGES_NAME, "".join(note + "\n" for note in notes))
         for name in names:
@@ -214,44 +221,52 @@ def _outline(line: PageLine, left: int, right: int) -> np.ndarray:
     return np.concatenate([np.stack([borders, upper], axis=1), np.stack([borders, lower], axis=1)[::-1]])
 
 
-def lay_on_paper(page: np.ndarray, path: Path) -> np.ndarray:
-    """A page's ink on a picture of paper, which is scaled and cut to the page and darkened by the ink.
-
-    Args:
-        page: (H, W) uint8, ink on white.
-        path: the picture, grey or coloured.
-    Returns:
-        (H, W) or (H, W, 3) uint8.
-    Raises:
-        UserError: if the picture can't be read.
-    """
-    try:
-        with Image.open(path) as picture:
-            picture.draft(None, page.shape[::-1])  # a large JPEG is reduced while it is read
-            mode = "L" if picture.mode in ("1", "L", "LA", "I;16") else "RGB"
-            paper = np.asarray(ImageOps.fit(picture.convert(mode), page.shape[::-1], Image.LANCZOS))
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise UserError(f"--paper {path}: not a readable picture ({error}). Name another.") from error
-    ink = page if paper.ndim == 2 else page[..., None]
-    return (paper.astype(np.uint16) * ink // WHITE).astype(np.uint8)
-
-
-def find_papers(path: Path) -> list[Path]:
-    """The picture, or the pictures of a folder, in the order of their names.
-
-    Raises:
-        UserError: if there is none.
-    """
-    if path.is_file():
-        return [path]
-    suffixes = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp"}
-    papers = sorted(p for p in path.glob("*") if p.suffix.lower() in suffixes) if path.is_dir() else []
-    if not papers:
-        raise UserError(
-            f"--paper {path}: no picture there. Name a picture of empty paper, or a folder of them."
-        )
-    return papers
-
-
 def _csv_field(value: str) -> str:
     return '"' + value.replace('"', '""') + '"' if any(c in value for c in ',"\n') else value
+
+
+def write_pages(
+    lines_writer: LinesFromWords,
+    jobs: Sequence[Job],
+    page_writer: PageWriter,
+    settings: SamplingSettings,
+    selection: Selection | None,
+    *,
+    shard: int = 0,
+    shards: int = 1,
+) -> tuple[int, int]:
+    """Draw and write the pages that are not there yet.
+
+    Args:
+        jobs: lines of all shards; their records say which page each stands on. Every ``shards``-th page is
+            this one's.
+    Returns:
+        How many pages were written, and how many of their lines were left out because they were read too
+        badly.
+    """
+    pages: dict[str, list[Job]] = defaultdict(list)
+    for job in jobs:
+        pages[job.record.extra["page"]].append(job)
+    own = [name for name in list(pages)[shard::shards] if not page_writer.has_page(name)]
+    style, rejected = lines_writer.style, 0
+    for name in tqdm(own, unit="page", desc="write"):
+        drawn: dict[int, PageLine] = {}
+        for batch, images, found in write_batches(lines_writer, pages[name], settings, selection):
+            for job, image, outcome in zip(batch, images, found or [None] * len(batch), strict=True):
+                if image is not None:
+                    drawn[job.index] = PageLine(
+                        image=image,
+                        text=job.record.text,
+                        baseline=style.baseline,
+                        x_height=style.x_height,
+                        extra={"index": job.index, **(outcome.scores if outcome else {})},
+                    )
+        first = pages[name][0].record
+        page_writer.write(name, [drawn[index] for index in sorted(drawn)], first.writer, split=first.split)
+        rejected += len(pages[name]) - len(drawn)
+    return len(own), rejected
+
+
+def page_names(jobs: Sequence[Job]) -> list[str]:
+    """The pages that jobs stand on, in order."""
+    return list(dict.fromkeys(job.record.extra["page"] for job in jobs))
