@@ -160,12 +160,19 @@ def claim_output(folder: Path, settings: dict, overwrite: bool) -> bool:
     if not folder.is_dir() or not any(folder.iterdir()):
         return False
     try:
-        held = json.loads((folder / SETTINGS_NAME).read_text(encoding="utf-8"))["settings"]
+        marker = json.loads((folder / SETTINGS_NAME).read_text(encoding="utf-8"))
+        held, number = marker["settings"], int(marker["files"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(
             f"--save_dir {folder}: not empty, and not made by this command. Name another folder."
         ) from error
     if overwrite:
+        names = [path for path in folder.rglob("*") if path.is_file()]
+        if len(names) > number:
+            raise UserError(
+                f"--save_dir {folder}: holds {len(names) - number} files that this command did not write. "
+                "Move them away, or name another folder."
+            )
         return False
     if held != settings:
         raise UserError(
@@ -210,6 +217,7 @@ def main(args: argparse.Namespace) -> None:
     temporary.mkdir(parents=True)
     try:
         counts = export(records, args.dataset_path, temporary, args.format, args.height)
+        counts["files"] = 1 + sum(path.is_file() for path in temporary.rglob("*"))
         content = json.dumps({"settings": settings, **counts}, indent=2, ensure_ascii=False)
         write_atomically(temporary / SETTINGS_NAME, content)
         put_in_place(temporary, folder)

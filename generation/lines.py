@@ -1,12 +1,6 @@
-"""Lines out of words: a text broken into lines of natural length, and drawn words put on a baseline.
-
-A model of words draws each word as high as its canvas, whatever it is: `a` comes out as high as `Apfel`. What
-stands in a word says how high it should be against its neighbours, and its rows of ink say so again: most ink
-lies between the baseline and the top of the small letters.
-"""
+"""Lines out of words: a text broken into lines of natural length, and drawn words put on a baseline."""
 
 import math
-import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
@@ -14,36 +8,9 @@ import cv2
 import numpy as np
 
 from diffusion.layout import WidthModel
+from generation.word_measures import ASCENDER, DESCENDER, measure_words
 from utils.charset import is_right_to_left
 from utils.images import WHITE, ink_box
-
-# Where the ink of characters ends, above and below the baseline, in heights of a small letter.
-_ASCENDER, _CAPITAL, _DESCENDER = 1.85, 1.75, -0.75
-_EXTENTS = (
-    ("acemnorsuvwxz+ı", 1.0, 0.0),
-    ("gpqyµ", 1.0, _DESCENDER),
-    ("i", 1.6, 0.0),
-    ("jþ", 1.6, _DESCENDER),
-    ("t", 1.5, 0.0),
-    ("f", _ASCENDER, -0.2),
-    ("ſ", _ASCENDER, -0.4),
-    ("JQ", _CAPITAL, -0.2),
-    ("()[]{}|/\\", _ASCENDER, -0.5),
-    (".…", 0.2, 0.0),
-    (",", 0.25, -0.35),
-    (":", 0.9, 0.0),
-    (";", 0.9, -0.35),
-    ("-–—~·", 0.6, 0.4),
-    ("=", 0.8, 0.3),
-    ("«»‹›<>", 0.9, 0.1),
-    ("_", 0.0, -0.15),
-    ("'’‘\"“”´`^", _ASCENDER, 1.25),
-    ("*°", _ASCENDER, 1.1),
-)
-_EXTENT_OF = {character: (top, bottom) for characters, top, bottom in _EXTENTS for character in characters}
-_SMALL = frozenset("acegmnopqrsuvwxyz")
-_MARK_ABOVE = 0.6
-_ENOUGH_SMALL = 4  # small letters of a word that make its rows of ink tell as much as its text does
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,12 +33,12 @@ class LineStyle:
     @property
     def x_height(self) -> float:
         """Height of a small letter, pixels: ascenders and descenders just find room."""
-        return (self.height - 2 * self._margin) / (_ASCENDER + 0.1 - _DESCENDER + 0.1)
+        return (self.height - 2 * self._margin) / (ASCENDER + 0.1 - DESCENDER + 0.1)
 
     @property
     def baseline(self) -> float:
         """Row of the baseline, pixels from the top."""
-        return self._margin + (_ASCENDER + 0.1) * self.x_height
+        return self._margin + (ASCENDER + 0.1) * self.x_height
 
     @property
     def _margin(self) -> int:
@@ -87,72 +54,6 @@ class PlacedLine:
     image: np.ndarray
     baseline: float
     x_height: float
-
-
-def text_extent(text: str) -> tuple[float, float]:
-    """Where a text's ink ends above and below the baseline, in heights of a small letter; below is negative."""
-    tops, bottoms = [], []
-    for character in text:
-        base, *marks = unicodedata.normalize("NFD", character)
-        top, bottom = _EXTENT_OF.get(base, (_CAPITAL if base.isupper() or base.isdigit() else _ASCENDER, 0.0))
-        if any(unicodedata.combining(mark) == 230 for mark in marks):
-            top = top + (0.35 if base.isupper() else _MARK_ABOVE) if base not in "ij" else top
-        if any(unicodedata.combining(mark) in (202, 220) for mark in marks):  # cedilla, dot below
-            bottom = min(bottom, -0.35)
-        if not character.isspace():
-            tops.append(top)
-            bottoms.append(bottom)
-    return (max(tops), min(bottoms)) if tops else (1.0, 0.0)
-
-
-def measure_word(cut: np.ndarray, text: str) -> tuple[float, float]:
-    """Height of the small letters of a word and its baseline, from its text and its rows of ink.
-
-    Args:
-        cut: (h, w) uint8, ink on white, cut to the ink.
-    Returns:
-        The height, and the baseline's distance from the top of ``cut`` (below it for an apostrophe), in pixels.
-    """
-    top, bottom = text_extent(text)
-    expected = len(cut) / max(top - bottom, 0.1)
-    baseline = top * expected
-    small = sum(unicodedata.normalize("NFD", character)[0] in _SMALL for character in text)
-    if not small or len(cut) < 8:
-        return expected, baseline
-    start, end = _densest_band(cut, expected, baseline, is_tall=top > 1.3, is_deep=bottom < -0.1)
-    # A mean of the logarithms: half as high and twice as high are equally wrong.
-    weight = 0.7 * min(1.0, small / _ENOUGH_SMALL)
-    return expected * ((end - start) / expected) ** weight, baseline + weight * (end - baseline)
-
-
-def _densest_band(
-    cut: np.ndarray, expected: float, baseline: float, *, is_tall: bool, is_deep: bool
-) -> tuple[int, int]:
-    """First and last row of the band of rows that stand out most by their ink, near where the text lets expect
-    it.
-    """
-    profile = (WHITE - cut.astype(np.float64)).sum(axis=1)
-    profile = np.convolve(np.pad(profile, 1, mode="edge"), np.ones(3) / 3, mode="valid")
-    height = len(profile)
-    total, sums = profile.sum(), np.concatenate([[0.0], np.cumsum(profile)])
-    reach = 0.45 * expected
-    starts = (
-        range(max(0, int(baseline - expected - reach)), int(baseline - expected + reach)) if is_tall else [0]
-    )
-    ends = range(int(baseline - reach), min(height, int(baseline + reach)) + 1) if is_deep else [height]
-    best, band = -math.inf, (round(baseline - expected), round(baseline))
-    for start in starts:
-        for end in ends:
-            inside, outside = end - start, height - (end - start)
-            if inside < 0.5 * expected or not outside:
-                continue
-            ink = sums[end] - sums[start]
-            contrast = (ink / inside - (total - ink) / outside) * math.sqrt(inside * outside)
-            # Bands far from what is expected need more contrast.
-            contrast *= math.exp(-2 * math.log(inside / expected) ** 2)
-            if contrast > best:
-                best, band = contrast, (start, end)
-    return band if best > -math.inf else (round(baseline - expected), round(baseline))
 
 
 def place_words(
@@ -176,7 +77,11 @@ def place_words(
     ]
     if not words:
         raise ValueError("a line without ink")
-    scaled = [_scale_word(cut, text, style) for cut, text in words]
+    cuts, kept = zip(*words, strict=True)
+    scaled = [
+        _scale_word(cut, *measure, style)
+        for cut, measure in zip(cuts, measure_words(cuts, kept), strict=True)
+    ]
     character = sum(word.shape[1] for word, _ in scaled) / sum(len(text) for _, text in words)
     margin = round(style.x_height / 4)
     left, lefts = margin, []
@@ -197,9 +102,10 @@ def place_words(
     return PlacedLine(image=line, baseline=style.baseline, x_height=style.x_height)
 
 
-def _scale_word(cut: np.ndarray, text: str, style: LineStyle) -> tuple[np.ndarray, float]:
+def _scale_word(
+    cut: np.ndarray, x_height: float, baseline: float, style: LineStyle
+) -> tuple[np.ndarray, float]:
     """The word at the line's scale and its baseline's distance from its top, pixels."""
-    x_height, baseline = measure_word(cut, text)
     scale = min(style.x_height / x_height, style.height / len(cut))
     size = (max(1, round(cut.shape[1] * scale)), max(1, round(len(cut) * scale)))
     kind = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
