@@ -4,9 +4,9 @@
   python3 inference.py --models_path runs/iam --words Hello World --writer 000 011 --save_path out
   python3 inference.py --models_path runs/iam --words archive --mix 000:0.7 011:0.3
   python3 inference.py --models_path runs/iam --dataset_path data/iam --save_path data/iam_synthetic
-  accelerate launch --num_processes 4 inference.py --models_path runs/iam --words_file words.txt --save_path
-  out python3 inference.py --models_path runs/iam --words_file million.txt --writer all --output_format
-  webdataset --save_path tars
+  accelerate launch --num_processes 4 inference.py --models_path runs/iam --words_file words.txt
+  python3 inference.py --models_path runs/iam --words_file million.txt --output_format webdataset
+  python3 inference.py --models_path runs/iam --unit line --corpus book.txt --output_format page
 
 The output is a word folder (images/, metadata.jsonl) with a picture of the first words, sheet.png. The same
 command started again writes only what is missing.
@@ -165,8 +165,8 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         "--line_length",
         type=positive_int,
         help=(
-            "of the lines of --corpus, in mean widths of a character; wide hands get fewer characters (default:"
-            f" {DEFAULT_LENGTH:g})"
+            "of the lines of --corpus, in mean widths of a character; wide hands get fewer characters"
+            f" (default: {DEFAULT_LENGTH:g})"
         ),
     )
     group.add_argument(

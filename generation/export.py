@@ -1,12 +1,12 @@
 """Text images in the format of a trainer of handwriting recognition.
 
   python3 generation/export.py --dataset_path data/lines --save_dir data/lines_kraken --format kraken
-  python3 generation/export.py --dataset_path data/lines --save_dir data/lines_pylaia --format pylaia --height 128
-  python3 generation/export.py --dataset_path data/words --save_dir data/words_doctr --format doctr --split train val
+  python3 generation/export.py --dataset_path data/lines --save_dir data/lines_pylaia --format pylaia
+  python3 generation/export.py --dataset_path data/words --save_dir data/words_doctr --format doctr
 
-kraken's format serves Calamari and tesstrain as well; Hugging Face's datasets, and TrOCR with it, open --dataset_path as it
-is. The source is only read. manifest.jsonl says of each image where it came from, with its writer and scores; export.json
-counts what was left out. The folder is there whole or not at all.
+kraken's format serves Calamari and tesstrain as well; Hugging Face's datasets, and TrOCR with it, open
+--dataset_path as it is. The source is only read. manifest.jsonl says of each image where it came from, with
+its writer and scores; export.json counts what was left out. The folder is there whole or not at all.
 """
 
 import argparse
@@ -56,8 +56,11 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         "--format",
         choices=tuple(FORMATS),
         required=True,
-        help="kraken (also Calamari, tesstrain): pairs of .png and .gt.txt; pylaia: tables, symbols; paddleocr: lists of path "
-        "and text; lmdb: databases for PARSeq, ABINet and others; doctr: labels.json, words alone; hwd: a folder an author",
+        help=(
+            "kraken (also Calamari, tesstrain): pairs of .png and .gt.txt; pylaia: tables and symbols;"
+            " paddleocr: lists of path and text; lmdb: databases for PARSeq, ABINet and others; doctr:"
+            " labels.json, words alone; hwd: a folder an author"
+        ),
     )
     parser.add_argument(
         "--split", nargs="+", choices=SPLITS, default=[], help="only these splits (default: all)"
@@ -72,7 +75,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def clean_record(record: TextImage) -> tuple[TextImage, str | None]:
-    """The record with its text as trainers need it (NFC, single spaces, one line), or why it can't be exported."""
+    """The record with its text as trainers need it (NFC, one line, single spaces), or why it is left out."""
     text = normalise_text(record.text)
     if not text:
         return record, "empty_text"
@@ -108,8 +111,8 @@ def export(
     """Write records into an empty folder.
 
     Returns:
-        ``exported`` (images by split), ``left_out`` (images by reason) and ``changed_texts`` (texts whose white space or
-        Unicode form was changed).
+        ``exported`` (images by split), ``left_out`` (images by reason) and ``changed_texts`` (texts whose
+        white space or Unicode form was changed).
     Raises:
         UserError: if nothing is left, with the reasons.
     """
@@ -144,7 +147,8 @@ def export(
     if not exported:
         advice = " Cut lines into words first, or choose another format." if left_out["several_words"] else ""
         raise UserError(
-            f"--format {format_name}: none of {len(records)} images can be exported ({dict(left_out)}).{advice}"
+            f"--format {format_name}: none of {len(records)} images can be exported ({dict(left_out)})."
+            + advice
         )
     exporter.finish()
     return {"exported": dict(exported), "left_out": dict(left_out), "changed_texts": changed}
@@ -176,7 +180,8 @@ def claim_output(folder: Path, settings: dict, overwrite: bool) -> bool:
         return False
     if held != settings:
         raise UserError(
-            f"--save_dir {folder}: holds another export (see {SETTINGS_NAME}). Name another folder, or give --overwrite."
+            f"--save_dir {folder}: holds another export (see {SETTINGS_NAME}). Name another folder, or give"
+            " --overwrite."
         )
     return True
 

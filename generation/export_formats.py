@@ -1,13 +1,13 @@
-"""The formats that trainers of handwriting recognition take: one class each, which writes text images one by one.
+"""The formats that trainers of handwriting recognition take, one class each.
 
-Grammars: kraken 7 ``ketos train -f path``, Calamari and tesstrain; PyLaia 1.0; PaddleOCR's and deep-text-recognition's
-lists; LMDB as CRNN, ABINet and PARSeq read it; docTR's recognition data set; HWD's folder of authors.
+Grammars: kraken 7 ``ketos train -f path``, Calamari and tesstrain; PyLaia 1.0; PaddleOCR's and
+deep-text-recognition's lists; LMDB as CRNN, ABINet and PARSeq read it; docTR's recognition data set; HWD's
+folder of authors.
 """
 
 import json
 from collections import defaultdict
 from pathlib import Path
-from typing import Protocol
 
 from utils.errors import UserError
 from utils.output import write_atomically
@@ -16,10 +16,17 @@ from utils.text_images import TextImage
 LMDB_CHUNK = 1000  # images that are written together
 
 
-class ExportFormat(Protocol):
-    """Writes text images into an empty folder; what is true of all of them comes at the end."""
+class ExportFormat:
+    """Writes text images one by one into an empty folder; what is true of all of them comes at the end.
 
-    height: int | None  # of the images, pixels; None leaves them as they are
+    Attributes:
+        height: of the images, pixels; None leaves them as they are.
+    """
+
+    height: int | None = None
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
 
     def refuse(self, record: TextImage) -> str | None:
         """Why a record can't be written in this format; None if it can."""
@@ -33,21 +40,10 @@ class ExportFormat(Protocol):
         Returns:
             Where it lies, relative to the folder.
         """
+        raise NotImplementedError
 
     def finish(self) -> None:
-        """Write the lists."""
-
-
-class _Format:
-    """What the formats share: a folder, no demands on text or height."""
-
-    height: int | None = None
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    def refuse(self, record: TextImage) -> str | None:
-        """Take every record."""
+        """Write the lists, where the format has any."""
 
     def _save(self, relative: str, content: str | bytes) -> str:
         path = self.folder / relative
@@ -56,7 +52,7 @@ class _Format:
         return relative
 
 
-class KrakenFormat(_Format):
+class KrakenFormat(ExportFormat):
     """``train/x.png`` beside ``train/x.gt.txt``; serves Calamari and tesstrain as well."""
 
     def write(self, record: TextImage, name: str, png: bytes) -> str:
@@ -64,11 +60,8 @@ class KrakenFormat(_Format):
         self._save(f"{record.split}/{name}.gt.txt", record.text + "\n")
         return self._save(f"{record.split}/{name}.png", png)
 
-    def finish(self) -> None:
-        """Nothing but the pairs is needed."""
 
-
-class PylaiaFormat(_Format):
+class PylaiaFormat(ExportFormat):
     """``images/x.png`` and for each split a table (``train.txt``: id and tokens) and a list of ids
     (``train_ids.txt``); ``syms.txt`` numbers the tokens of all splits, CTC's blank is 0.
     """
@@ -97,9 +90,9 @@ class PylaiaFormat(_Format):
         self._save("syms.txt", "".join(f"{symbol} {number}\n" for number, symbol in enumerate(symbols)))
 
 
-class PaddleFormat(_Format):
-    """``images/x.png`` and for each split ``train.txt``: path, tab, text; ``dict.txt`` lists the characters, but not
-    the space, for which PaddleOCR has the setting ``use_space_char``.
+class PaddleFormat(ExportFormat):
+    """``images/x.png`` and for each split ``train.txt``: path, tab, text; ``dict.txt`` lists the characters,
+    but not the space, for which PaddleOCR has the setting ``use_space_char``.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -121,7 +114,7 @@ class PaddleFormat(_Format):
         self._save("dict.txt", "".join(f"{character}\n" for character in sorted(self._characters - {" "})))
 
 
-class LmdbFormat(_Format):
+class LmdbFormat(ExportFormat):
     """A database for each split: ``image-000000001`` (PNG), ``label-000000001``, ..., ``num-samples``."""
 
     def __init__(self, folder: Path) -> None:
@@ -152,7 +145,8 @@ class LmdbFormat(_Format):
         path = self.folder / split
         path.mkdir(parents=True, exist_ok=True)
         data = path / "data.mdb"
-        # The map has to hold what is there and what comes; pages of 4 KiB, each image up to one more than it needs.
+        # The map has to hold what is there and what comes; pages of 4 KiB, each image up to one more than it
+        # needs.
         size = sum(len(value) + 8192 for _, value in entries) + (data.stat().st_size if data.is_file() else 0)
         with (
             self._lmdb.open(str(path), map_size=2 * size + 2**20, lock=False) as database,
@@ -168,7 +162,7 @@ class LmdbFormat(_Format):
             self._flush(split)
 
 
-class DoctrFormat(_Format):
+class DoctrFormat(ExportFormat):
     """``train/images/x.png`` and ``train/labels.json``. docTR's vocabularies have no space: words only."""
 
     def __init__(self, folder: Path) -> None:
@@ -191,7 +185,7 @@ class DoctrFormat(_Format):
             write_atomically(self.folder / split / "labels.json", content)
 
 
-class HwdFormat(_Format):
+class HwdFormat(ExportFormat):
     """``train/<author>/x.png`` and ``train/transcriptions.json``."""
 
     def __init__(self, folder: Path) -> None:
@@ -213,11 +207,11 @@ class HwdFormat(_Format):
 
 
 class NameGiver:
-    """File names that every trainer and every disk takes, one a key: letters, digits, ``_`` and ``-`` alone, at most 80
-    characters, no two alike, not even in another case.
+    """File names that every trainer and every disk takes, one a key: letters, digits, ``_`` and ``-`` alone,
+    at most 80 characters, no two alike, not even in another case.
 
-    kraken and Calamari cut a name at its first dot, PyLaia at its first space, and takes what begins with ``#`` for a
-    comment.
+    kraken and Calamari cut a name at its first dot, PyLaia at its first space, and takes what begins with
+    ``#`` for a comment.
     """
 
     LONGEST = 80
@@ -227,7 +221,7 @@ class NameGiver:
         self._taken: set[str] = set()
 
     def name(self, wanted: str, key: str | None = None) -> str:
-        """A name like ``wanted`` for ``key`` (by default ``wanted`` itself): the same whenever it is asked for."""
+        """A name like ``wanted`` for ``key`` (by default ``wanted`` itself): always the same one."""
         key = wanted if key is None else key
         if key not in self._names:
             stem = "".join(c if c.isascii() and (c.isalnum() or c in "_-") else "_" for c in wanted)
@@ -241,7 +235,7 @@ class NameGiver:
         return self._names[key]
 
 
-FORMATS: dict[str, type[_Format]] = {
+FORMATS: dict[str, type[ExportFormat]] = {
     "kraken": KrakenFormat,
     "pylaia": PylaiaFormat,
     "paddleocr": PaddleFormat,

@@ -19,10 +19,11 @@ class LineStyle:
 
     Attributes:
         height: of the line's image, pixels.
-        space: between two words, in mean widths of a character of the line (1.21 is the median of 700 lines of
-            Copiste d'un jour, BAnQ 2024; 0.26 the deviation within a line).
+        space: between two words, in mean widths of a character of the line (1.21 is the median of 700 lines
+            of Copiste d'un jour, BAnQ 2024; 0.26 the deviation within a line).
         space_spread: standard deviation of the spaces, as a share of them.
-        unsteadiness: standard deviation of the words' height above the baseline, in heights of a small letter.
+        unsteadiness: standard deviation of the words' height above the baseline, in heights of a small
+            letter.
     """
 
     height: int = 64
@@ -47,8 +48,8 @@ class LineStyle:
 
 @dataclass(frozen=True, kw_only=True)
 class PlacedLine:
-    """A line's image, (H, W) uint8 ink on white, and the row of its baseline and height of its small letters, in
-    pixels.
+    """A line's image, (H, W) uint8 ink on white, and the row of its baseline and height of its small
+    letters, in pixels.
     """
 
     image: np.ndarray
@@ -136,7 +137,7 @@ def word_width(model: WidthModel | None, writers: dict[str, float] | None) -> Ca
 
 
 def _mean_width(model: WidthModel) -> float:
-    """Mean width of the small letters, which most of a text consists of; of all characters where there are none."""
+    """Mean width of the small letters, of which most of a text consists; of all characters without any."""
     small = [width for character, width in model.character_widths.items() if character.islower()]
     widths = small or list(model.character_widths.values())
     return sum(widths) / len(widths)
@@ -155,8 +156,8 @@ def break_lines(
 
     Args:
         texts: paragraphs; each begins a line.
-        width_of_line: for a line by its number, the function from a word to its width in that line's hand; see
-            ``word_width``.
+        width_of_line: for a line by its number, the function from a word to its width in that line's hand;
+            see ``word_width``.
         length: of a line, in the units of these widths.
         spread: standard deviation of the lengths, as a share.
         max_characters: of a line, where its model knows a limit; a word that is longer stands alone.

@@ -9,9 +9,9 @@ import numpy as np
 class LayoutStatistics:
     """How hands fill a page. Each pair is the mean over pages and the standard deviation among them.
 
-    The defaults were measured on 269 pages of Copiste d'un jour (BAnQ 2024, CC BY 4.0): copies of an encyclopaedia by
-    people of today, on plain and lined sheets, in the pages' largest text blocks of eight lines or more. They are
-    medians, with half of the range from the 16th to the 84th percentile.
+    The defaults were measured on 269 pages of Copiste d'un jour (BAnQ 2024, CC BY 4.0): copies of an
+    encyclopaedia by people of today, on plain and lined sheets, in the pages' largest text blocks of eight
+    lines or more. They are medians, with half of the range from the 16th to the 84th percentile.
 
     Attributes:
         lines: on a page.
@@ -19,7 +19,8 @@ class LayoutStatistics:
         x_height: height of a small letter, in line distances.
         line_distance: in page heights; what the others are scaled by.
         line_distance_unsteadiness: standard deviation of the distances within a page, in line distances.
-        left_margin, right_margin: from the page's edge to where lines begin and the longest end, in page widths.
+        left_margin, right_margin: from the page's edge to where lines begin and the longest end, in page
+            widths.
         top_margin: from the page's edge to the first baseline, in page heights.
         bottom_margin: least distance of the last baseline from the page's edge, in page heights.
         slope: of a page's lines, degrees, positive downhill.

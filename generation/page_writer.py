@@ -51,8 +51,8 @@ class PageLine:
 
 
 class PageWriter:
-    """Writes pages of one hand each: ``NAME.png``, ``NAME.xml``, and at the end ``pages.jsonl`` (each page's writer, lines,
-    texts and scores) and ``writers.csv`` (page, writer).
+    """Writes pages of one hand each: ``NAME.png``, ``NAME.xml``, and at the end ``pages.jsonl`` (each page's
+    writer, lines, texts and scores) and ``writers.csv`` (page, writer).
 
     A page depends on its lines, its name and the seed alone, so that an interrupted job goes on page by page.
     """
@@ -201,7 +201,8 @@ def _ink_ends(image: np.ndarray) -> tuple[int, int]:
 def _outline(line: PageLine, left: int, right: int) -> np.ndarray:
     """(N, 2) points around the ink: along its upper edge from left to right, along its lower one back.
 
-    In pieces about as wide as two letters, at least from the baseline to the top of the small letters, with a margin.
+    In pieces about as wide as two letters, at least from the baseline to the top of the small letters, with
+    a margin.
     """
     margin = max(2.0, line.x_height / 6)
     count = max(1, round((right - left) / (2 * line.x_height)))

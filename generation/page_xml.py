@@ -1,5 +1,5 @@
-"""The XML beside a page's picture: PAGE 2019-07-15 or ALTO 4.3, with polygon, baseline, reading order and text of
-each line.
+"""The XML beside a page's picture: PAGE 2019-07-15 or ALTO 4.3, with polygon, baseline, reading order and
+text of each line.
 """
 
 import xml.etree.ElementTree as ET

@@ -124,9 +124,10 @@ def jobs_of_corpus(
 
     Args:
         hands: take turns, line by line or page by page; None draws one for each.
-        length: of a line, in mean widths of a character in the mean hand; a wide hand's lines have fewer characters.
-        statistics: of pages; the lines of a page are of one hand, and the job's record says which page (``page``) it
-            stands on. None is single lines.
+        length: of a line, in mean widths of a character in the mean hand; a wide hand's lines have fewer
+            characters.
+        statistics: of pages; the lines of a page are of one hand, and the job's record says which page
+            (``page``) it stands on. None is single lines.
     """
     known = pipeline.config.writers
     rng = np.random.default_rng([seed, _PAGE_SALT])

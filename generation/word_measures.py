@@ -51,7 +51,8 @@ def text_extent(text: str, reach: tuple[float, float] = (1.0, 1.0)) -> tuple[flo
     """Where a text's ink ends above and below the baseline, in heights of a small letter; below is negative.
 
     Args:
-        reach: of the hand: how far it goes above the small letters and below the baseline, against most hands.
+        reach: of the hand: how far it goes above the small letters and below the baseline, against most
+            hands.
     """
     tops, bottoms = [], []
     for character in text:
@@ -71,13 +72,14 @@ def text_extent(text: str, reach: tuple[float, float] = (1.0, 1.0)) -> tuple[flo
 def measure_words(cuts: Sequence[np.ndarray], texts: Sequence[str]) -> list[tuple[float, float]]:
     """Height of the small letters of each word and its baseline, from its text and its rows of ink.
 
-    What the texts let expect is first fitted to the hand, whose ascenders and descenders are longer or shorter
-    than others' in all words alike.
+    What the texts let expect is first fitted to the hand, whose ascenders and descenders are longer or
+    shorter than others' in all words alike.
 
     Args:
         cuts: (h, w) uint8 each, ink on white, cut to the ink; all of one hand.
     Returns:
-        The height, and the baseline's distance from the top of the cut (below it for an apostrophe), in pixels.
+        The height, and the baseline's distance from the top of the cut (below it for an apostrophe), in
+        pixels.
     """
     weights = [_weight_of_rows(cut, text) for cut, text in zip(cuts, texts, strict=True)]
     bands = [
@@ -115,7 +117,7 @@ def _fit_reach(
     bands: Sequence[tuple[int, int] | None],
     weights: Sequence[float],
 ) -> tuple[float, float]:
-    """The hand's reach above and below that explains the bands best; unlikely ones need more words to show them."""
+    """The hand's reach above and below that explains the bands best; unlikely ones take more words."""
     best, fitted = math.inf, (1.0, 1.0)
     for above in _REACHES:
         for below in _REACHES:
@@ -139,8 +141,8 @@ def _find_band(cut: np.ndarray, text: str, reach: tuple[float, float]) -> tuple[
 def _densest_band(
     cut: np.ndarray, expected: float, baseline: float, *, is_tall: bool, is_deep: bool
 ) -> tuple[int, int]:
-    """First and last row of the band of rows that stand out most by their ink, near where the text lets expect
-    it.
+    """First and last row of the band of rows that stand out most by their ink, near where the text lets
+    expect it.
     """
     profile = (WHITE - cut.astype(np.float64)).sum(axis=1)
     profile = np.convolve(np.pad(profile, 1, mode="edge"), np.ones(3) / 3, mode="valid")

@@ -1,4 +1,4 @@
-"""Pages of lines: layout, picture, PAGE and ALTO, read again by a small parser; going on after an interruption."""
+"""Pages of lines: layout, picture, PAGE and ALTO, read by a small parser; resuming."""
 
 import csv
 import json
