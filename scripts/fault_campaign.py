@@ -81,7 +81,8 @@ COMMANDS = {
 def kill_at_file(trial: Trial, rng: random.Random) -> str | None:
     """SIGKILL just before a file or folder of the output is made, renamed or removed."""
     ending = trial.run(kill_at=rng.randint(1, max(1, trial.clean.changes)))
-    return ending.fault((0, -signal.SIGKILL)) or trial.fault_of_restart()
+    # A worker that is killed ends its parent with an error that says so.
+    return ending.fault((0, 2, -signal.SIGKILL)) or trial.fault_of_restart()
 
 
 def kill_at_random(trial: Trial, rng: random.Random) -> str | None:
