@@ -28,10 +28,11 @@ class PageSink:
         self._pages: dict[str, list[int]] = {}
         for number, job in enumerate(jobs):
             self._pages.setdefault(job.record.extra["page"], []).append(number)
-        self._is_finished = (page_writer.folder / PAGES_NAME).is_file()
+        self._is_finished = False
 
     def write(self, sample: Sampler) -> int:
         """Write the pages of this part that are not there yet; returns the number of their lines."""
+        self._is_finished = (self._page_writer.folder / PAGES_NAME).is_file()
         if self._is_finished:
             return 0
         pages = list(self._pages)[self._part.number :: self._part.count]

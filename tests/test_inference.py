@@ -482,7 +482,10 @@ def test_an_empty_words_file_is_named(fail, tmp_path):
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (("--words", "a", "--words_file", "b"), "give one of --words, --words_file and --dataset_path"),
+        (
+            ("--words", "a", "--words_file", "b"),
+            "give one of --words, --words_file, --dataset_path and --corpus",
+        ),
         (("--mix", "a", "--writer", "b"), "give --writer or --mix, not both"),
         (("--split", "test"), "goes with --dataset_path"),
         (("--words", " "), "--words: nothing but white space"),
