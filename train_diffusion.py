@@ -28,6 +28,7 @@ from diffusion.dataset import LatentCache, build_latent_cache, cache_key
 from diffusion.fresh_model import FreshModel, resume_model
 from diffusion.latent_recogniser import LATENT_RECOGNISER_FOLDER, find_latent_recogniser
 from diffusion.loading import read_config
+from diffusion.new_writers import start_from_nearest
 from diffusion.noise_schedule import FLOW_PREDICTION
 from diffusion.pipeline import HandwritingPipeline
 from diffusion.presets import DEFAULT_PRESET, PRESETS
@@ -177,6 +178,12 @@ def make_trainer(
     if checkpoint:
         trainer.restore(checkpoint)
         describe_resume(trainer, checkpoint)
+    elif start:
+        nearest = start_from_nearest(trainer, len(start.config.writers))
+        pairs = [f"{new} as {known}" for new, known in nearest.items()]
+        if pairs:
+            more = ", …" if len(pairs) > 6 else ""
+            accelerator.print(f"new writers start as the nearest known ones: {', '.join(pairs[:6])}{more}")
     return trainer
 
 

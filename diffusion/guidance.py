@@ -17,6 +17,14 @@ from utils.errors import UserError
 Writer = str | Mapping[str, float] | None  # a name, shares of several, or the mean writer
 
 
+def _check_shares(shares: Mapping[str, float]) -> None:
+    for name, share in shares.items():
+        if not 0 <= share <= 1:  # nan, too
+            raise UserError(f"a mix: the share of writer {name!r} is {share}, not 0 to 1")
+    if abs(sum(shares.values()) - 1) > 1e-3:
+        raise UserError(f"a mix: the shares must sum to 1, not {sum(shares.values()):.3f}")
+
+
 class GuidedModel:
     """A UNet with the names that it knows; texts and writers become its conditions.
 

@@ -60,7 +60,8 @@ def _add_data_flags(group: argparse._ArgumentGroup) -> None:
         "--init_from",
         type=Path,
         help="checkpoint or run to start from; writers and characters that it knows"
-        " keep their embeddings, new ones start from the mean",
+        " keep their embeddings; a new writer starts as the known one that predicts the images best, a new"
+        " character from the mean",
     )
 
 

@@ -54,21 +54,21 @@ class FolderWriter:
 
     def write(self, sample: Sampler) -> int:
         """Write the images of this part that are not there yet, in batches; returns their number."""
-        own = self.jobs[self.part.number :: self.part.count]
+        jobs = self.jobs[self.part.number :: self.part.count]
         if (self.folder / METADATA_NAME).is_file():
             # Words that were left out are not in it; images may have been removed since.
             kept = {record.file_name for record in read_metadata(self.folder / METADATA_NAME)}
             self._finished_with = len(kept)
-            missing = self._find(own, lambda name: name in kept and not is_whole_png(self.folder / name))
+            missing = self._find(jobs, lambda name: name in kept and not is_whole_png(self.folder / name))
         elif self.is_selective:
             self._outcomes = read_outcomes(self._readings_path(self.part))
-            missing = self._find(own, lambda name: not self._is_done(name))
+            missing = self._find(jobs, lambda name: not self._is_done(name))
         else:
-            missing = self._find(own, lambda name: not is_whole_png(self.folder / name))
+            missing = self._find(jobs, lambda name: not is_whole_png(self.folder / name))
         for parent in {(self.folder / job.record.file_name).parent for job in missing}:
             parent.mkdir(parents=True, exist_ok=True)
         with (
-            tqdm(total=len(own), initial=len(own) - len(missing), unit="word", desc="write") as bar,
+            tqdm(total=len(jobs), initial=len(jobs) - len(missing), unit="word", desc="write") as bar,
             ThreadPoolExecutor() as pool,
         ):
             saving: list[Future] = []
@@ -118,13 +118,13 @@ class FolderWriter:
             )
         parts = [Part(number=number, count=self.part.count) for number in range(self.part.count)]
         if self.part.count > 1:
-            own = self.jobs[self.part.number :: self.part.count]
-            write_metadata(self.folder, self._kept_records(own), name=shard_metadata_name(self.part))
+            jobs = self.jobs[self.part.number :: self.part.count]
+            write_metadata(self.folder, self._kept_records(jobs), name=shard_metadata_name(self.part))
             for part in parts:
                 self._outcomes |= read_outcomes(self._readings_path(part))
             names = [record.file_name for record in self._kept_records(self.jobs)]
             if not merge_shards(self.folder, self.part.count, names, self._write_rest):
-                return f"wrote       part {self.part.describe()}: {len(own)} words to {self.folder}"
+                return f"wrote       part {self.part.describe()}: {len(jobs)} words to {self.folder}"
         else:
             self._write_rest()
             write_metadata(self.folder, self._kept_records(self.jobs))

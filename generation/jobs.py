@@ -34,7 +34,7 @@ class Job:
 class JobList(Sequence[Job]):
     """Jobs, each made when it is asked for, so that a million of them need no memory. A slice is a view."""
 
-    def __init__(self, make: Callable[[int], Job], positions: Sequence[int] | np.ndarray) -> None:
+    def __init__(self, make: Callable[[int], Job], positions: range | np.ndarray) -> None:
         self._make = make
         self._positions = positions
 
@@ -57,7 +57,8 @@ class JobList(Sequence[Job]):
 
     def select(self, places: Sequence[int] | np.ndarray) -> "JobList":
         """The jobs at these places, in their order."""
-        return JobList(self._make, np.asarray(self._positions)[np.asarray(places, dtype=np.int64)])
+        places, of = np.asarray(places, dtype=np.int64), self._positions
+        return JobList(self._make, of.start + of.step * places if isinstance(of, range) else of[places])
 
 
 def fingerprint(jobs: Sequence[Job]) -> str:
@@ -223,7 +224,7 @@ def check_jobs(pipeline: HandwritingPipeline, jobs: JobList, skip_unknown: bool,
     texts: dict[str, str | None] = {}  # and the writers: what is wrong with each, if anything
     writers: dict[str, str | None] = {}
     kept, first_fault = array("q"), None
-    for place, job in enumerate(jobs):
+    for position, job in enumerate(jobs):
         text, name = job.record.text, job.record.writer
         if text not in texts:
             texts[text] = find_fault(text, None)
@@ -231,7 +232,7 @@ def check_jobs(pipeline: HandwritingPipeline, jobs: JobList, skip_unknown: bool,
             writers[name] = find_fault(None, job.writer)
         fault = texts[text] or writers[name]
         if fault is None:
-            kept.append(place)
+            kept.append(position)
             continue
         if not skip_unknown:
             raise UserError(

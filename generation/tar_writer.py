@@ -50,10 +50,10 @@ class TarWriter:
 
     def write(self, sample: Sampler) -> int:
         """Write the tars of this part that are not there yet; returns the number of words in them."""
-        own = range(self.part.number, self._num_tars(), self.part.count)
-        total = sum(len(self._jobs_of(number)) for number in own)
+        numbers = range(self.part.number, self._num_tars(), self.part.count)
+        total = sum(len(self._jobs_of(number)) for number in numbers)
         with tqdm(total=total, unit="word", desc="write") as bar:
-            for number in own:
+            for number in numbers:
                 if self._read_counts(number) is None:
                     self._written += self._write_tar(number, sample, bar)
                 else:
@@ -128,12 +128,12 @@ class TarWriter:
         Raises:
             UserError: if the tars don't hold each word once.
         """
-        own = f"wrote       {self._written} words of part {self.part.describe()} to {self.folder}"
+        of_part = f"wrote       {self._written} words of part {self.part.describe()} to {self.folder}"
         counts = {}
         for number in range(self._num_tars()):
             counts[self._tar(number).name] = self._read_counts(number)
         if None in counts.values():
-            return own
+            return of_part
         done = sum(tar["jobs"] for tar in counts.values())
         is_sum = all(tar["words"] + len(tar["rejected"]) == tar["jobs"] for tar in counts.values())
         if done != len(self.jobs) or not is_sum:
@@ -148,7 +148,7 @@ class TarWriter:
             "rejected": done - words,
         }
         write_atomically(self.folder / INDEX_NAME, json.dumps(index, indent=2))
-        lines = [f"{own}; {self.folder} holds all {words} in {len(counts)} tars"]
+        lines = [f"{of_part}; {self.folder} holds all {words} in {len(counts)} tars"]
         if done > words:
             lines.append(f"left out    {done - words} words (the tars' .json files name them)")
         if not words:

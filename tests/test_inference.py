@@ -3,26 +3,38 @@
 import json
 import re
 import shutil
+import sys
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from diffusion.latent_recogniser import LATENT_RECOGNISER_FOLDER, LatentRecogniser, LatentRecogniserConfig
+from diffusion.layout import WidthModel
+from diffusion.pipeline import HandwritingPipeline
+from diffusion.presets import make_config
 from generation.jobs import parse_mix
+from generation.output_folder import Part, lock_part
 from generation.planning import DEFAULT_WORDS
 from htr.recogniser import Reading
 from inference import main, parse_args
 from tests.helpers import (
     IMG_SIZE,
     PUBLISHED,
+    ROOT,
     TINY_TRAINING,
+    WORDS,
     WRITERS,
     hash_tree,
     make_word_folder,
     run_script,
     start_script,
 )
+from unet import UNet
+from utils.charset import Charset
 from utils.cli import run
 from utils.text_images import read_text_images
 
@@ -84,6 +96,32 @@ def test_the_command_of_the_readme_writes_default_words_beside_the_model(checkpo
         tuple(record.text for record in records) == DEFAULT_WORDS
         and f"wrote       {len(DEFAULT_WORDS)} words" in output
     )
+
+
+@pytest.mark.parametrize(
+    "characters", ["0123456789", "αβγδεζηθικλμνξοπρστυφχψω", "abcdefghijklmnoprstuvwxyz"]
+)
+def test_a_model_of_any_charset_writes_without_being_given_words(pipeline, write, tmp_path, characters):
+    charset = Charset(tuple(characters))
+    torch.manual_seed(0)
+    unet = UNet(make_config("tiny", num_writers=3, vocabulary_size=len(characters) + 1, max_length=8))
+    widths = WidthModel(dict.fromkeys(characters, 7.0), {}, left=2.0, room=60.0)
+    config = replace(pipeline.config, charset=charset, width_model=widths)
+    HandwritingPipeline(unet, pipeline.vae, config).save_pretrained(tmp_path / "model")
+    records = read_text_images(write("--single_image", "True", models_path=tmp_path / "model"))
+    assert records and set("".join(record.text for record in records)) <= set(characters)
+
+
+def test_a_trained_model_writes_texts_of_its_training(tiny_run, write):
+    records = read_text_images(write("--single_image", "True", models_path=tiny_run))
+    assert records and {record.text for record in records} <= set(WORDS)
+
+
+def test_nothing_is_written_beside_a_model_that_ships(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    for argv in ([], ["--models_path", "models/demo"], ["--models_path", str(ROOT / "models" / "demo")]):
+        assert parse_args(argv).save_path == Path("samples")
+    assert parse_args(["--models_path", "runs/iam"]).save_path == Path("runs/iam/samples")
 
 
 def test_the_output_is_a_word_folder(write):
@@ -228,6 +266,34 @@ def test_a_deleted_image_is_written_again_as_it_was(write):
     sorted((folder / "images").iterdir())[1].unlink()
     write("--words", "cab", "ace", "bad", "--writer", "01")
     assert hash_tree(folder) == before
+
+
+def test_an_image_that_a_power_cut_left_empty_is_written_again(write):
+    folder = write("--words", "cab", "ace", "bad", "--writer", "01")
+    before = hash_tree(folder)
+    images = sorted((folder / "images").iterdir())
+    for is_finished in (True, False):
+        images[0].write_bytes(b"")
+        images[1].write_bytes(images[1].read_bytes()[:-20])
+        if not is_finished:
+            (folder / "metadata.jsonl").unlink()
+        write("--words", "cab", "ace", "bad", "--writer", "01")
+        assert hash_tree(folder) == before
+
+
+def test_half_written_files_of_a_killed_process_are_removed(write):
+    folder = write("--words", "cab", "--writer", "01")
+    before = hash_tree(folder)
+    (folder / "images" / ".000000-cab-01.png-77.tmp").write_bytes(b"half")
+    (folder / "metadata.jsonl").unlink()
+    write("--words", "cab", "--writer", "01")
+    assert hash_tree(folder) == before
+
+
+def test_a_second_process_in_one_folder_is_refused(write, fail, tmp_path):
+    with lock_part(tmp_path / "out", Part(), "--save_path"):
+        assert "another process is writing there" in fail("--words", "cab")
+    assert len(read_text_images(write("--words", "cab"))) == 1
 
 
 def test_an_interrupted_job_is_finished(write):
@@ -420,6 +486,12 @@ def test_an_empty_words_file_is_named(fail, tmp_path):
         (("--mix", "a", "--writer", "b"), "give --writer or --mix, not both"),
         (("--split", "test"), "goes with --dataset_path"),
         (("--words", " "), "--words: nothing but white space"),
+        (("--oov", "2", "--dataset_path", "x", "--num_per_word", "2"), "--num_per_word 2: not with --oov"),
+        (("--oov", "2", "--dataset_path", "x", "--single_image", "False"), "--single_image False: not with"),
+        (("--oov_scope", "dataset"), "--oov_scope dataset: goes with --oov"),
+        (("--words_per_tar", "7"), "--words_per_tar 7: goes with --output_format webdataset"),
+        (("--normalise", "exact"), "--normalise exact: goes with --recogniser"),
+        (("--max_length", "7"), "--max_length 7: only for published weights"),
         (("--batch_size", "0"), "0 is not at least 1"),
         (("--num_steps", "x"), "'x' is not a whole number"),
     ],
@@ -514,6 +586,30 @@ def test_words_that_are_misread_are_left_out(write, fake, capsys):
         r.file_name for r in kept
     }
     assert f"left out    {len(rejected)} of 12 words" in capsys.readouterr().out
+
+
+def test_where_every_word_is_rejected_the_job_is_done(write, fake, capsys):
+    recogniser = fake(())
+    flags = (*WORD, "--recogniser", "fake", "--max_cer", "0")
+    folder = write(*flags)
+    output = capsys.readouterr().out
+    assert "left out    12 of 12 words" in output
+    assert f"wrote       no words to {folder}: allow more errors with --max_cer" in output
+    assert len((folder / "rejected.jsonl").read_text().splitlines()) == 12
+    assert not (folder / "sheet.png").exists() and not (folder / "metadata.jsonl").read_text()
+    seen = recogniser.seen
+    write(*flags)
+    assert recogniser.seen == seen and "held these 0 words already" in capsys.readouterr().out
+
+
+def test_tars_of_which_every_word_is_rejected_are_done(write, fake, capsys):
+    fake(())
+    flags = (*WORD, "--recogniser", "fake", "--max_cer", "0", "--output_format", "webdataset")
+    folder = write(*flags)
+    index = json.loads((folder / "index.json").read_text())
+    assert index == {"tars": {"words-000000.tar": 0}, "words": 0, "rejected": 12}
+    write(*flags)
+    assert "no word was kept" in capsys.readouterr().out
 
 
 def test_further_variants_are_tried_until_one_is_read(write, fake):
@@ -763,6 +859,27 @@ def test_shards_of_tars_add_up_also_after_a_kill(checkpoint, tmp_path, capsys):
     assert "wrote       2 words of part 0 of 2" in capsys.readouterr().out and len(tar.read_bytes()) == len(
         whole
     )
+
+
+def test_a_tar_whose_counts_are_damaged_is_written_again(checkpoint, tmp_path, capsys):
+    flags = ("--models_path", checkpoint, "--save_path", tmp_path / "tars", *TARS)
+    run_script("inference", *flags)
+    whole = read_tars(tmp_path / "tars")
+    for damage in ("{", "[]", "{}", '{"bytes": 1, "words": null, "jobs": 2, "rejected": []}'):
+        (tmp_path / "tars" / "words-000002.json").write_text(damage)
+        run_script("inference", *flags)
+        assert "words-000002.json is damaged" in capsys.readouterr().err
+        assert read_tars(tmp_path / "tars").keys() == whole.keys()
+
+
+def test_without_webdataset_no_tar_is_removed(checkpoint, tmp_path, monkeypatch):
+    flags = ("--models_path", checkpoint, "--save_path", tmp_path / "tars", *TARS)
+    run_script("inference", *flags)
+    before = hash_tree(tmp_path / "tars")
+    monkeypatch.setitem(sys.modules, "webdataset", None)
+    with pytest.raises(ValueError, match="pip install webdataset"):
+        run_script("inference", *flags, "--overwrite")
+    assert hash_tree(tmp_path / "tars") == before
 
 
 def test_tars_and_sheets_exclude_each_other(checkpoint, tmp_path):

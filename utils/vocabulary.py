@@ -91,7 +91,7 @@ def choose_oov_words(
         lengths: the set's lengths in characters are drawn from these, as far as the candidates have them;
             none is that any length is as good.
         seed: of that draw.
-        counts: how often each character was written so far, in the sets of other hands too; is counted on.
+        counts: how often each character was written so far, in the sets of other writers too; is counted on.
     Returns:
         ``count`` different words, or fewer where the list is used up.
     """

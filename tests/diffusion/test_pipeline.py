@@ -577,3 +577,9 @@ def test_a_batch_size_bounds_what_is_drawn_at_once_and_changes_no_image(pipeline
     assert np.abs(parts.astype(int) - whole).max() <= 1
     with pytest.raises(ValueError, match="batch_size 0: at least 1"):
         pipeline(texts, writers, batch_size=0)
+
+
+@pytest.mark.parametrize("shares", [{"01": float("nan")}, {"01": 1.5, "02": -0.5}, {"01": 0.5, "02": 0.4}])
+def test_the_shares_of_a_mix_are_0_to_1_and_sum_to_1(pipeline, shares):
+    with pytest.raises(ValueError, match="a mix: the share"):
+        pipeline.check(["cab"], [shares])

@@ -12,9 +12,9 @@ import torch
 from diffusion.pipeline import HandwritingPipeline
 from diffusion.presets import make_config
 from diffusion.published import load_published
-from inference import read_writer_dict
 from tests.helpers import PUBLISHED
 from unet import UNet
+from utils.json_files import read_json
 
 WEIGHTS = PUBLISHED / "models" / "ema_ckpt.pt"
 
@@ -148,7 +148,7 @@ def test_writers_are_called_by_number(published):
 def test_writers_can_be_named(tmp_path, vae_folder):
     (tmp_path / "writers.json").write_text(json.dumps({"000": 2, "001": 0}))
     named = HandwritingPipeline.from_pretrained(
-        PUBLISHED, vae=vae_folder, writer_dict=read_writer_dict(tmp_path / "writers.json")
+        PUBLISHED, vae=vae_folder, writer_dict=read_json(tmp_path / "writers.json", "--writer_dict")
     )
     assert named.config.writers == ("001", "1", "000", "3", "4", "5", "6")
 
@@ -162,8 +162,8 @@ def test_a_row_that_is_not_there_is_an_error(vae_folder, row):
 @pytest.mark.parametrize("content", ["", "[1]", "{"])
 def test_a_writer_dict_is_a_json_object(tmp_path, content):
     (tmp_path / "writers.json").write_text(content)
-    with pytest.raises(ValueError, match=r"--writer_dict .*writers\.json: not "):
-        read_writer_dict(tmp_path / "writers.json")
+    with pytest.raises(ValueError, match=r"--writer_dict: .*writers\.json"):
+        read_json(tmp_path / "writers.json", "--writer_dict")
 
 
 def test_published_weights_become_a_checkpoint(published, tmp_path, expected):

@@ -274,7 +274,7 @@ def test_the_report_is_one_file_that_needs_nothing_else(evaluate, tmp_path, gene
     evaluate("--recogniser", "fake")
     page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
     assert page.startswith("<!DOCTYPE html>") and "<script" not in page and "data:image/png;base64," in page
-    assert "<svg" in page and "&lt;b&gt;&amp;&quot;x" in page and '<b>&"x' not in page
+    assert "<svg" in page and "&lt;b&gt;&amp;&#34;x" in page and '<b>&"x' not in page
     sources = re.findall(r"(?:src|href)=['\"]([^'\"]+)", page)
     assert sources and "&lt;svg" not in page and all(source.startswith("data:") for source in sources)
     assert "read “cab” with confidence" in page and "real, the same record" in page
@@ -354,7 +354,7 @@ def test_writers_that_the_real_words_do_not_have_are_counted(evaluate, generated
         ],
     )
     assert any(
-        "1 generated words are of writers that --real does not have (new)" in line
+        "1 generated images are of writers that --real does not have (new)" in line
         for line in evaluate()["left_out"]
     )
 

@@ -1,4 +1,6 @@
-"""Statistics of strokes: those of drawn strokes of known width and slant, and of two folders."""
+"""Statistics of strokes: those of drawn strokes of known width and slant, and what they tell of two
+folders.
+"""
 
 import cv2
 import numpy as np

@@ -169,5 +169,5 @@ def test_the_verdict_does_not_hide_harm_or_chance():
 
 def test_the_verdict_tells_words_beside_from_words_before():
     text = verdict(summarise(make_runs({REAL: 0.2, MIXED: 0.3, THEN: 0.1})))
-    assert text.startswith("Generated words beside the real ones raised the character error rate at 10 %")
-    assert "Generated words before the real ones lowered the character error rate at 10 %" in text
+    assert text.startswith("Generated images beside the real ones raised the character error rate at 10 %")
+    assert "Generated images before the real ones lowered the character error rate at 10 %" in text

@@ -55,3 +55,16 @@ def test_a_fault_of_the_program_shows_its_traceback():
 
     with pytest.raises(ValueError, match="broadcast"):
         run(fail, argparse.Namespace())
+
+
+@pytest.mark.parametrize(
+    "error", [MemoryError(), RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory")]
+)
+def test_full_memory_is_one_line(error, capsys):
+    def fail(args):
+        raise error
+
+    with pytest.raises(SystemExit) as end:
+        run(fail, argparse.Namespace())
+    message = capsys.readouterr().err
+    assert end.value.code == 2 and message.startswith("error: this machine's memory is full; give a smaller")
