@@ -27,9 +27,14 @@ from generation.flags import parse_inference_args
 from generation.folder_writer import FolderWriter
 from generation.jobs import check_jobs, fingerprint
 from generation.output_folder import Part, check_apart, lock_part, prepare_output, remove_leftovers
+from generation.page_sink import PageSink
+from generation.page_writer import PageWriter
+from generation.page_xml import XML_FORMATS
+from generation.paper import find_papers
 from generation.planning import Request, plan_jobs
 from generation.sampling import SamplingSettings, Selection, write_batches
 from generation.tar_writer import TarWriter
+from generation.word_lines import LinesFromWords
 from htr.recogniser import load_recogniser
 from utils.cli import run
 from utils.device import choose_device, compile_in_place
@@ -105,7 +110,10 @@ def main(args: argparse.Namespace) -> None:
 
     # The words.
     request = fill(Request, args)
-    jobs = check_jobs(pipeline, plan_jobs(request, pipeline), args.skip_unknown, request.flag)
+    is_lines, is_pages = args.unit == "line", args.output_format in XML_FORMATS
+    papers = find_papers(args.paper) if args.paper else []
+    drawer = LinesFromWords(pipeline, words_at_once=args.batch_size) if is_lines else pipeline
+    jobs = check_jobs(drawer, plan_jobs(request, pipeline), args.skip_unknown, request.flag)
     pipeline.check_sampling(args.guidance_scale, args.writer_guidance_scale, args.redraws, args.scheduler)
     selection, selected_by = None, {}
     if args.recogniser:
@@ -117,6 +125,9 @@ def main(args: argparse.Namespace) -> None:
     is_tars = args.output_format == "webdataset"
     if is_tars:
         sink = TarWriter(args.save_path, jobs, words_per_tar=args.words_per_tar, part=part)
+    elif is_pages:
+        pages = PageWriter(args.save_path, xml_format=args.output_format, papers=papers, seed=args.seed)
+        sink = PageSink(pages, jobs, style=drawer.style, part=part)
     else:
         is_selective = selection is not None
         sink = FolderWriter(
@@ -130,6 +141,9 @@ def main(args: argparse.Namespace) -> None:
         "mix": args.mix,
         **{key: value for key, value in asdict(settings).items() if key != "batch_size"},
         **({"words_per_tar": args.words_per_tar} if is_tars else {}),
+        **({"unit": "line"} if is_lines else {}),
+        **({"output_format": args.output_format} if is_pages else {}),
+        **({"paper": str(args.paper.resolve())} if args.paper else {}),
         "single_image": args.single_image,
         "mixed_precision": args.mixed_precision,
         "shards": part.count,
@@ -144,7 +158,7 @@ def main(args: argparse.Namespace) -> None:
         )
         if part.count == 1:
             remove_leftovers(args.save_path)
-        sink.write(partial(write_batches, pipeline, settings=settings, selection=selection))
+        sink.write(partial(write_batches, drawer, settings=settings, selection=selection))
         print(sink.finish())
 
 

@@ -62,10 +62,8 @@ class GuidedModel:
                     )
             if writer is None and not self.unet.config.has_null_condition:
                 raise UserError("no writer: this model was trained without null conditions. Name one.")
-            if isinstance(writer, Mapping) and abs(sum(writer.values()) - 1) > 1e-3:
-                raise UserError(
-                    f"the shares of a mix of writers must sum to 1, not {sum(writer.values()):.3f}"
-                )
+            if isinstance(writer, Mapping):
+                _check_shares(writer)
 
     def check_sampling(
         self,

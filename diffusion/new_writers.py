@@ -55,7 +55,8 @@ def errors_as(trainer: DiffusionTrainer, hands: Tensor, indices: Tensor) -> Tens
     latents = trainer.draw_latents(indices, generator)
     noise = torch.randn(latents.shape, device=trainer.device, generator=generator)
     shares = torch.tensor(NOISE_SHARES, device=trainer.device).repeat(len(indices))[: len(indices)]
-    timesteps = shares * trainer.schedule.num_train_timesteps
+    # Whole ones: a schedule of variances has no others.
+    timesteps = (shares * trainer.schedule.num_train_timesteps).round().long()
     noisy_latents, target = trainer.schedule.add_noise(latents, noise, timesteps)
     input_ids, _, layout = trainer.conditions.batch(indices.to(trainer.device), latents.shape[-1])
     errors = []

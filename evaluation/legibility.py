@@ -1,7 +1,6 @@
 """How legible images are: what recognisers read in generated and in real ones."""
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +11,7 @@ from evaluation.measures import Measure
 from htr.error_rates import count_errors
 from htr.reading import Reading, Recogniser
 from utils.bootstrap import Bootstrap, Estimate
-from utils.errors import UserError
+from utils.json_files import read_json
 from utils.text_images import FILTER_SETTINGS, INFERENCE_SETTINGS
 
 LONGEST = 16  # characters; longer texts share a bar
@@ -207,6 +206,9 @@ def name_choosers(folder: Path) -> dict[str, str]:
 
     Looks into the settings that inference.py and generation/filter_words.py leave, and those of the folder
     that was filtered.
+
+    Raises:
+        UserError: if one of the files is damaged; the message names it.
     """
     choosers: dict[str, str] = {}
     visited: set[Path] = set()
@@ -218,26 +220,9 @@ def name_choosers(folder: Path) -> dict[str, str]:
             (FILTER_SETTINGS, "filtered the images"),
             (INFERENCE_SETTINGS, "chose among variants"),
         ):
-            values = _read_settings(folder / name)
+            values = read_json(folder / name) if (folder / name).is_file() else {}
             if values.get("recogniser"):
                 choosers.setdefault(str(values["recogniser"]), role)
             if name == FILTER_SETTINGS and values.get("dataset_path"):
                 source = Path(str(values["dataset_path"]))
     return choosers
-
-
-def _read_settings(path: Path) -> Mapping[str, object]:
-    """The JSON object in a settings file; empty where there is no file.
-
-    Raises:
-        UserError: if the file is damaged; the message names it.
-    """
-    if not path.is_file():
-        return {}
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{path}: damaged ({' '.join(str(error).split())[:200]})") from error
-    if not isinstance(values, dict):
-        raise UserError(f"{path}: damaged (not a JSON object)")
-    return values

@@ -145,8 +145,7 @@ def measure_variety(
         ),
         "real": _measure_classes(pair.real, pair.rows, vectors.get("real"), bootstrap.seed),
     }
-    generated, real = sides["generated"], sides["real"]
-    if generated is None:
+    if sides["generated"] is None:
         return []
     kinds = {
         "shapes": (
@@ -156,29 +155,39 @@ def measure_variety(
         ),
         "styles": ("diversity_style", "Variety of style", "1 - cosine of style vectors"),
     }
-    measures = []
-    for kind, (key, label, distance) in kinds.items():
-        distances = getattr(generated, kind)
-        if distances is None:
-            continue
-        values = {"generated": bootstrap.ratio(f"{key}/generated", distances)}
-        shared = 0
-        if real is not None and getattr(real, kind) is not None:
-            weights = _match_lengths(real.lengths, generated.lengths)
-            is_shared = np.isin(generated.lengths, real.lengths)
-            shared = int(is_shared.sum())
-        if shared:
-            weighted = (getattr(real, kind) * weights, weights)
-            values["real"] = bootstrap.ratio(f"{key}/real", *(column[weights > 0] for column in weighted))
-            values["ratio"] = bootstrap.quotient(
-                f"{key}/ratio",
-                (distances[is_shared], None),
-                tuple(column[weights > 0] for column in weighted),
-            )
-        protocol = (
-            f"mean over texts of one writer that are there several times (n of them) of the mean over their"
-            f" pairs; {distance}; real texts weighted by length to match the generated ones; ratio: over the"
-            f" {shared} generated texts whose length real ones have; 1 is as varied as real writing"
-        )
-        measures.append(Measure(key=key, label=label, values=values, protocol=protocol))
-    return measures
+    return [
+        _variety(key, label, distance, sides, kind, bootstrap)
+        for kind, (key, label, distance) in kinds.items()
+        if getattr(sides["generated"], kind) is not None
+    ]
+
+
+def _variety(
+    key: str,
+    label: str,
+    distance: str,
+    sides: Mapping[str, _Classes | None],
+    kind: str,
+    bootstrap: Bootstrap,
+) -> Measure:
+    """The variety by one kind of distance, ``shapes`` or ``styles``."""
+    generated, real = sides["generated"], sides["real"]
+    distances = getattr(generated, kind)
+    values = {"generated": bootstrap.ratio(f"{key}/generated", distances)}
+    real_distances = getattr(real, kind) if real is not None else None
+    shared = 0
+    if real_distances is not None:
+        is_shared = np.isin(generated.lengths, real.lengths)
+        shared = int(is_shared.sum())
+    if shared:
+        weights = _match_lengths(real.lengths, generated.lengths)
+        is_used = weights > 0
+        weighted = (real_distances * weights)[is_used], weights[is_used]
+        values["real"] = bootstrap.ratio(f"{key}/real", *weighted)
+        values["ratio"] = bootstrap.quotient(f"{key}/ratio", (distances[is_shared], None), weighted)
+    protocol = (
+        "mean over texts that one writer has several times (n of them) of the mean over pairs of images;"
+        f" {distance}; real texts weighted by length to match the generated ones; ratio: over the {shared}"
+        " generated texts whose length real ones have; 1 is as varied as real writing"
+    )
+    return Measure(key=key, label=label, values=values, protocol=protocol)

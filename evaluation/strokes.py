@@ -70,18 +70,26 @@ def measure_image(image: np.ndarray, text: str) -> Strokes | None:
 
 
 def estimate_stroke_width(image: np.ndarray, mask: np.ndarray) -> float:
-    """Pixels: the area of the ink over half the length of its outline.
+    """Pixels: the area of the ink over the length of its strokes.
 
+    The length comes from the outlines: a stroke of length l and width w has an outline of 2 (l + w).
     Half-dark pixels at the edge count by their darkness, so that widths of parts of a pixel differ.
     """
     paper = float(np.median(image[~mask])) if (~mask).any() else 255.0
     full = min(float(np.percentile(image[mask], DARKEST)), paper - 1)
-    near = cv2.dilate(mask.astype(np.uint8), np.ones((3, 3), np.uint8)).astype(bool)
-    area = ((paper - image[near].astype(np.float64)) / (paper - full)).clip(0, 1).sum()
+    darkness = ((paper - image.astype(np.float64)) / (paper - full)).clip(0, 1)
+    count, labels = cv2.connectedComponents(mask.astype(np.uint8), connectivity=8)
+    near = cv2.dilate(labels.astype(np.float32), np.ones((3, 3), np.uint8)).astype(np.int64)
+    areas = np.bincount(near.ravel(), darkness.ravel(), count)
+    halves = np.zeros(count)
     outlines, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
-    # An outline runs through the centres of its pixels; a dot's has no length.
-    length = sum(max(cv2.arcLength(outline, True), 2.0) for outline in outlines)
-    return float(2 * area / length)
+    for outline in outlines:
+        column, row = outline[0, 0]
+        halves[near[row, column]] += cv2.arcLength(outline, True) / 2
+    # An outline runs through the centres of its pixels: half of it is l + w - 2, and the area is l w.
+    halves, areas = halves[1:] + 2, areas[1:]
+    widths = (halves - np.sqrt(np.maximum(halves**2 - 4 * areas, 0))) / 2
+    return float(areas.sum() / (halves - widths).sum())
 
 
 def estimate_slant(mask: np.ndarray) -> float:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from evaluation.comparison import Comparison
-from evaluation.features import Reconstruct, embed_rows, embed_sets
+from evaluation.features import Embed, Reconstruct, embed_rows, embed_sets
 from evaluation.measures import LeftOut, Measure, Results, measure_distances
 from feature_extractor import StyleEncoder
 from utils.bootstrap import Bootstrap
@@ -200,6 +200,31 @@ def measure_retrieval(
     ]
 
 
+def measure_style_distances(
+    pair: Comparison, embed: Embed, reconstruct: Reconstruct | None, dim: int, bootstrap: Bootstrap
+) -> list[Measure]:
+    """Fréchet and kernel distance of style vectors.
+
+    Args:
+        embed: images to style vectors of ``dim`` numbers, and more behind them.
+    Raises:
+        LeftOut: if there are too few images.
+    """
+    # Scaled so that the kernel, which divides by the dimension, is (cosine + 1)^3.
+    sets = {
+        name: vectors[:, :dim] * np.sqrt(dim)
+        for name, vectors in embed_sets(pair, embed, reconstruct, "style").items()
+    }
+    return measure_distances(
+        ("style_fid", "style_kid"),
+        ("Fréchet style distance", "Kernel style distance"),
+        sets.pop("reference"),
+        sets,
+        f"vectors of the style encoder, {dim} dimensions, length sqrt({dim}); {pair.protocol}",
+        bootstrap,
+    )
+
+
 def measure_style(
     pair: Comparison,
     encoder: StyleEncoder,
@@ -225,19 +250,7 @@ def measure_style(
         embed_rows(pair.real, pair.rows, embed, "style real"), dim, pair.real.writers[pair.rows]
     )
     try:
-        # Scaled so that the kernel, which divides by the dimension, is (cosine + 1)^3.
-        sets = {
-            name: vectors[:, :dim] * np.sqrt(dim)
-            for name, vectors in embed_sets(pair, embed, reconstruct, "style").items()
-        }
-        results.measures += measure_distances(
-            ("style_fid", "style_kid"),
-            ("Fréchet style distance", "Kernel style distance"),
-            sets.pop("reference"),
-            sets,
-            f"vectors of the style encoder, {dim} dimensions, length sqrt({dim}); {pair.protocol}",
-            bootstrap,
-        )
+        results.measures += measure_style_distances(pair, embed, reconstruct, dim, bootstrap)
     except LeftOut as reason:
         results.notes.append(str(reason))
     position = {int(row): i for i, row in enumerate(pair.rows)}

@@ -7,6 +7,8 @@ from pathlib import Path
 
 from diffusion.noise_schedule import FLOW_INTERVAL, FULL_INTERVAL, SCHEDULERS
 from diffusion.pipeline import DEFAULT_GUIDANCE, DEFAULT_REDRAWS, DEFAULT_STEPS
+from generation.page_xml import XML_FORMATS
+from generation.word_lines import DEFAULT_LENGTH
 from htr.error_rates import NORMALISERS
 from htr.recogniser import CHOICES
 from utils.charset import normalise_texts
@@ -16,7 +18,7 @@ from utils.vocabulary import SCOPES
 
 ROOT = Path(__file__).resolve().parents[1]
 SHIPPED_MODEL = ROOT / "models" / "demo"
-OUTPUT_FORMATS = ("folder", "webdataset")
+OUTPUT_FORMATS = ("folder", "webdataset", *XML_FORMATS)
 PRECISIONS = ("no", "bf16", "fp16")
 WORDS_PER_TAR = 1000
 
@@ -32,7 +34,7 @@ def parse_inference_args(argv: Sequence[str] | None, description: str) -> argpar
     _add_sampling(parser.add_argument_group("how"))
     _add_selection(parser.add_argument_group("only legible words", "a wrong label harms a training set"))
     args = parser.parse_args(argv)
-    for find_mistake in (_mistake_in_texts, _mistake_in_sampling):
+    for find_mistake in (_mistake_in_texts, _mistake_in_lines, _mistake_in_sampling):
         if mistake := find_mistake(args):
             parser.error(mistake)
     args.num_per_word = args.num_per_word or 1
@@ -80,7 +82,10 @@ def _add_model_and_output(group: argparse._ArgumentGroup) -> None:
         "--output_format",
         choices=OUTPUT_FORMATS,
         default="folder",
-        help="folder of text images, or WebDataset tar files for millions of words",
+        help=(
+            "folder of text images; WebDataset tar files, for millions of them; or pages of a --corpus with"
+            " PAGE or ALTO files"
+        ),
     )
     group.add_argument(
         "--words_per_tar",
@@ -112,6 +117,39 @@ def _add_texts(group: argparse._ArgumentGroup) -> None:
         "--dataset_path",
         type=Path,
         help="folder of text images: its texts again, each in its own writer's style",
+    )
+    group.add_argument(
+        "--corpus",
+        type=Path,
+        help=(
+            "text file, one paragraph a line, for --unit line: broken into lines of natural length for the"
+            " writer, each written once; writers take turns, by line or by page"
+        ),
+    )
+    group.add_argument(
+        "--unit",
+        choices=("word", "line"),
+        default="word",
+        help=(
+            "word: each text is drawn as a whole; line: its words are drawn one by one and put on a baseline,"
+            " at the size that they have in a line"
+        ),
+    )
+    group.add_argument(
+        "--line_length",
+        type=positive_int,
+        help=(
+            "length of the lines of --corpus, in mean widths of a character; lines of wide writing have fewer"
+            f" characters (default: {DEFAULT_LENGTH:g})"
+        ),
+    )
+    group.add_argument(
+        "--paper",
+        type=Path,
+        help=(
+            "picture of empty paper to write pages on, or folder of such pictures, one drawn for each page"
+            " (default: white)"
+        ),
     )
     group.add_argument("--split", choices=SPLITS, help="split of --dataset_path (default: all)")
     group.add_argument(
@@ -248,9 +286,9 @@ def _add_selection(group: argparse._ArgumentGroup) -> None:
 
 
 def _mistake_in_texts(args: argparse.Namespace) -> str | None:
-    sources = sum(value is not None for value in (args.words, args.words_file, args.dataset_path))
-    if sources > 1 + bool(args.oov):
-        return "give one of --words, --words_file and --dataset_path"
+    given = (args.words, args.words_file, args.dataset_path, args.corpus)
+    if sum(value is not None for value in given) > 1 + bool(args.oov):
+        return "give one of --words, --words_file, --dataset_path and --corpus"
     if args.oov:
         if not args.dataset_path or args.words or args.mix:
             return (
@@ -268,6 +306,27 @@ def _mistake_in_texts(args: argparse.Namespace) -> str | None:
         return "--words: nothing but white space"
     if args.split and not args.dataset_path:
         return f"--split {args.split}: goes with --dataset_path"
+    return None
+
+
+def _mistake_in_lines(args: argparse.Namespace) -> str | None:
+    makes_pages = args.output_format in XML_FORMATS
+    if args.corpus and args.unit != "line":
+        return f"--corpus {args.corpus}: goes with --unit line"
+    if makes_pages and not args.corpus:
+        return f"--output_format {args.output_format}: pages are made of a --corpus, with --unit line"
+    if args.paper and not makes_pages:
+        return f"--paper {args.paper}: goes with --output_format {' or '.join(XML_FORMATS)}"
+    if args.line_length is not None and not args.corpus:
+        return f"--line_length {args.line_length}: goes with --corpus"
+    if args.corpus and not args.single_image:
+        return "--single_image False: sheets show one word of many writers; leave it out with --corpus"
+    if args.corpus and args.num_per_word:
+        return (
+            f"--num_per_word {args.num_per_word}: a --corpus is written once. Another --seed writes it anew"
+        )
+    if args.unit == "line" and args.oov:
+        return f"--oov {args.oov}: chooses words; leave --unit out"
     return None
 
 

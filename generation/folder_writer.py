@@ -20,6 +20,7 @@ from utils.text_images import METADATA_NAME, TextImage, read_jsonl, read_metadat
 
 REJECTED_NAME = "rejected.jsonl"
 SHEET_WORDS = 64
+LINE_ASPECT = 8  # images that are wider for their height stand below one another in a sheet
 
 
 class FolderWriter:
@@ -207,7 +208,8 @@ def _write_sheet(jobs: Iterable[Job], folder: Path, path: Path) -> None:
         images.append(np.asarray(Image.open(folder / job.record.file_name)))
         captions.append(f"{job.record.text} ({job.record.writer})")
     path.parent.mkdir(parents=True, exist_ok=True)
-    save_image(make_sheet(images, captions=captions), path)
+    is_of_lines = max(image.shape[1] / image.shape[0] for image in images) > LINE_ASPECT
+    save_image(make_sheet(images, captions=captions, columns=1 if is_of_lines else 4), path)
 
 
 # Parts

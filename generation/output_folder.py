@@ -19,6 +19,7 @@ INDEX_NAME = "index.json"  # of tar files; it says that all are there
 # What --overwrite removes. First of all what says that the output is complete.
 OUTPUTS = (
     *(METADATA_NAME, INDEX_NAME, "*.jsonl", "words-*.tar", "words-*.json", SHEET_NAME),
+    *("writers.csv", ".page-*.json", "page-*.xml", "page-*.png"),
     *(IMAGE_FOLDER, SHEET_FOLDER),
 )
 

@@ -17,6 +17,9 @@ from generation.jobs import (
     parse_mix,
     slug,
 )
+from generation.page_layout import LayoutStatistics
+from generation.page_xml import XML_FORMATS
+from generation.word_lines import DEFAULT_LENGTH, jobs_of_corpus
 from utils.charset import normalise_text, normalise_texts, read_texts
 from utils.errors import UserError
 from utils.text_images import IMAGE_FOLDER, TextImage, read_text_images
@@ -40,6 +43,9 @@ class Request:
 
     words: Sequence[str] | None = None
     words_file: Path | None = None
+    corpus: Path | None = None
+    line_length: int | None = None
+    output_format: str = "folder"
     dataset_path: Path | None = None
     split: str | None = None
     writer: Sequence[str] | None = None
@@ -55,6 +61,8 @@ class Request:
         """The flags that the words and writers come from, for messages."""
         if self.dataset_path:
             words = f"--dataset_path {self.dataset_path}"
+        elif self.corpus:
+            words = f"--corpus {self.corpus}"
         elif self.words_file:
             words = "--words_file"
         else:
@@ -69,6 +77,16 @@ def plan_jobs(request: Request, pipeline: HandwritingPipeline) -> JobList:
         FileNotFoundError, UserError: for files and folders that can't be read, and impossible requests.
     """
     known = pipeline.config.writers
+    if request.corpus:
+        writers = [parse_mix(request.mix)] if request.mix else None
+        return jobs_of_corpus(
+            read_texts(request.corpus, flag="--corpus"),
+            pipeline,
+            writers or choose_writers(request.writer or ["random"], known),
+            length=request.line_length or DEFAULT_LENGTH,
+            seed=request.seed,
+            statistics=LayoutStatistics() if request.output_format in XML_FORMATS else None,
+        )
     records = []
     if request.dataset_path:
         records = read_text_images(request.dataset_path, splits=[request.split] if request.split else [])

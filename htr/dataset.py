@@ -24,7 +24,10 @@ Words = tuple[Sequence[TextImage], Sequence[Path]]  # records and where their im
 
 
 def read_split(folder: Path, split: str, *, flag: str, split_flag: str | None = None) -> Words:
-    """The words of one split of a word folder, texts normalised; ``split_flag`` names another split.
+    """The images of one split of a folder, texts normalised.
+
+    Args:
+        split_flag: the flag that names another split, for messages.
 
     Raises:
         FileNotFoundError, ValueError: if there is no such folder, no word of this split, or an empty text.
@@ -41,39 +44,38 @@ def read_split(folder: Path, split: str, *, flag: str, split_flag: str | None = 
 
 
 def pick_words(records: Sequence[TextImage], paths: Sequence[Path], indices: Iterable[int]) -> Words:
-    """The words of these indices."""
+    """The images of these indices."""
     chosen = list(indices)
     return [records[i] for i in chosen], [paths[i] for i in chosen]
 
 
 def take_sample(words: Words, most: int) -> Words:
-    """At most ``most`` words, evenly spread over all."""
+    """At most ``most`` images, evenly spread over all."""
     count = len(words[0])
     return pick_words(*words, np.linspace(0, count - 1, min(most, count)).round().astype(int))
 
 
 def count_by_folder(words: TrainingSet, indices: Iterable[int]) -> dict[str, int]:
-    """How many of these indices lie in each word folder."""
+    """How many of these indices lie in each folder."""
     return dict(Counter(str(words.folder_of(i)) for i in indices))
 
 
 def load_crops(paths: Sequence[Path], *, img_height: int) -> list[np.ndarray]:
-    """Word images of one height and any widths, (img_height, w) uint8, cut to their ink.
+    """Text images of one height and any widths, (img_height, w) uint8, cut to their ink.
 
     Raises:
         FileNotFoundError, ValueError: if an image is missing, damaged or of another height; the message names
             it.
     """
     with ThreadPoolExecutor() as pool:
-        images = pool.map(
-            lambda path: crop_to_ink(read_image(path)).copy(), paths
-        )  # a view would keep the whole image
+        # Copied: a view would keep the whole image.
+        images = pool.map(lambda path: crop_to_ink(read_image(path)).copy(), paths)
         crops = list(tqdm(images, total=len(paths), desc="read images", unit="word", leave=False))
     for path, crop in zip(paths, crops, strict=True):
         if crop.shape[0] != img_height:
             raise UserError(
-                f"{path}: {crop.shape[0]} pixels high, but the words to train on have {img_height}."
-                " Preprocess all word folders with one height in --img_size."
+                f"{path}: {crop.shape[0]} pixels high, but the images to train on have {img_height}."
+                " Preprocess all folders with one height in --img_size."
             )
     return crops
 

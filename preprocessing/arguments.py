@@ -28,6 +28,7 @@ READER_FLAGS = {
     "iam": ("splits", "segmentation", "writer_from"),
     "gw": ("fold", "writer_from"),
     "imgur5k": ("images", "verify_md5"),
+    "pages": ("unit", "writer_from", "writer_pattern", "writer_table", "drop_lines_with"),
     "table": ("table", "image_column", "text_column", "writer_column", "split_column", "writer"),
     "fonts": ("num_words", "words_file", "fonts", "seed"),
 }
@@ -39,6 +40,7 @@ TEXT_FLAGS = (
     "max_length",
     "val_fraction",
     "test_fraction",
+    "unseen_writers",
     "background",
     "crop",
     "fit",
@@ -47,6 +49,11 @@ TEXT_FLAGS = (
     "max_scale",
     "split_words",
 )
+# The flags that say how a picture of a single word is fitted. What is cut out of pages has its writer's own
+# size.
+WORD_FLAGS = ("preset", "background", "crop", "fit", "align", "max_scale", "invert_dark", "split_words")
+WORD_SIZE = (64, 256)  # height and width in pixels
+LINE_SIZE = (64, 2048)
 ASPECT_FLAGS = ("align", "margin", "max_scale")  # change nothing with --fit squeeze
 
 
@@ -57,6 +64,7 @@ def make_parser(description: str | None = None) -> argparse.ArgumentParser:
     _add_selection_flags(parser.add_argument_group("which text images"))
     _add_image_flags(parser.add_argument_group("the image"))
     _add_reader_flags(parser)
+    _add_page_flags(parser.add_argument_group("pages (PAGE and ALTO)"))
     _add_table_flags(parser.add_argument_group("table"))
     _add_font_flags(parser.add_argument_group("fonts"))
     return parser
@@ -103,6 +111,13 @@ def _add_selection_flags(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--test_fraction", type=float, default=0.1, help="share of each writer's images for testing; likewise"
     )
+    group.add_argument(
+        "--unseen_writers",
+        type=float,
+        default=0.0,
+        metavar="SHARE",
+        help="share of the writers whose images are all for testing; for data sets that name no splits",
+    )
 
 
 def _add_image_flags(group: argparse._ArgumentGroup) -> None:
@@ -110,9 +125,9 @@ def _add_image_flags(group: argparse._ArgumentGroup) -> None:
         "--img_size",
         type=int,
         nargs=2,
-        default=(64, 256),
         metavar=("H", "W"),
-        help="image size in pixels, multiples of 8",
+        help="image size in pixels, multiples of 8; what is cut out of pages is as wide as its ink, at most W"
+        " (default: 64 256, for pages 64 2048)",
     )
     group.add_argument(
         "--background", choices=("whiten", "keep"), default="whiten", help="paper: made white, or kept"
@@ -137,8 +152,9 @@ def _add_image_flags(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--remove_rules",
         action=argparse.BooleanOptionalAction,
-        default=False,
-        help="erase ruler lines at the upper and lower edge",
+        default=None,
+        help="erase the rules of lined paper: all over a page (default for pages), or at the upper and lower"
+        " edge of a word's picture (default: kept)",
     )
     group.add_argument(
         "--invert_dark",
@@ -168,12 +184,14 @@ def _add_reader_flags(parser: argparse.ArgumentParser) -> None:
         default="ok",
         help="segmentations kept: those marked ok, or all",
     )
-    group = parser.add_argument_group("iam and gw")
+    group = parser.add_argument_group("iam, gw and pages")
     group.add_argument(
         "--writer_from",
-        choices=("dataset", "page"),
+        choices=("dataset", "folder", "page"),
         default="dataset",
-        help="source of the writers: the data set's table (gw: one writer), or each page (iam: form) as one",
+        help="source of the writers: the data set itself (gw: one writer; pages: one a document, which is"
+        " what page names share before their last number), or each folder of pages, or each page (iam: form)"
+        " as one",
     )
     group = parser.add_argument_group("gw")
     group.add_argument(
@@ -189,6 +207,33 @@ def _add_reader_flags(parser: argparse.ArgumentParser) -> None:
         action=argparse.BooleanOptionalAction,
         default=True,
         help="leave out pages whose content is not the published one",
+    )
+
+
+def _add_page_flags(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--unit",
+        choices=("line", "word"),
+        default="line",
+        help="whole lines, or words where the files outline them one by one",
+    )
+    group.add_argument(
+        "--writer_pattern",
+        metavar="REGEX",
+        help="regular expression sought in a page's path; its first group, or all that it matches, is the"
+        " writer (default: --writer_from)",
+    )
+    group.add_argument(
+        "--writer_table",
+        type=Path,
+        help="CSV or TSV file with the columns page and writer (default: --writer_from)",
+    )
+    group.add_argument(
+        "--drop_lines_with",
+        default="",
+        metavar="CHARACTERS",
+        help="marks of the transcription that do not stand on the page as they are written, such as # for"
+        " what nobody can read; lines with one of them are left out (default: none)",
     )
 
 
@@ -225,13 +270,15 @@ def parse_args(argv: Sequence[str] | None = None, description: str | None = None
         parser.error("--dataset_path is needed (or --dataset fonts, which draws its own texts)")
     if not args.dry_run and args.save_dir is None:
         parser.error("--save_dir is needed (or --dry_run)")
-    height, width = args.img_size
-    if any(side <= 0 or side % 8 for side in args.img_size):
+    height, width = args.img_size or WORD_SIZE
+    if height <= 0 or width <= 0 or height % 8 or width % 8:
         parser.error(f"--img_size {height} {width}: height and width are multiples of 8")
-    if args.margin < 0 or 2 * args.margin >= min(args.img_size):
+    if args.margin < 0 or 2 * args.margin >= min(height, width):
         parser.error(f"--margin {args.margin}: leaves no room in an image of {height}x{width} pixels")
     if not 0 < args.max_scale < math.inf:
         parser.error(f"--max_scale {args.max_scale}: must be a number above 0")
+    if not 0 <= args.unseen_writers < 1:
+        parser.error(f"--unseen_writers {args.unseen_writers}: a share of all writers, from 0 to below 1")
     val, test = args.val_fraction, args.test_fraction
     if not (val >= 0 and test >= 0 and val + test < 1):
         parser.error(f"--val_fraction {val} --test_fraction {test}: must be 0 or more, and below 1 together")
@@ -255,12 +302,18 @@ def check_flags(reader: str | None, args: argparse.Namespace) -> None:
                 f"--{flag} {getattr(args, flag)}: is for --dataset {' or '.join(readers)}; this is read as "
                 f"{shown}. Leave it out, or name the reader with --dataset."
             )
+    if reader != "pages" and args.writer_from == "folder":
+        raise UserError(f"--writer_from folder: is for --dataset pages; this is read as {shown}")
     if reader is None:
         refused = [flag for flag in TEXT_FLAGS if is_given(args, flag)]
+    elif reader == "pages":
+        refused = [flag for flag in WORD_FLAGS if is_given(args, flag)]
     else:
         refused = [flag for flag in ASPECT_FLAGS if args.fit == "squeeze" and is_given(args, flag)]
     if refused:
         why = "is for images with texts" if reader is None else "changes nothing with --fit squeeze"
+        if reader == "pages":
+            why = "is for images of single words; what is cut out of pages has its writer's own size"
         raise UserError(f"--{refused[0]} {getattr(args, refused[0])}: {why}. Leave it out.")
 
 
@@ -279,10 +332,10 @@ def fit_settings(reader: str | None, args: argparse.Namespace) -> FitSettings:
     else:
         fit = {"fit": args.fit, "background": args.background, "crop": args.crop, "align": args.align}
     return FitSettings(
-        img_size=tuple(args.img_size),
+        img_size=tuple(args.img_size or (LINE_SIZE if reader == "pages" else WORD_SIZE)),
         margin=args.margin,
         max_scale=args.max_scale,
-        remove_rules=args.remove_rules,
+        remove_rules=reader == "pages" if args.remove_rules is None else args.remove_rules,
         invert_dark=inverts,
         **fit,
     )

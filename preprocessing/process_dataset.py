@@ -23,15 +23,15 @@ if not __package__:  # the project's root, from whichever folder this is run
 from preprocessing.arguments import check_flags, fit_settings, is_given, parse_args, reader_options
 from preprocessing.cleaning import FitSettings
 from preprocessing.raw_word import FileImage, RawWord
-from preprocessing.readers import fonts, gw, iam, imgur5k, table
+from preprocessing.readers import fonts, gw, iam, imgur5k, pages, table
 from preprocessing.readers.search import IMAGE_SUFFIXES, ids_of_paths, walk
-from preprocessing.selection import describe, drop_table, filter_words, names_splits, split_by_writer
+from preprocessing.selection import choose_splits, describe, drop_table, filter_words, names_splits
 from preprocessing.writing import REPORT_NAME, open_save_dir, write_words
 from utils.errors import UserError
 from utils.output import write_atomically
 from utils.text_images import IMAGE_FOLDER, write_metadata
 
-READERS = {"iam": iam, "gw": gw, "imgur5k": imgur5k, "table": table, "fonts": fonts}
+READERS = {"iam": iam, "gw": gw, "imgur5k": imgur5k, "pages": pages, "table": table, "fonts": fonts}
 # Where each reader looks for images, said when most are missing.
 IMAGES_SOUGHT = {
     "iam": (
@@ -42,6 +42,10 @@ IMAGES_SOUGHT = {
     "imgur5k": (
         "Pages are sought below --images, else below --dataset_path, by the names of image_path: give the"
         " folder of the downloaded pages with --images."
+    ),
+    "pages": (
+        "A page's picture is sought by its name in the PAGE or ALTO file, and by that file's own name,"
+        " anywhere below --dataset_path."
     ),
     "table": "Images are sought by the table's paths, from its folder and from --dataset_path.",
 }
@@ -56,6 +60,7 @@ class Selection:
     max_length: int | None
     val_fraction: float
     test_fraction: float
+    unseen_writers: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,12 +117,12 @@ def process_described(
         raise UserError(
             "--val_fraction, --test_fraction: this data set names its own splits. Leave them out."
         )
-    words = split_by_writer(words, selection.val_fraction, selection.test_fraction)
     if not words:
         sought = IMAGES_SOUGHT.get(reader, "") if 2 * dropped["no_image"] > dropped.total() else ""
         raise UserError(
             f"{source}: nothing is left of this {reader} data set. {sought}\n{drop_table(dropped)}"
         )
+    words = choose_splits(words, selection.val_fraction, selection.test_fraction, selection.unseen_writers)
     if output.dry_run:
         print(describe(words))
         print(drop_table(dropped))
@@ -186,8 +191,8 @@ def warn_of_bare_images(paths: Sequence[Path], dataset_path: Path) -> None:
         if table.names_images(path):
             raise UserError(
                 f"--dataset_path {dataset_path}: {path.relative_to(dataset_path)} names images, but is not"
-                f" understood: {reason} Mend it or name it with --table, and its columns with --image_column"
-                " and --text_column; or take it away to resize the images without texts."
+                f" understood ({reason}). Mend it, or name it with --table and its columns with"
+                " --image_column and --text_column, or take it away to resize the images without texts."
             )
     print(
         f"warning: nothing in {dataset_path} says what is written on its {len(paths)} images. They are"
@@ -253,6 +258,7 @@ def main(args: argparse.Namespace) -> None:
         max_length=args.max_length,
         val_fraction=args.val_fraction,
         test_fraction=args.test_fraction,
+        unseen_writers=args.unseen_writers,
     )
     own_shares = is_given(args, "val_fraction") or is_given(args, "test_fraction")
     options = reader_options(reader, args)

@@ -11,6 +11,8 @@ from typing import Protocol
 
 from PIL import Image, ImageDraw, ImageOps, ImageStat
 
+from preprocessing.lines import LineImage
+
 # Why a text image is left out. Every one that is dropped is counted under exactly one of these.
 DROP_REASONS = (
     "err_segmentation",
@@ -29,6 +31,11 @@ DROP_REASONS = (
     "unknown_writer",
     "unlisted_image",
     "no_annotations",
+    "bad_xml",
+    "no_words",
+    "struck_out",
+    "marked",
+    "too_wide",
 )
 
 
@@ -119,15 +126,17 @@ class RawWord:
     ``writer`` is a string (leading zeros count); ``split`` is ``train``, ``val`` or ``test``, or None where
     the data set names none; ``source_id`` is the data set's own id, which becomes the image's name.
     ``sources`` are the files that the picture depends on: an image that an interrupted run wrote is made
-    again if one of them has changed since.
+    again if one of them has changed since. ``page`` is the page that it was cut out of, or None: one page is
+    never on both sides of a split.
     """
 
-    image: ImageSource
+    image: ImageSource | LineImage
     text: str
     writer: str
     split: str | None
     source_id: str
     sources: tuple[Path, ...] = ()
+    page: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

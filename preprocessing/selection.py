@@ -7,8 +7,10 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
+from preprocessing.page_splits import choose_writers, split_by_page
 from preprocessing.raw_word import DroppedWord, RawWord
 from utils.charset import normalise_text
+from utils.errors import UserError
 from utils.text_images import TextImage
 
 # Characters that leave no ink and are not of the classes "control" and "format": the grapheme joiner, Hangul
@@ -77,15 +79,41 @@ def names_splits(words: Sequence[RawWord]) -> bool:
     return any(word.split for word in words)
 
 
+def choose_splits(
+    words: Sequence[RawWord], val_fraction: float, test_fraction: float, unseen_writers: float = 0.0
+) -> list[RawWord]:
+    """Give each text image without a split one: by whole pages where it was cut out of one, else per writer.
+
+    A data set that names any split is left as it is, what it does not name goes to ``train``.
+
+    Args:
+        unseen_writers: share of the writers whose images all become ``test``.
+    Raises:
+        UserError: if writers are to be unseen, but the data set names its splits or has one writer.
+    """
+    if unseen_writers and len({word.writer for word in words}) == 1:
+        raise UserError(
+            f"--unseen_writers {unseen_writers}: there is one writer, {words[0].writer!r}. Leave the flag"
+            " out, or say with --writer_from, --writer_pattern or --writer_table whose hand each page is."
+        )
+    if names_splits(words):
+        if unseen_writers:
+            raise UserError(f"--unseen_writers {unseen_writers}: this data set names its own splits")
+        return [word if word.split else replace(word, split="train") for word in words]
+    if words and all(word.page for word in words):
+        return split_by_page(words, val_fraction, test_fraction, unseen_writers)
+    unseen = set(choose_writers((word.writer for word in words), unseen_writers))
+    seen = iter(split_by_writer([w for w in words if w.writer not in unseen], val_fraction, test_fraction))
+    return [replace(word, split="test") if word.writer in unseen else next(seen) for word in words]
+
+
 def split_by_writer(words: Sequence[RawWord], val_fraction: float, test_fraction: float) -> list[RawWord]:
     """Give each text image without a split one, per writer, the same on every machine.
 
     Each writer's images are ordered by the SHA-256 of their ids; the first ``test_fraction`` become ``test``,
     the next ``val_fraction`` ``val``, rounded to whole images, and at least one of each writer stays in
-    ``train``. A data set that names any split is left as it is, what it does not name goes to ``train``.
+    ``train``.
     """
-    if names_splits(words):
-        return [word if word.split else replace(word, split="train") for word in words]
     by_writer: dict[str, list[int]] = {}
     for index, word in enumerate(words):
         by_writer.setdefault(word.writer, []).append(index)

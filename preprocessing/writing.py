@@ -19,6 +19,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from preprocessing.cleaning import FitSettings, clean_word, fit_word, split_at_spaces
+from preprocessing.lines import LineImage
 from preprocessing.raw_word import BadBoxError, RawWord, decode
 from preprocessing.selection import hash_id
 from utils.errors import UserError
@@ -107,7 +108,7 @@ def write_words(
     """Write all images on all cores; returns the records, counts what had to be dropped."""
     stems = image_names([word.source_id for word in words])
     pairs = list(zip(words, stems, strict=True))
-    chunks = (pairs[i : i + CHUNK] for i in range(0, len(pairs), CHUNK))
+    chunks = chunks_of_pages(pairs)
     records = []
     with tqdm(total=len(pairs), unit="image", desc="images") as bar:
         for results in bounded_map(process_chunk, chunks, workers, save_dir, settings, split_words):
@@ -120,6 +121,19 @@ def write_words(
     if hasattr(os, "sync"):
         os.sync()  # before metadata.jsonl says that all is there, also after a power cut
     return records
+
+
+def chunks_of_pages(pairs: Sequence[tuple[RawWord, str]]) -> Iterator[list[tuple[RawWord, str]]]:
+    """The words in chunks, none of which ends within a page: a page is read once."""
+    chunk: list[tuple[RawWord, str]] = []
+    for pair in pairs:
+        page = pair[0].page
+        if len(chunk) >= CHUNK and (page is None or page != chunk[-1][0].page):
+            yield chunk
+            chunk = []
+        chunk.append(pair)
+    if chunk:
+        yield chunk
 
 
 def bounded_map(function: Callable, chunks: Iterator, workers: int, *args) -> Iterator:
@@ -190,6 +204,12 @@ def process_word(
     if not is_cut and is_written(target, word.sources, settings.img_size[0]):
         return [record]
     target.unlink(missing_ok=True)
+    if isinstance(word.image, LineImage):
+        drawn = word.image.draw(settings)
+        if isinstance(drawn, str):
+            return drawn
+        save_image(drawn, target)
+        return [record]
     try:
         image = word.image.load()
     except BadBoxError:

@@ -3,6 +3,8 @@
 import io
 import os
 import random
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -61,13 +63,19 @@ def damage_bytes(content: bytes, rng: random.Random) -> bytes:
     return bytes(data)
 
 
+def make_bomb(content: bytes) -> bytes:
+    """A PNG whose header says 20,000 x 20,000 pixels."""
+    header = b"IHDR" + struct.pack(">II", 20_000, 20_000) + content[24:29]
+    return content[:12] + header + struct.pack(">I", zlib.crc32(header)) + content[33:]
+
+
 def strange_picture(content: bytes, rng: random.Random) -> bytes:
     """A picture in another format or of another kind, whole or damaged; or a bomb."""
     image = Image.open(io.BytesIO(content)).convert("L")
     kind = rng.choice((*FORMATS, "bomb", "flat", "thin", "deep"))
     if kind == "bomb":
-        image = Image.new("1", (20_000, 20_000))
-    elif kind == "flat":
+        return make_bomb(content)
+    if kind == "flat":
         image = Image.new("L", image.size, rng.choice((0, 128, 255)))
     elif kind == "thin":
         image = image.resize(rng.choice(((1, 1), (1, 900), (900, 1), (2, 3), (4000, 2))))

@@ -931,3 +931,106 @@ def test_a_wrong_interval_is_named(checkpoint, tmp_path, capsys):
                 *interval,
             )
         assert "--guidance_interval" in capsys.readouterr().err
+
+
+# Lines and pages
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    path = tmp_path_factory.mktemp("corpus") / "corpus.txt"
+    path.write_text("a bad cab faced a dead deaf bee\n\nbed fade cafe\n" * 3, encoding="utf-8")
+    return path
+
+
+LINES = ("--unit", "line", "--num_steps", 1, "--guidance_scale", 1, "--line_length", 12)
+
+
+def corpus_words(corpus):
+    return corpus.read_text(encoding="utf-8").split()
+
+
+def test_a_corpus_becomes_lines_that_hold_all_its_words_in_order(checkpoint, corpus, tmp_path):
+    run_script(
+        "inference", "--models_path", checkpoint, "--corpus", corpus, *LINES, "--save_path", tmp_path / "out"
+    )
+    records = read_text_images(tmp_path / "out")
+    assert " ".join(record.text for record in records).split() == corpus_words(corpus)
+    sizes = {Image.open(tmp_path / "out" / record.file_name).size for record in records}
+    assert {height for _, height in sizes} == {32} and len(sizes) > 1
+    assert all(width % 8 == 0 for width, _ in sizes)
+
+
+@pytest.mark.parametrize("xml_format", ["page", "alto"])
+def test_a_corpus_becomes_pages_of_one_hand_each(checkpoint, corpus, tmp_path, xml_format):
+    flags = ("--models_path", checkpoint, "--corpus", corpus, *LINES, "--output_format", xml_format)
+    run_script("inference", *flags, "--save_path", tmp_path / "out")
+    pages = [
+        json.loads(line) for line in (tmp_path / "out/pages.jsonl").read_text(encoding="utf-8").splitlines()
+    ]
+    texts = [line["text"] for page in pages for line in page["lines"]]
+    assert " ".join(texts).split() == corpus_words(corpus)
+    for page in pages:
+        xml = (tmp_path / "out" / page["file_name"]).with_suffix(".xml").read_text(encoding="utf-8")
+        assert page["lines"][0]["text"] in xml and page["writer"] in WRITERS
+
+
+def test_pages_are_resumed_and_made_by_parts_alike(checkpoint, corpus, tmp_path):
+    long = tmp_path / "long.txt"
+    long.write_text(corpus.read_text() * 12)
+    flags = ("--models_path", checkpoint, "--corpus", long, *LINES, "--output_format", "page")
+    run_script("inference", *flags, "--save_path", tmp_path / "whole")
+    for part in (1, 0):
+        run_script("inference", *flags, "--save_path", tmp_path / "parts", "--shard", f"{part}/2")
+    whole, parts = hash_tree(tmp_path / "whole"), hash_tree(tmp_path / "parts")
+    assert len([name for name in whole if name.endswith(".png")]) > 1
+    del whole["inference.json"], parts["inference.json"]
+    assert whole == parts
+
+
+def test_finished_pages_stay_and_other_pages_need_overwrite(checkpoint, corpus, tmp_path, capsys):
+    flags = ("--models_path", checkpoint, "--corpus", corpus, *LINES, "--save_path", tmp_path / "out")
+    run_script("inference", *flags, "--output_format", "page")
+    before = hash_tree(tmp_path / "out")
+    run_script("inference", *flags, "--output_format", "page")
+    assert "finished" in capsys.readouterr().out and hash_tree(tmp_path / "out") == before
+    with pytest.raises(ValueError, match="other settings"):
+        run_script("inference", *flags, "--output_format", "alto")
+    run_script("inference", *flags, "--output_format", "alto", "--overwrite")
+    assert "<alto" in (tmp_path / "out/page-000000.xml").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("--corpus", "x.txt"), "--corpus x.txt: goes with --unit line"),
+        (("--output_format", "page"), "pages are made of a --corpus"),
+        (("--paper", "p.png"), "--paper p.png: goes with --output_format page or alto"),
+        (("--line_length", "9"), "--line_length 9: goes with --corpus"),
+        (("--unit", "line", "--corpus", "x", "--words", "a"), "give one of"),
+        (
+            ("--unit", "line", "--corpus", "x", "--num_per_word", "2"),
+            "--num_per_word 2: a --corpus is written once",
+        ),
+    ],
+)
+def test_flags_of_lines_that_do_not_fit_are_named(flags, message, capsys):
+    with pytest.raises(SystemExit):
+        parse_args(flags)
+    assert message in capsys.readouterr().err
+
+
+def test_a_character_of_the_corpus_that_the_model_lacks_is_named(checkpoint, tmp_path):
+    (tmp_path / "corpus.txt").write_text("a bäd cab")
+    with pytest.raises(ValueError, match=r"--corpus .*'ä' \(in 'bäd'\)"):
+        run_script(
+            "inference",
+            "--models_path",
+            checkpoint,
+            "--corpus",
+            tmp_path / "corpus.txt",
+            *LINES,
+            "--save_path",
+            tmp_path / "out",
+        )
+    assert not (tmp_path / "out").exists()

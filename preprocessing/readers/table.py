@@ -220,7 +220,7 @@ def reason_against(path: Path) -> str | None:
             return "it is empty"
         choose_columns(path, head, Columns())
     except UserError as error:
-        return str(error).removeprefix("--table ").removeprefix(f"{path}: ")
+        return str(error).removeprefix("--table ").removeprefix(str(path)).lstrip(": ")
     return None
 
 

@@ -161,16 +161,16 @@ def _json_rows(path: Path, lines: list[str]) -> Iterator[TableRow]:
         if not line.strip():
             continue
         where = f"--table {path} line {number}"
+        if line.lstrip().startswith("["):
+            raise UserError(f"{where}: a JSON list. Write one JSON object a line.")
         try:
             values = json.loads(line, object_pairs_hook=_unique_keys)
         except RecursionError as error:
             raise UserError(f"{where}: nested too deeply") from error
         except ValueError as error:
-            if line.lstrip().startswith("["):
-                raise UserError(f"{where}: a JSON list. Write one JSON object a line.") from error
             raise UserError(f"{where}: not JSON ({error})") from error
         if not isinstance(values, dict):
-            raise UserError(f"{where}: expected one JSON object a line, found {line.strip()[:60]!r}")
+            raise UserError(f"{where}: expected a JSON object, found {line.strip()[:60]!r}")
         yield TableRow(line=number, values=values)
 
 

@@ -300,6 +300,34 @@ def test_the_words_are_only_read(evaluate, real, generated):
 # What can go wrong
 
 
+def test_a_decompression_bomb_is_skipped_and_named(evaluate, generated, monkeypatch):
+    name = read_text_images(generated)[0].file_name
+    Image.new("L", (64 * 30, 32), 255).save(generated / name)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 64 * 32 * 4)
+    (note,) = [line for line in evaluate()["left_out"] if "can't be read" in line]
+    assert name in note and "decompression bomb" in note
+
+
+@pytest.mark.parametrize("content", ["{", "[" * 100_000, "[]"])
+def test_damaged_settings_of_the_generated_images_are_named(evaluate, generated, capsys, content):
+    (generated / "inference.json").write_text(content)
+    assert "inference.json: damaged" in fail(capsys, evaluate).replace("holds list, not an object", "damaged")
+
+
+def test_words_and_lines_of_2000_pixels_are_measured_together(evaluate, real, generated, style_encoder):
+    for folder in (real, generated):
+        records = read_text_images(folder)
+        for number in range(4):
+            word = np.asarray(Image.open(folder / records[0].file_name))
+            line = np.tile(word, (1, 2000 // word.shape[1]))
+            Image.fromarray(line).save(folder / "images" / f"line{number}.png")
+        lines = [TextImage(f"images/line{n}.png", "cab " * 20, "01", "test") for n in range(4)]
+        write_metadata(folder, [*records, *lines])
+    measures = evaluate("--style_encoder", style_encoder, "--recogniser", "fake")["measures"]
+    assert measures["nmae"]["generated"]["n"] == 12 and measures["cer/fake"]["generated"]["n"] == 12
+    assert {"style_fid", "strokes/slant", "diversity_style", "nearest_writer"} <= set(measures)
+
+
 def test_damaged_images_are_skipped_and_counted(evaluate, generated):
     (generated / read_text_images(generated)[0].file_name).write_bytes(b"\x89PNG not")
     found = evaluate()
@@ -392,17 +420,36 @@ def test_a_missing_split_is_named(evaluate, capsys):
 # FID's network
 
 
-def test_the_weights_of_fid_are_loaded_from_a_file(tmp_path, monkeypatch):
+@pytest.fixture(scope="module")
+def random_inception(tmp_path_factory):
+    """A file of random weights of the right shapes."""
     inception = pytest.importorskip("torch_fidelity.feature_extractor_inceptionv3")
-    with monkeypatch.context() as patch:  # random weights of the right shapes
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr(inception, "load_state_dict_from_url", lambda *args, **options: {})
         patch.setattr(inception.FeatureExtractorInceptionV3, "load_state_dict", lambda self, state: None)
         network = inception.FeatureExtractorInceptionV3("inception-v3-compat", ["2048"])
-    torch.save(network.state_dict(), tmp_path / "random.pth")
-    loaded, description = load_inception(tmp_path / "random.pth")
+    path = tmp_path_factory.mktemp("inception") / "random.pth"
+    torch.save(network.state_dict(), path)
+    return path
+
+
+def test_the_weights_of_fid_are_loaded_from_a_file(random_inception):
+    loaded, description = load_inception(random_inception)
     assert "NOT the standard ones" in description
     with torch.inference_mode():
         assert loaded(torch.zeros(1, 3, 32, 64, dtype=torch.uint8)).shape == (1, 2048)
+
+
+def test_the_features_of_fid_are_torch_fidelitys_own_and_torchmetrics_differs_by_its_resizing(
+    random_inception,
+):
+    fid = pytest.importorskip("torchmetrics.image.fid")
+    ours, _ = load_inception(random_inception)
+    theirs = fid.NoTrainInceptionV3("inception-v3-compat", ["2048"], str(random_inception))
+    torch.manual_seed(0)
+    whole = torch.randint(0, 256, (1, 3, 299, 299), dtype=torch.uint8)
+    with torch.inference_mode():
+        assert torch.allclose(ours(whole), theirs(whole), atol=1e-5), "nothing to resize"
 
 
 @pytest.mark.parametrize("content", [b"", b"not weights", None])

@@ -5,14 +5,16 @@ there is any.
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
+from evaluation.comparison import compare_folders
 from evaluation.copies import choose_controls, find_neighbours, nearest
 from evaluation.distances import frechet_distance, kernel_distance
 from evaluation.image_sets import make_thumbnail
 from evaluation.legibility import compare_readings, group_error_rates, length_names, measure_legibility
 from evaluation.measures import LeftOut, measure_distances
-from evaluation.pixel_measures import class_pairs, thumbnail_distance
+from evaluation.pixel_measures import class_pairs, measure_variety, thumbnail_distance
 from evaluation.styles import (
     StyledImages,
     average_precisions,
@@ -24,6 +26,7 @@ from htr.error_rates import character_error_rates, count_errors, keep_letters
 from htr.reading import Reading
 from utils.bootstrap import Bootstrap
 from utils.images import pixel_difference
+from utils.text_images import TextImage, write_metadata
 
 BOOTSTRAP = Bootstrap(resamples=200, seed=0)
 
@@ -369,3 +372,76 @@ def test_diversity_is_within_a_text_and_a_hand():
     words = thumbnails(make_words(2))
     assert thumbnail_distance(words, np.array([[0, 0]])) == pytest.approx(0, abs=1e-3)
     assert thumbnail_distance(words, np.array([[0, 1]])) > 0.2
+
+
+def make_repeated(folder, blots, *, texts=("ab", "ab", "abcdef", "abcdef"), images=3, seed=0):
+    """A folder in which each text is there several times by one writer, its images ``distance`` pixels of
+    shift apart.
+    """
+    rng = np.random.default_rng(seed)
+    (folder / "images").mkdir(parents=True)
+    records = []
+    for number, text in enumerate(dict.fromkeys(texts)):
+        base = make_words(1, seed=number)[0]
+        for copy in range(images):
+            image = base.copy()
+            for _ in range(blots * len(text)):
+                top, left = rng.integers(4, 24), rng.integers(4, 84)
+                image[top : top + 4, left : left + 4] = 20
+            name = f"images/{number}-{copy}.png"
+            Image.fromarray(image).save(folder / name)
+            records.append(TextImage(name, text, "w", "test"))
+    write_metadata(folder, records)
+    return folder
+
+
+def test_the_variety_is_a_share_of_that_of_real_texts_of_the_same_length(tmp_path):
+    real = make_repeated(tmp_path / "real", 3, texts=("ab", "cd", "abcdef"))
+    same = make_repeated(tmp_path / "same", 3, texts=("xy", "ghijkl"), seed=1)
+    none = make_repeated(tmp_path / "none", 0, texts=("xy", "ghijkl"))
+    for folder, low, high in ((same, 0.6, 1.4), (none, -0.01, 0.01)):
+        pair = compare_folders(real, folder, split=None, most=None, seed=0)
+        (measure,) = measure_variety(pair, {}, BOOTSTRAP)
+        assert low < measure.values["ratio"].value < high and measure.values["ratio"].n == 2
+    # Real texts count by the generated texts' lengths: two of two characters as much as one of six.
+    by_length = []
+    for text in ("xy", "ghijkl"):
+        folder = make_repeated(tmp_path / text, 3, texts=(text,))
+        (alone,) = measure_variety(
+            compare_folders(real, folder, split=None, most=None, seed=0), {}, BOOTSTRAP
+        )
+        by_length.append(alone.values["real"])
+    assert [estimate.n for estimate in by_length] == [2, 1]
+    mean = np.mean([estimate.value for estimate in by_length])
+    assert measure.values["real"].value == pytest.approx(mean)
+
+
+def test_the_variety_of_style_is_measured_beside_that_of_shapes(tmp_path):
+    folder = make_repeated(tmp_path / "real", 2)
+    pair = compare_folders(folder, folder, split=None, most=None, seed=0)
+    angles = np.linspace(0, 1, 6)
+    vectors = np.stack([np.cos(angles), np.sin(angles)], axis=1)
+    measures = measure_variety(pair, {"generated": vectors, "real": vectors}, BOOTSTRAP)
+    assert [measure.key for measure in measures] == ["diversity_pixels", "diversity_style"]
+    assert measures[1].values["ratio"].value == pytest.approx(1)
+
+
+def test_a_correlation_over_writers_has_an_interval_and_needs_three_of_them():
+    rng = np.random.default_rng(0)
+    one = rng.normal(size=40)
+    estimate = BOOTSTRAP.correlation("name", one, one + 0.5 * rng.normal(size=40))
+    assert estimate.value == pytest.approx(np.corrcoef(one, one + 0)[0, 1], abs=0.25) and estimate.n == 40
+    assert estimate.low < estimate.value < estimate.high <= 1
+    assert BOOTSTRAP.correlation("name", one, -one).value == pytest.approx(-1)
+    assert np.isnan(BOOTSTRAP.correlation("name", one, np.ones(40)).value)
+    with pytest.raises(ValueError, match="needs three of them; here are 2"):
+        BOOTSTRAP.correlation("name", one[:2], one[:2])
+
+
+def test_a_quotient_of_ratios_has_an_interval_and_is_nothing_over_zero():
+    rng = np.random.default_rng(0)
+    estimate = BOOTSTRAP.quotient("name", (rng.random(200) + 1, None), (rng.random(200) + 2, None))
+    assert (
+        estimate.value == pytest.approx(1.5 / 2.5, abs=0.05) and estimate.low < estimate.value < estimate.high
+    )
+    assert np.isnan(BOOTSTRAP.quotient("name", (np.ones(3), None), (np.zeros(3), None)).value)

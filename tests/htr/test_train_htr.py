@@ -11,11 +11,14 @@ import torch
 from PIL import Image
 
 from htr import trainer as htr_trainer
+from htr import training as htr_training
 from htr.crnn import CRNN
 from htr.dataset import read_split
+from htr.error_rates import ErrorRates
 from htr.recogniser import load_recogniser
 from htr.train_htr import main, parse_args
-from htr.trainer import HTRSettings, HTRTrainer, make_model, train_recogniser
+from htr.trainer import HTRSettings, HTRTrainer
+from htr.training import make_model, train_recogniser
 from tests.helpers import assert_equal_files, make_word_folder
 from utils.checkpoint import save_checkpoint
 from utils.errors import UserError
@@ -36,9 +39,9 @@ def folder(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def tiny_model(monkeypatch):
     """New models of 5,000 parameters."""
-    config = htr_trainer.CRNNConfig
+    config = htr_training.CRNNConfig
     monkeypatch.setattr(
-        htr_trainer, "CRNNConfig", lambda **given: config(**given, channels=(4, 8, 8, 8), hidden=8, layers=1)
+        htr_training, "CRNNConfig", lambda **given: config(**given, channels=(4, 8, 8, 8), hidden=8, layers=1)
     )
 
 
@@ -47,7 +50,7 @@ def train(folder, run, *flags):
 
 
 def make_rates(cer):
-    return htr_trainer.ErrorRates(words=2, cer=cer, cer_interval=(0, 1), wer=1.0, wer_interval=(0, 1))
+    return ErrorRates(words=2, cer=cer, cer_interval=(0, 1), wer=1.0, wer_interval=(0, 1))
 
 
 def make_trainer(folder, **changes):
@@ -207,11 +210,11 @@ def test_a_study_trains_on_word_lists_without_a_word_printed(folder, tmp_path):
         valid=read_split(folder, "val", flag="--valid"),
         test=read_split(folder, "test", flag="--test"),
         mixed_precision="no",
-        say=said.append,
+        report=said.append,
         settings=HTRSettings(max_train_steps=1, batch_size=2),
     )
     assert results == json.loads((tmp_path / "run" / "results.json").read_text(), object_hook=_with_tuples)
-    assert said[0].startswith("words       6 to train on (6 an epoch), 2 to validate on, 2 to test on")
+    assert said[0].startswith("images      6 to train on (6 an epoch), 2 to validate on, 2 to test on")
 
 
 def _with_tuples(values):
@@ -221,7 +224,7 @@ def _with_tuples(values):
 def test_characters_that_no_training_word_has_are_counted_and_said(folder, tmp_path, capsys):
     make_word_folder(tmp_path / "test", ["xay", "cab"], splits=("test",), img_size=(32, 64))
     train(folder, tmp_path / "run", "--max_train_steps", 1, "--test", tmp_path / "test")
-    assert "1 of 2 test words can't be read right: no training word has their x y" in capsys.readouterr().out
+    assert "1 of 2 test texts can't be read right: no training text has their x y" in capsys.readouterr().out
     assert json.loads((tmp_path / "run" / "results.json").read_text())["unknown_characters"]["test"] == {
         "x": 1,
         "y": 1,
@@ -237,10 +240,7 @@ def test_words_too_narrow_for_their_text_are_skipped_and_counted(folder, tmp_pat
     metadata = tmp_path / "words" / "metadata.jsonl"
     metadata.write_text(metadata.read_text().replace('"face"', '"faace"'))
     train(tmp_path / "words", tmp_path / "run", "--max_train_steps", 1)
-    assert (
-        "skipped     1 words whose image is too narrow for their text, e.g. 'faace'"
-        in capsys.readouterr().out
-    )
+    assert "skipped     1 images that are too narrow for their text, e.g. 'faace'" in capsys.readouterr().out
 
 
 def test_one_image_is_enough(tmp_path):
@@ -255,7 +255,7 @@ def test_one_image_is_enough(tmp_path):
 def test_images_of_several_heights_are_refused(folder, tmp_path):
     make_word_folder(tmp_path / "high", ["cab", "bad"], splits=("val", "train"), img_size=(64, 128))
     for flag in ("--train", "--valid"):
-        with pytest.raises(ValueError, match=r"high.*: 64 pixels high, but the words to train on have 32"):
+        with pytest.raises(ValueError, match=r"high.*: 64 pixels high, but the images to train on have 32"):
             train(folder, tmp_path / "run", "--max_train_steps", 1, flag, tmp_path / "high")
 
 

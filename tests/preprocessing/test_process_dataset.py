@@ -18,7 +18,7 @@ from preprocessing.arguments import PRESETS, make_parser, parse_args
 from preprocessing.cleaning import FitSettings
 from preprocessing.process_dataset import READERS, main, recognise
 from preprocessing.raw_word import DROP_REASONS, DroppedWord, FileImage, RawWord
-from preprocessing.selection import filter_words, split_by_writer
+from preprocessing.selection import choose_splits, filter_words
 from preprocessing.writing import image_names, process_word
 from tests.helpers import ROOT, draw_page, draw_word, hash_tree, make_gw, make_iam, make_imgur5k
 from utils.cli import parse_bool
@@ -274,11 +274,11 @@ def test_every_dropped_word_is_counted_once():
 
 def test_splits_are_per_writer_and_the_same_everywhere():
     words = [raw(writer=f"w{i % 3}", source_id=f"id{i}") for i in range(120)]
-    split = split_by_writer(words, 0.05, 0.1)
+    split = choose_splits(words, 0.05, 0.1)
     counts = Counter((word.writer, word.split) for word in split)
     assert counts == {(f"w{w}", s): n for w in range(3) for s, n in (("train", 34), ("val", 2), ("test", 4))}
     by_id = {word.source_id: word.split for word in split}
-    turned = split_by_writer(words[::-1], 0.05, 0.1)
+    turned = choose_splits(words[::-1], 0.05, 0.1)
     assert {word.source_id: word.split for word in turned} == by_id
     # Pinned: another machine or version must give the same splits.
     assert sorted(name for name, s in by_id.items() if s == "val") == [
@@ -292,8 +292,8 @@ def test_splits_are_per_writer_and_the_same_everywhere():
 
 
 def test_a_writers_only_word_is_for_training():
-    assert [word.split for word in split_by_writer([raw()], 0.4, 0.5)] == ["train"]
-    assert [word.split for word in split_by_writer([raw(split="test"), raw(source_id="b")], 0.4, 0.5)] == [
+    assert [word.split for word in choose_splits([raw()], 0.4, 0.5)] == ["train"]
+    assert [word.split for word in choose_splits([raw(split="test"), raw(source_id="b")], 0.4, 0.5)] == [
         "test",
         "train",
     ]
@@ -538,7 +538,7 @@ def test_flags_of_another_reader_are_refused(tmp_path):
     with pytest.raises(ValueError, match=r"--images .*: is for --dataset imgur5k"):
         call("--dataset", "gw", "--dataset_path", source, "--images", tmp_path, "--dry_run")
     with pytest.raises(
-        ValueError, match=r"--writer_from page: is for --dataset iam or gw; this is read as table"
+        ValueError, match=r"--writer_from page: is for --dataset iam or gw or pages; this is read as table"
     ):
         call("--dataset_path", make_table(tmp_path / "table"), "--writer_from", "page", "--dry_run")
     call("--dataset_path", source, "--preset", "wordstylist", "--writer_from", "page", "--dry_run")

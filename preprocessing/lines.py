@@ -1,0 +1,203 @@
+"""Lines of writing cut out of a page, at their hand's own size, each with its baseline at one height of the
+canvas.
+"""
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import cv2
+import numpy as np
+from PIL import Image
+
+from preprocessing.cleaning import FitSettings, to_grey
+from preprocessing.line_shapes import LineFrame, LineShape, make_frames
+from preprocessing.straightening import Strip, find_ink, straighten
+from utils.images import WHITE
+
+X_HEIGHT = 0.22  # of the canvas: the height of small letters
+BASELINE = 0.66  # of the canvas, from its top
+SMALLEST = (
+    0.6  # of its hand's size: what a line with a very tall stroke is reduced to, before that is cut off
+)
+LARGEST_SCALE = 6.0  # canvas pixels a page pixel; a hand that would need more was measured wrongly
+VISIBLE = 40  # darkness of a cleaned line that counts as ink
+LEAST_PIXELS = 12  # of ink in a line
+PIXELS_A_LINE = 2.2  # times the canvas's height; larger pages are reduced before they are cut
+MOST_PIXELS = 24e6  # of a page that is cut
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class PageLines:
+    """A page's picture and where all of its lines are, also those that nobody wants: they are neighbours.
+
+    ``size`` is (width, height) of the page in the units of its lines' points, 0 where its file doesn't say.
+    """
+
+    path: Path
+    size: tuple[float, float]
+    shapes: tuple[LineShape, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LineImage:
+    """One line of a page, by its number."""
+
+    page: PageLines
+    number: int
+
+    def draw(self, settings: FitSettings) -> np.ndarray | str:
+        """The line on its canvas: (height, w) uint8, w a multiple of 8; or the reason why there is none."""
+        return _cut_page(self.page, settings)[self.number]
+
+
+@lru_cache(maxsize=1)
+def _cut_page(page: PageLines, settings: FitSettings) -> list[np.ndarray | str]:
+    """All lines of a page; the last page is kept, since a page's lines follow each other."""
+    try:
+        grey, scale, shift = _load_part(page, settings.img_size[0])
+    except Exception:  # whatever the picture's decoder raises
+        return ["unreadable_image"] * len(page.shapes)
+    return cut_lines(grey, make_frames(page.shapes, scale, shift, grey.shape), settings)
+
+
+def _load_part(page: PageLines, height: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The part of a page that has lines, no larger than a canvas of ``height`` pixels needs.
+
+    Returns:
+        (H, W) uint8 grey, and (2,) ``scale`` and ``shift``: a point of the file lies at ``point * scale -
+        shift``.
+    """
+    with warnings.catch_warnings(), Image.open(page.path) as image:
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        full = np.array(image.size, float)
+        scale = np.array(
+            [pixels / units if units > 0 else 1.0 for pixels, units in zip(full, page.size, strict=True)]
+        )
+        outlines = [np.array(shape.polygon or shape.baseline).reshape(-1, 2) * scale for shape in page.shapes]
+        # Points far off the page say nothing of where its lines are.
+        outlines = [o for o in outlines if len(o) and (np.abs(o - full / 2) <= full).all()]
+        usual = float(np.median([np.ptp(outline, axis=0).min() for outline in outlines] or [0.0]))
+        wanted = max(1.0, usual / (PIXELS_A_LINE * height))
+        image.draft(
+            "L", tuple((full / wanted).astype(int))
+        )  # JPEG files can be read at a half, a quarter or an eighth
+        image.load()
+        grey = to_grey(image)
+    read = np.array(grey.shape[::-1]) / full
+    scale, usual = scale * read, usual * read.mean()
+    left, top, right, bottom = 0, 0, *grey.shape[::-1]
+    if outlines:
+        points, margin = np.concatenate(outlines) * read, 2 * usual + 50
+        left, top = np.clip(points.min(axis=0) - margin, 0, (right - 1, bottom - 1)).astype(int)
+        right, bottom = np.clip(points.max(axis=0) + margin, (left + 1, top + 1), (right, bottom)).astype(int)
+    grey = np.ascontiguousarray(grey[top:bottom, left:right])
+    reduction = max(wanted * read.mean(), (grey.size / MOST_PIXELS) ** 0.5)
+    shift = np.array([left, top], float)
+    if reduction > 1.05:
+        size = np.maximum(np.rint(np.array(grey.shape[::-1]) / reduction), 1)
+        part = size / grey.shape[::-1]
+        grey = cv2.resize(grey, size.astype(int).tolist(), interpolation=cv2.INTER_AREA)
+        scale, shift = scale * part, shift * part
+    return grey, scale, shift
+
+
+def cut_lines(
+    grey: np.ndarray, frames: Sequence[LineFrame | None], settings: FitSettings
+) -> list[np.ndarray | str]:
+    """Cut all lines of a page.
+
+    Args:
+        grey: (H, W) uint8.
+        frames: where the lines are; None for one that no outline was found for.
+    Returns:
+        For each line (height, w) uint8 with ink on white, w a multiple of 8; or the reason why there is none.
+    """
+    page = find_ink(grey, frames, settings.remove_rules)
+    strips: list[Strip | None] = [None if frame is None else straighten(page, frame) for frame in frames]
+    for number, (strip, frame) in enumerate(zip(strips, frames, strict=True)):
+        if strip is not None and frame.is_guessed:
+            strips[number] = Strip(strip.darkness, _lowest_of_body(strip))
+    x_height = hand_size([strip for strip in strips if strip is not None])
+    return ["bad_box" if strip is None else place(strip, x_height, settings) for strip in strips]
+
+
+def hand_size(strips: Sequence[Strip]) -> float:
+    """The height of a page's small letters in pixels: the median of its lines', at least 2."""
+    sizes = [size for strip in strips if (size := x_height(strip)) is not None]
+    if not sizes:  # hardly any ink: an outline has about four times the height of its small letters
+        sizes = [0.13 * len(strip.darkness) for strip in strips]
+    return max(2.0, float(np.median(sizes))) if sizes else 2.0
+
+
+def x_height(strip: Strip) -> float | None:
+    """The distance of the baseline to the top of small letters, in pixels; None where there is too little
+    ink.
+
+    The rows above the baseline fall into those of small letters, full of ink, and those above, which only
+    tall strokes
+    reach: the border is where the two differ most (Otsu's criterion on the rows' ink).
+    """
+    rows = (strip.darkness > VISIBLE).sum(axis=1).astype(float)
+    above = np.trim_zeros(np.convolve(rows, np.ones(3) / 3, mode="same")[: round(strip.base) + 1], "f")[::-1]
+    count = len(above)
+    if count < 7 or above.sum() < 5 * LEAST_PIXELS:
+        return None
+    inner = np.arange(1, count)  # rows of small letters
+    sums = np.cumsum(above)[:-1]
+    means = sums / inner, (above.sum() - sums) / (count - inner)
+    contrast = np.maximum(means[0] - means[1], 0)
+    criterion = (inner * (count - inner) * contrast**2)[3:]
+    if not criterion.size or criterion.max() <= 0:
+        return None
+    row = int(criterion.argmax()) + 3
+    # Between two rows, where the ink falls below the middle of both kinds of rows.
+    middle = (means[0][row] + means[1][row]) / 2
+    inside, outside = above[row], above[row + 1]
+    part = (inside - middle) / (inside - outside) if inside > middle > outside else 0.0
+    return float(row + 1 + part - 0.5)
+
+
+def _lowest_of_body(strip: Strip) -> float:
+    """The row under which hardly any ink is: the baseline, where a file gives none."""
+    rows = np.convolve((strip.darkness > VISIBLE).sum(axis=1), np.ones(3) / 3, mode="same")
+    if rows.max() <= 0:
+        return strip.base
+    full = np.flatnonzero(rows >= 0.5 * np.percentile(rows[rows > 0], 90))
+    return float(full[-1] + 1)
+
+
+def place(strip: Strip, x_height: float, settings: FitSettings) -> np.ndarray | str:
+    """Put a straight line on its canvas, small letters ``X_HEIGHT`` of it high; smaller where a stroke is too
+    tall.
+
+    Args:
+        x_height: height of the hand's small letters in pixels of the strip.
+    Returns:
+        (height, w) uint8, w a multiple of 8; or the reason why there is none.
+    """
+    height, widest = settings.img_size
+    is_ink = strip.darkness > VISIBLE
+    rows, columns = np.flatnonzero(is_ink.any(axis=1)), np.flatnonzero(is_ink.any(axis=0))
+    if is_ink.sum() < LEAST_PIXELS:
+        return "empty_image"
+    scale = min(X_HEIGHT * height / x_height, LARGEST_SCALE)
+    above, below = max(1.0, strip.base - rows[0] + 1), max(1.0, rows[-1] + 2 - strip.base)
+    fitting = min((BASELINE * height - 1) / above, ((1 - BASELINE) * height - 1) / below)
+    scale = max(min(scale, fitting), SMALLEST * scale)
+    part = strip.darkness[:, max(0, columns[0] - 1) : columns[-1] + 2]
+    size = (max(1, round(part.shape[1] * scale)), max(1, round(part.shape[0] * scale)))
+    width = -(-(size[0] + 2 * settings.margin) // 8) * 8
+    if width > widest:
+        return "too_wide"
+    part = cv2.resize(part, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC)
+    canvas = np.full((height, width), WHITE, np.uint8)
+    top = round(BASELINE * height - strip.base * scale)
+    first, last = max(0, top), min(height, top + size[1])
+    if last > first:
+        canvas[first:last, settings.margin : settings.margin + size[0]] = (
+            WHITE - part[first - top : last - top]
+        )
+    return canvas
