@@ -1,6 +1,7 @@
-"""The style encoder: word images to style vectors and to the names of writers.
+"""The style encoder: text images to style vectors and to the names of writers.
 
-It measures whether a generated word is in its writer's hand, and is the space of the style distances.
+It measures whether a generated image is in its writer's handwriting, and its vectors are the space of the
+style distances.
 """
 
 from collections.abc import Sequence
@@ -20,12 +21,13 @@ STYLE_WEIGHTS_NAME = "style_encoder.safetensors"
 KIND = "style_encoder"
 BACKBONES = ("mobilenet_v3_small", "mobilenet_v3_large", "resnet18", "resnet34", "efficientnet_b0")
 INK_LEVEL = 0.5  # of the way from white to black: darker pixels are ink
-BLANK_WEIGHT = 1e-4  # of a cell without ink in the pooling, so that an empty image has a style too
+BLANK_WEIGHT = 1e-4  # of a cell without ink in the pooling, so that an empty image has a style vector too
 LOGIT_SCALE = 16.0
 WIDTH_STEP = 32  # pixels
+BATCH_COLUMNS = 32_768  # pixels: 64 words 512 wide, 16 lines 2,000 wide; bounds the memory
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class StyleEncoderConfig:
     """What fixes a style encoder's tensors.
 
@@ -58,8 +60,8 @@ def build_backbone(name: str) -> tuple[nn.Module, int]:
     model = getattr(torchvision.models, name)(weights=None)
     if name.startswith("resnet"):
         model.conv1 = nn.Conv2d(1, 64, 7, stride=2, padding=3, bias=False)
-        # Without the last level, whose map is two rows high: a hand shows in strokes and joints, not in whole
-        # words.
+        # Without the last level, whose map is two rows high: handwriting shows in strokes and joints, not in
+        # whole words.
         layers = [model.conv1, model.bn1, model.relu, model.maxpool, model.layer1, model.layer2, model.layer3]
         return nn.Sequential(*layers), model.layer3[-1].conv2.out_channels
     first = model.features[0][0]
@@ -76,7 +78,7 @@ def quicken_batch_norms(module: nn.Module) -> None:
 
 
 class StyleEncoder(nn.Module):
-    """A torchvision backbone, pooled over the ink alone, to a style vector of unit length and a cosine
+    """A torchvision backbone, pooled over the ink alone, with a style vector of unit length and a cosine
     classifier.
 
     The classifier is that of NormFace (Wang et al. 2017, https://arxiv.org/abs/1704.06369, section 3.2), so
@@ -92,7 +94,7 @@ class StyleEncoder(nn.Module):
         self.writers = nn.Parameter(torch.randn(len(config.writers), config.style_dim))
 
     def forward(self, pixel_values: Tensor) -> tuple[Tensor, Tensor]:
-        """Style vectors and writer logits of words.
+        """Style vectors and writer logits of images.
 
         Args:
             pixel_values: (B, 1, H, W) in [-1, 1], ink dark on white.
@@ -111,24 +113,31 @@ class StyleEncoder(nn.Module):
     def embed(
         self, images: np.ndarray | Sequence[np.ndarray], *, batch_size: int = 64
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Style vectors and writer logits of (N, H, W) uint8 images, as (N, style_dim) and (N, writers)
-        float32 arrays.
+        """Style vectors and writer logits of (H, W_i) uint8 images of any widths.
 
+        Args:
+            batch_size: most images computed at once; of wide images fewer, see ``BATCH_COLUMNS``.
+        Returns:
+            (N, style_dim) and (N, writers) float32 arrays.
         Raises:
-            ValueError: if the images' height is not the one that it was trained on.
+            UserError: if an image has another height than those that it was trained on; the message says
+                which.
         """
-        if any(image.shape[0] != self.config.img_size[0] for image in images):
-            raise UserError(
-                f"images of {images[0].shape[0]} pixels height; this style encoder was trained on "
-                f"{self.config.img_size[0]}"
-            )
+        height = self.config.img_size[0]
+        for number, image in enumerate(images):
+            if image.shape[0] != height:
+                raise UserError(
+                    f"image {number + 1} of {len(images)}: {image.shape[0]} pixels high; this style encoder"
+                    f" was trained on images of {height}"
+                )
         styles = np.zeros((len(images), self.config.style_dim), np.float32)
         logits = np.zeros((len(images), len(self.config.writers)), np.float32)
-        # Each at the width that its ink needs, whatever it is batched with.
+        # Each at the width that its ink needs: an image's style must not depend on its batch.
         widths = np.array([ink_width(image) for image in images])
         for width in np.unique(widths):
             rows = np.flatnonzero(widths == width)
-            for part in np.split(rows, range(batch_size, len(rows), batch_size)):
+            count = max(1, min(batch_size, BATCH_COLUMNS // int(width)))
+            for part in np.split(rows, range(count, len(rows), count)):
                 batch = torch.from_numpy(np.stack([images[row][:, :width] for row in part]))
                 style, logit = self(to_pixel_values(batch, 1).to(self.writers.device))
                 styles[part], logits[part] = style.cpu().numpy(), logit.cpu().numpy()

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 LAYOUT_FEATURES = 5  # per column: coverage, and the position inside the character as sine and cosine, twice
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class UNetConfig:
     """Everything that fixes the UNet's tensors.
 
@@ -95,31 +95,6 @@ class UNetConfig:
         if not self.has_null_condition:
             raise ValueError("this model was trained without null conditions")
         return self.num_writers
-
-
-PRESETS: dict[str, dict] = {
-    "wordstylist": {
-        "model_channels": 320,
-        "num_heads": 4,
-        "text_encoder": "published",
-        "text_layout": False,
-        "mask_padding": False,
-        "has_null_condition": False,
-    },
-    "base": {"model_channels": 320, "num_heads": 4},
-    "small": {"model_channels": 96, "num_heads": 3, "layout_channels": 48, "attention_levels": (2,)},
-    "tiny": {"model_channels": 32, "num_heads": 2, "text_layers": 1, "layout_channels": 16},
-}
-
-
-def make_config(
-    preset: str, *, num_writers: int, vocabulary_size: int, max_length: int, **changes
-) -> UNetConfig:
-    """The configuration of a preset for a data set; ``changes`` override single fields."""
-    if preset not in PRESETS:
-        raise ValueError(f"--preset {preset}: not one of {', '.join(PRESETS)}")
-    config = UNetConfig(num_writers, vocabulary_size, max_length, **PRESETS[preset])
-    return replace(config, **changes)
 
 
 def timestep_embedding(timesteps: Tensor, dim: int, max_period: float = 10000.0) -> Tensor:

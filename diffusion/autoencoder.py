@@ -5,7 +5,6 @@ Interface and vocabulary are diffusers': ``encode(pixel_values).latent_dist``, `
 """
 
 import hashlib
-import json
 from pathlib import Path
 
 import numpy as np
@@ -19,11 +18,12 @@ from diffusers.models.modeling_utils import ModelMixin
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
+from utils.checkpoint import CONFIG_NAME, find_in_run, one_line
 from utils.errors import UserError
 from utils.hub import hub_answers, is_cached
 from utils.images import to_images
+from utils.json_files import read_json
 
-CONFIG_NAME = "config.json"
 VAE_FOLDER = "vae"
 DOWNSCALE = 8  # pixels per latent cell, each way, of every VAE used here
 
@@ -118,17 +118,16 @@ def load_vae(name_or_path: str | Path, *, flag: str = "--vae") -> CompactAutoenc
         FileNotFoundError: if the folder holds no VAE, or the hub can't be reached and has no cached copy.
             There is never a silent fallback to another VAE.
     """
-    from utils.checkpoint import list_checkpoints
-
     path = Path(name_or_path).expanduser()
     if path.is_dir():
-        candidates = [path, path / VAE_FOLDER, *(c / VAE_FOLDER for c in reversed(list_checkpoints(path)))]
-        for candidate in candidates:
-            if is_vae_folder(candidate):
-                vae = _load_folder(candidate, flag)
-                return (
-                    vae.eval().requires_grad_(False).to(memory_format=torch.channels_last)
-                )  # encodes twice as fast on a CPU
+        holder = find_in_run(path, f"{VAE_FOLDER}/{CONFIG_NAME}")
+        candidates = [path, *([holder / VAE_FOLDER] if holder else [])]
+        folder = next((candidate for candidate in candidates if is_vae_folder(candidate)), None)
+        if folder is not None:
+            # Channels last encode twice as fast on a CPU.
+            return (
+                _load_folder(folder, flag).eval().requires_grad_(False).to(memory_format=torch.channels_last)
+            )
         raise FileNotFoundError(
             f"{flag} {path}: no VAE there (a folder with {CONFIG_NAME} and its weights, or with a "
             f"{VAE_FOLDER} folder). diffusion/train_autoencoder.py makes one."
@@ -142,25 +141,22 @@ def load_vae(name_or_path: str | Path, *, flag: str = "--vae") -> CompactAutoenc
 
 def is_vae_folder(path: Path) -> bool:
     """True if ``path`` directly holds a VAE's configuration and weights."""
-    try:
-        config = json.loads((path / CONFIG_NAME).read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError):
+    if not (path / CONFIG_NAME).is_file():
         return False
-    return config.get("_class_name") in ("AutoencoderKL", "CompactAutoencoder") and any(
-        path.glob("*.safetensors")
-    )
+    kind = read_json(path / CONFIG_NAME).get("_class_name")
+    return kind in ("AutoencoderKL", "CompactAutoencoder") and any(path.glob("*.safetensors"))
 
 
 def _load_folder(path: Path, flag: str) -> CompactAutoencoder | AutoencoderKL:
-    name = json.loads((path / CONFIG_NAME).read_text(encoding="utf-8"))["_class_name"]
+    name = read_json(path / CONFIG_NAME, flag)["_class_name"]
     kind = CompactAutoencoder if name == "CompactAutoencoder" else AutoencoderKL
     try:
-        vae = kind.from_pretrained(path, local_files_only=True)
-    except (OSError, SafetensorError, ValueError) as error:
-        raise UserError(f"{flag} {path}: not readable as a VAE ({str(error).splitlines()[0]})") from error
-    vae.register_to_config(
-        _name_or_path=""
-    )  # a checkpoint that is passed on says nothing about the disk it came from
+        # Never the pickled weights that lie beside the others in some folders.
+        vae = kind.from_pretrained(path, local_files_only=True, use_safetensors=True)
+    except (OSError, SafetensorError, ValueError, TypeError, RuntimeError, ArithmeticError) as error:
+        raise UserError(f"{flag} {path}: not readable as a VAE ({one_line(error)})") from error
+    # A checkpoint that is passed on says nothing about the disk it came from.
+    vae.register_to_config(_name_or_path="")
     return vae
 
 
@@ -171,10 +167,8 @@ def _load_from_hub(hub_id: str, flag: str) -> AutoencoderKL:
 
     subfolder = None if "vae" in hub_id.lower() else VAE_FOLDER
     config = f"{subfolder}/{CONFIG_NAME}" if subfolder else CONFIG_NAME
-    weights = [
-        config.replace(CONFIG_NAME, f"diffusion_pytorch_model.{suffix}") for suffix in ("safetensors", "bin")
-    ]
-    is_local = is_cached(hub_id, config, weights)
+    weights = config.replace(CONFIG_NAME, "diffusion_pytorch_model.safetensors")
+    is_local = is_cached(hub_id, config, [weights])
     if not is_local and not hub_answers():
         raise FileNotFoundError(
             f"{flag} {hub_id}: no such folder; {constants.ENDPOINT} can't be reached from here, and the local"
@@ -184,7 +178,9 @@ def _load_from_hub(hub_id: str, flag: str) -> AutoencoderKL:
             + (f" --include '{subfolder}/*'" if subfolder else "")
         )
     try:
-        return AutoencoderKL.from_pretrained(hub_id, subfolder=subfolder, local_files_only=is_local)
+        return AutoencoderKL.from_pretrained(
+            hub_id, subfolder=subfolder, local_files_only=is_local, use_safetensors=True
+        )
     except (OSError, HfHubHTTPError) as error:
         raise FileNotFoundError(
             f"{flag} {hub_id}: no such folder, and the hub has no VAE by this name ({type(error).__name__})."
@@ -213,5 +209,15 @@ def unscale_latents(vae: nn.Module, latents: Tensor) -> Tensor:
 
 @torch.no_grad()
 def decode_latents(vae: nn.Module, latents: Tensor) -> np.ndarray:
-    """(N, 4, h, w) scaled latents to (N, 8h, 8w) uint8 images."""
-    return to_images(vae.decode(unscale_latents(vae, latents)).sample)
+    """(N, 4, h, w) scaled latents to (N, 8h, 8w) uint8 images.
+
+    Raises:
+        UserError: if what the decoder gives is not finite: it would become black images.
+    """
+    decoded = vae.decode(unscale_latents(vae, latents)).sample
+    if not decoded.isfinite().all():
+        raise UserError(
+            "the VAE's decoder gives values that are not finite. Give --mixed_precision no (or bf16 in place"
+            " of fp16); if that does not help, its weights are damaged: copy or train it again."
+        )
+    return to_images(decoded)

@@ -1,33 +1,32 @@
-"""``config.json``: what a checkpoint says of itself, and how a training's model begins: new, or grown from
-another.
-"""
+"""``config.json``: what a checkpoint says of itself, and the check of what it says."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 
-from diffusion.layout import CANVAS_STEP, WidthModel, canvas_widths, fit_width_model
-from diffusion.noise_schedule import NoiseSchedule
-from unet import UNet, UNetConfig, grow_unet, make_config
+from diffusion.layout import COLUMN, SHAPE_CLASSES, WidthModel, canvas_widths
+from diffusion.noise_schedule import NoiseSchedule, read_schedule
+from unet import UNetConfig
 from utils.charset import Charset
-from utils.checkpoint import CONFIG_NAME, FORMAT_VERSION, WEIGHTS_NAME, list_checkpoints
+from utils.checkpoint import CONFIG_NAME, FORMAT_VERSION
 from utils.errors import UserError
+from utils.json_files import fill_dataclass
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class CheckpointConfig:
     """What a checkpoint's ``config.json`` says besides the UNet's sizes.
 
     Attributes:
         img_size: (height, width) of the images, pixels.
-        writers: names of the hands, in the order of their embedding rows.
+        writers: names, in the order of their embedding rows.
         width_model: None for a model without text layout that was not given one.
         vae: ``name``, ``hash`` of the VAE that made the latents.
         canvas_step: the words' canvases are the narrowest multiples of this that hold them, in pixels; None:
             all are as wide as the images.
+        sample_texts: a few of the texts that the model was trained on; what inference writes where no words
+            are given. Empty in checkpoints of earlier versions.
         extra: everything else: step, preset, library versions, condition dropout.
     """
 
@@ -38,6 +37,7 @@ class CheckpointConfig:
     width_model: WidthModel | None
     vae: Mapping[str, str]
     canvas_step: int | None = None
+    sample_texts: tuple[str, ...] = ()
     extra: Mapping[str, object] = field(default_factory=dict)
 
     def to_dict(self, unet_config: UNetConfig) -> dict:
@@ -53,35 +53,47 @@ class CheckpointConfig:
             "width_model": self.width_model.to_dict() if self.width_model else None,
             "vae": dict(self.vae),
             "canvas_step": self.canvas_step,
+            "sample_texts": list(self.sample_texts),
             **self.extra,
         }
 
     @classmethod
-    def from_dict(cls, values: dict) -> tuple["CheckpointConfig", UNetConfig]:
-        """Read ``config.json``'s content.
+    def from_dict(cls, values: dict, where: str = CONFIG_NAME) -> tuple["CheckpointConfig", UNetConfig]:
+        """Read ``config.json``'s content, each entry checked.
 
+        Args:
+            where: the file, to name in messages.
         Raises:
-            ValueError: if a newer version wrote it.
+            UserError: if an entry is missing, wrong, or does not fit the others, or a newer version wrote it.
         """
         values = dict(values)
-        if values.get("format_version", 0) > FORMAT_VERSION:
+        version = values.pop("format_version", 0)
+        if not isinstance(version, int) or version > FORMAT_VERSION:
             raise UserError(
-                f"checkpoint format {values['format_version']} is newer than this program's {FORMAT_VERSION}"
+                f"{where}: checkpoint format {version!r:.20} is newer than this program's {FORMAT_VERSION}"
             )
-        values.pop("format_version", None)
-        values.pop("kind", None)
-        unet_config = UNetConfig.from_dict(values.pop("unet"))
-        width_model = values.pop("width_model")
+        kind = values.pop("kind", "diffusion")
+        if kind != "diffusion":
+            raise UserError(f"{where}: kind {kind!r:.40} is no handwriting generator")
+        missing = [name for name in _ENTRIES if name not in values]
+        if missing:
+            raise UserError(f"{where}: no entry {', '.join(missing)}. Copy the checkpoint again.")
+        unet_config = fill_dataclass(UNetConfig, values.pop("unet"), f"{where}: unet")
+        check_sizes(unet_config, f"{where}: unet")
+        names = {name: values.pop(name) for name in ("charset", "writers")}
         config = cls(
-            charset=Charset(tuple(values.pop("charset")), unet_config.pad_id),
-            writers=tuple(values.pop("writers")),
-            schedule=NoiseSchedule(**values.pop("schedule")),
-            img_size=tuple(values.pop("img_size")),
-            width_model=WidthModel(**width_model) if width_model else None,
-            vae=values.pop("vae"),
-            canvas_step=values.pop("canvas_step", None),
+            charset=_read_charset(names["charset"], unet_config, where),
+            writers=_read_writers(names["writers"], unet_config, where),
+            schedule=read_schedule(values.pop("schedule"), f"{where}: schedule"),
+            img_size=_read_img_size(values.pop("img_size"), where),
+            width_model=_read_width_model(values.pop("width_model"), unet_config, where),
+            vae=_read_vae(values.pop("vae"), where),
+            canvas_step=_read_canvas_step(values.pop("canvas_step", None), where),
+            sample_texts=_read_sample_texts(values.pop("sample_texts", []), where),
             extra=values,
         )
+        if config.canvas_step is not None and config.width_model is None:
+            raise UserError(f"{where}: canvas_step {config.canvas_step} without a width_model")
         return config, unet_config
 
     def canvas_widths(self, rights: np.ndarray) -> np.ndarray:
@@ -91,124 +103,106 @@ class CheckpointConfig:
         return canvas_widths(rights, self.width_model.left, self.canvas_step, self.img_size[1])
 
 
-def find_checkpoint(models_path: Path, *, flag: str = "--models_path") -> Path:
-    """The checkpoint folder that ``flag`` means: itself, or a run's newest whole one.
+_ENTRIES = ("unet", "charset", "writers", "schedule", "img_size", "width_model", "vae")
 
-    Raises:
-        FileNotFoundError: if there is none.
-    """
-    if not models_path.is_dir():
-        raise FileNotFoundError(f"{flag} {models_path}: no such folder")
-    if (models_path / WEIGHTS_NAME).is_file() and (models_path / CONFIG_NAME).is_file():
-        return models_path
-    checkpoints = [path for path in list_checkpoints(models_path) if (path / WEIGHTS_NAME).is_file()]
-    if not checkpoints:
-        raise FileNotFoundError(
-            f"{flag} {models_path}: no step_* folder with {CONFIG_NAME} and {WEIGHTS_NAME}, and no published "
-            "models/ema_ckpt.pt. Pass a checkpoint, or the --save_path of a run that has saved one."
+
+def check_sizes(config: UNetConfig, where: str) -> None:
+    """Raise a UserError for sizes of a UNet that no file has, and whose building would not end."""
+    for name, most in _MOST.items():
+        values = getattr(config, name)
+        for value in values if isinstance(values, tuple) else (values,):
+            if not 0 < value <= most:
+                raise UserError(f"{where}: {name} {value} is not 1 to {most}")
+    if config.text_encoder not in ("transformer", "published"):
+        raise UserError(f"{where}: text_encoder {config.text_encoder!r:.40} is unknown")
+    if not 0 <= config.pad_id < config.vocabulary_size:
+        raise UserError(f"{where}: pad_id {config.pad_id} is not 0 to {config.vocabulary_size - 1}")
+    if len(config.channel_mult) != 2:
+        raise UserError(f"{where}: channel_mult {config.channel_mult} is not two numbers")
+
+
+_MOST = {
+    "num_writers": 10_000_000,
+    "vocabulary_size": 1_200_000,  # more than Unicode has
+    "max_length": 10_000,
+    "model_channels": 8192,
+    "num_heads": 1024,
+    "channel_mult": 16,
+    "text_layers": 64,
+    "layout_channels": 8192,
+    "latent_channels": 1024,
+}
+
+
+def _read_charset(characters: object, unet: UNetConfig, where: str) -> Charset:
+    if not isinstance(characters, str):
+        raise UserError(f"{where}: charset {characters!r:.60} is not a text")
+    twice = sorted({character for character in characters if characters.count(character) > 1})
+    if twice:
+        raise UserError(f"{where}: charset has {' '.join(twice)[:60]!r} more than once")
+    if len(characters) + 1 != unet.vocabulary_size:
+        raise UserError(
+            f"{where}: charset has {len(characters)} characters, but the model {unet.vocabulary_size - 1}"
+            " (vocabulary_size without padding). Its words would be spelt wrong: copy the checkpoint again."
         )
-    return checkpoints[-1]
+    return Charset(tuple(characters), unet.pad_id)
 
 
-@dataclass(frozen=True)
-class FreshModel:
-    """What a new model's sizes and names are taken from.
-
-    Attributes:
-        texts, writers, ink: of the training records; ink (N, 4) in pixels.
-        img_size: (height, width), pixels.
-        max_length: longest text, or None: the longest there is.
-        vae: name and hash of the VAE.
-        extra: further entries of ``config.json``.
-    """
-
-    texts: Sequence[str]
-    writers: Sequence[str]
-    ink: np.ndarray
-    img_size: tuple[int, int]
-    max_length: int | None
-    vae: dict[str, str]
-    extra: dict[str, object]
-
-    def build(self, preset: str, prediction_type: str, **changes) -> tuple[UNet, CheckpointConfig]:
-        """A UNet of a preset for this data; ``changes`` override single fields of ``UNetConfig``."""
-        charset, names = Charset.from_texts(self.texts), tuple(sorted(set(self.writers)))
-        unet_config = make_config(
-            preset,
-            num_writers=len(names),
-            vocabulary_size=charset.vocabulary_size,
-            max_length=self._max_length(),
-            **changes,
+def _read_writers(names: object, unet: UNetConfig, where: str) -> tuple[str, ...]:
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise UserError(f"{where}: writers is not a list of names")
+    if len(set(names)) != len(names):
+        twice = sorted({name for name in names if names.count(name) > 1})
+        raise UserError(f"{where}: writers has {', '.join(twice)[:60]!r} more than once")
+    if len(names) != unet.num_writers:
+        raise UserError(
+            f"{where}: writers has {len(names)} names, but the model {unet.num_writers} (num_writers). Its"
+            " words would be in other hands: copy the checkpoint again."
         )
-        width_model = fit_width_model(self.texts, self.writers, self.ink, self.img_size[1])
-        # A layout says how wide a word will be; a centred word has its place from the whole width.
-        canvas_step = CANVAS_STEP if unet_config.text_layout and not width_model.is_centered else None
-        config = CheckpointConfig(
-            charset,
-            names,
-            NoiseSchedule(prediction_type),
-            self.img_size,
-            width_model,
-            self.vae,
-            canvas_step,
-            {"preset": preset, **self.extra, "library_versions": library_versions()},
+    return tuple(names)
+
+
+def _is_pixels(value: object) -> bool:
+    return type(value) is int and 0 < value <= 100_000 and value % COLUMN == 0
+
+
+def _read_img_size(size: object, where: str) -> tuple[int, int]:
+    if not isinstance(size, list) or len(size) != 2 or not all(map(_is_pixels, size)):
+        raise UserError(
+            f"{where}: img_size {size!r:.60} is not height and width, multiples of {COLUMN} pixels"
         )
-        return UNet(unet_config), config
+    return size[0], size[1]
 
-    def grow(self, start: UNet, old: CheckpointConfig) -> tuple[UNet, CheckpointConfig]:
-        """``start``, whose config is ``old``, with rows for this data's new writers and characters.
 
-        Raises:
-            ValueError: if ``start`` has another VAE, or images of another height (or width, where all
-                canvases have it); its weights would not fit.
-        """
-        if old.vae["hash"] != self.vae["hash"]:
-            raise UserError(
-                f"--vae {self.vae['name']}: not the VAE of --init_from ({old.vae['name']}), whose weights fit"
-                " no other latents. Leave --vae out."
-            )
-        if old.img_size != self.img_size and (old.canvas_step is None or old.img_size[0] != self.img_size[0]):
-            raise UserError(
-                f"--init_from: its images have {old.img_size[0]}x{old.img_size[1]} pixels, those of "
-                f"--dataset_path {self.img_size[0]}x{self.img_size[1]}. Preprocess with --img_size "
-                f"{old.img_size[0]} {old.img_size[1]}."
-            )
-        new = sorted(set().union(*self.texts) - set(old.charset.characters))
-        charset = replace(old.charset, characters=(*old.charset.characters, *new))
-        names = (*old.writers, *sorted(set(self.writers) - set(old.writers)))
-        unet = grow_unet(
-            start,
-            num_writers=len(names),
-            vocabulary_size=charset.vocabulary_size,
-            max_length=self._max_length(),
+def _read_canvas_step(step: object, where: str) -> int | None:
+    if step is not None and not _is_pixels(step):
+        raise UserError(f"{where}: canvas_step {step!r:.60} is not a multiple of {COLUMN} pixels")
+    return step
+
+
+def _read_sample_texts(texts: object, where: str) -> tuple[str, ...]:
+    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+        raise UserError(f"{where}: sample_texts {texts!r:.60} is not a list of texts")
+    return tuple(texts)
+
+
+def _read_width_model(values: object, unet: UNetConfig, where: str) -> WidthModel | None:
+    if not values:
+        if unet.text_layout:
+            raise UserError(f"{where}: width_model {values!r} for a model with text_layout")
+        return None
+    width_model = fill_dataclass(WidthModel, values, f"{where}: width_model")
+    if len(width_model.shape_scales) != SHAPE_CLASSES:
+        raise UserError(
+            f"{where}: width_model has {len(width_model.shape_scales)} shape_scales, not {SHAPE_CLASSES}"
         )
-        width_model = fit_width_model(
-            self.texts, self.writers, self.ink, self.img_size[1], prior=old.width_model
-        )
-        history = {"init_from": {key: old.extra.get(key) for key in ("dataset", "step", "preset")}}
-        extra = {**old.extra, **self.extra, **history, "library_versions": library_versions()}
-        img_size = max(old.img_size, self.img_size)  # of one height
-        return unet, replace(
-            old, charset=charset, writers=names, img_size=img_size, width_model=width_model, extra=extra
-        )
-
-    def _max_length(self) -> int:
-        longest = max(len(text) for text in self.texts)
-        if self.max_length is not None and self.max_length < longest:
-            text = max(self.texts, key=len)
-            raise UserError(
-                f"--max_length {self.max_length}: {text!r} has {longest} characters. Preprocess with"
-                f" --max_length {self.max_length}, or give at least {longest}."
-            )
-        return self.max_length or longest
+    numbers = [*width_model.character_widths.values(), *width_model.writer_scales.values()]
+    if not width_model.character_widths or min([*numbers, *width_model.shape_scales]) <= 0:
+        raise UserError(f"{where}: width_model has widths or scales that are not above 0")
+    return width_model
 
 
-def library_versions() -> dict[str, str]:
-    """Versions of the libraries that a checkpoint's numbers depend on."""
-    versions = {}
-    for name in ("torch", "diffusers", "accelerate", "numpy"):
-        try:
-            versions[name] = version(name)
-        except PackageNotFoundError:
-            versions[name] = "unknown"
-    return versions
+def _read_vae(values: object, where: str) -> dict[str, str]:
+    if not isinstance(values, dict) or not all(isinstance(values.get(key), str) for key in ("name", "hash")):
+        raise UserError(f"{where}: vae {values!r:.60} has no name and hash")
+    return values

@@ -18,6 +18,7 @@ from diffusion.layout import CANVAS_STEP, COLUMN, WidthModel, canvas_widths, lay
 from utils.charset import Charset, order_along_line
 from utils.errors import UserError
 from utils.images import measure_ink, stack_images, to_pixel_values
+from utils.json_files import read_json
 from utils.sources import read_image, read_images
 from utils.text_images import TextImage
 
@@ -43,7 +44,7 @@ class LatentCache:
     """
 
     def __init__(self, folder: Path) -> None:
-        index = json.loads((folder / "index.json").read_text(encoding="utf-8"))
+        index = read_json(folder / "index.json", "--latent_cache")
         shape = (-1, 2, index["channels"], index["height"])
         # Copy-on-write, and never written: torch warns of read-only arrays.
         self.columns = np.memmap(folder / COLUMNS_NAME, np.float16, mode="c").reshape(shape)

@@ -16,7 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from utils.checkpoint import CONFIG_NAME, list_checkpoints, load_described, save_described
+from utils.checkpoint import CONFIG_NAME, find_in_run, load_described, save_described
+from utils.json_files import fill_dataclass
 from utils.training import learning_rate_factor, make_generator
 
 LATENT_RECOGNISER_FOLDER = "reader"  # of a run, and of its checkpoints
@@ -26,7 +27,7 @@ FRAMES = 2  # a column of latents
 MAX_NOISE = 0.4  # share of noise in what the latent recogniser sees
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class LatentRecogniserConfig:
     """What fixes the tensors of a latent recogniser.
 
@@ -141,7 +142,7 @@ class LatentRecogniser(nn.Module):
             FileNotFoundError: if there is none; ValueError: if it is damaged.
         """
         return load_described(
-            lambda config: cls(LatentRecogniserConfig(**config)),
+            lambda config: cls(fill_dataclass(LatentRecogniserConfig, config, KIND)),
             path,
             LATENT_RECOGNISER_WEIGHTS_NAME,
             KIND,
@@ -154,10 +155,8 @@ def find_latent_recogniser(models_path: Path) -> Path | None:
     """The folder of the latent recogniser that a checkpoint or a run (its newest checkpoint) brings, if it
     does.
     """
-    folders = (
-        path / LATENT_RECOGNISER_FOLDER for path in (models_path, *reversed(list_checkpoints(models_path)))
-    )
-    return next((folder for folder in folders if (folder / CONFIG_NAME).is_file()), None)
+    folder = find_in_run(models_path, f"{LATENT_RECOGNISER_FOLDER}/{CONFIG_NAME}")
+    return folder / LATENT_RECOGNISER_FOLDER if folder else None
 
 
 def add_some_noise(latents: Tensor, generator: torch.Generator) -> Tensor:

@@ -12,8 +12,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from diffusion.autoencoder import (
@@ -24,32 +22,25 @@ from diffusion.autoencoder import (
     hash_vae,
     load_vae,
 )
-from diffusion.config import CheckpointConfig, find_checkpoint
+from diffusion.config import CheckpointConfig
+from diffusion.guidance import GuidedModel, Writer
 from diffusion.latent_recogniser import LATENT_RECOGNISER_FOLDER, LatentRecogniser
-from diffusion.layout import layout_columns, pad_edges
-from diffusion.noise_schedule import NoiseSchedule, draw_noise, sample_latents
-from diffusion.published import PUBLISHED_CHARACTERS, PUBLISHED_PAD_ID, find_published, load_published
-from unet import PRESETS, UNet, UNetConfig
-from utils.charset import Charset, normalise_text, order_along_line
+from diffusion.loading import load_checkpoint, load_published_generator
+from diffusion.noise_schedule import draw_noise, sample_latents
+from diffusion.published import find_published
+from unet import UNet
+from utils.charset import normalise_text, order_along_line
 from utils.checkpoint import CONFIG_NAME, WEIGHTS_NAME, list_checkpoints, save_weights, share_files
 from utils.errors import UserError
 from utils.training import make_generator
 
-Writer = str | Mapping[str, float] | None
-FULL_INTERVAL = (0.0, 1.0)
-FLOW_INTERVAL = (0.25, 0.9)  # where guidance helps a flow model: as legible, and nearer to the hand
 DEFAULT_STEPS = 12
 DEFAULT_GUIDANCE = 3.0
 DEFAULT_REDRAWS = 2
 READABLE_LOSS = 0.1  # nats a character: a word that the latent recogniser finds less probable is drawn again
 
 
-def one_line(error: Exception) -> str:
-    """An error's message on one line, cut after 300 characters: torch lists every tensor."""
-    return " ".join(str(error).split())[:300]
-
-
-class HandwritingPipeline:
+class HandwritingPipeline(GuidedModel):
     """UNet, VAE, noise schedule, charset, writers and width model: everything that writing needs.
 
     Attributes:
@@ -63,13 +54,8 @@ class HandwritingPipeline:
         config: CheckpointConfig,
         latent_recogniser: LatentRecogniser | None = None,
     ) -> None:
-        self.unet = unet.eval().requires_grad_(False)
+        super().__init__(unet, config, latent_recogniser)
         self.vae = vae
-        self.latent_recogniser = latent_recogniser
-        self.config = config
-        self.device = torch.device("cpu")
-        self.dtype = torch.float32
-        self._writer_index = {name: i for i, name in enumerate(config.writers)}
 
     # Loading and saving
     # ---------------------------------------------------------------------------------------------
@@ -99,88 +85,12 @@ class HandwritingPipeline:
         models_path = Path(models_path)
         published = find_published(models_path) if models_path.is_dir() else None
         if published is not None and not list_checkpoints(models_path):
-            return cls._from_published(published, vae, writer_dict, max_length, flag)
-        folder = find_checkpoint(models_path, flag=flag)
-        try:
-            config, unet_config = CheckpointConfig.from_dict(
-                json.loads((folder / CONFIG_NAME).read_text(encoding="utf-8"))
+            generator = load_published_generator(
+                published, vae=vae, writer_dict=writer_dict, max_length=max_length, flag=flag
             )
-        except (KeyError, TypeError, json.JSONDecodeError) as error:
-            raise UserError(f"{flag} {folder}: {CONFIG_NAME} is damaged ({error!r})") from error
-        unet = UNet(unet_config)
-        try:
-            unet.load_state_dict(
-                {name: value.float() for name, value in load_file(folder / WEIGHTS_NAME).items()}
-            )
-        except (SafetensorError, RuntimeError) as error:
-            raise UserError(f"{flag} {folder}: {WEIGHTS_NAME} is damaged ({one_line(error)})") from error
-        own = folder / VAE_FOLDER
-        name = vae or (own if own.is_dir() else config.vae["name"])
-        loaded = load_vae(name)
-        if hash_vae(loaded) != config.vae["hash"]:
-            if vae is None:
-                raise UserError(
-                    f"{flag} {folder}: its VAE {name} has changed since training. Give the right one "
-                    "with --vae."
-                )
-            warn(
-                f"warning: --vae {vae} is not the VAE that this model was trained with ({config.vae['name']})"
-            )
-        latent_recogniser = None
-        if (folder / LATENT_RECOGNISER_FOLDER / CONFIG_NAME).is_file():
-            latent_recogniser = LatentRecogniser.from_pretrained(folder / LATENT_RECOGNISER_FOLDER)
-            if latent_recogniser.config.vocabulary_size != config.charset.vocabulary_size:
-                raise UserError(
-                    f"{flag} {folder}: {LATENT_RECOGNISER_FOLDER}/ is another model's: it reads"
-                    f" {latent_recogniser.config.vocabulary_size - 1} characters, not"
-                    f" {config.charset.vocabulary_size - 1}. Remove it, or copy the checkpoint again."
-                )
-        return cls(unet, loaded, config, latent_recogniser)
-
-    @classmethod
-    def _from_published(
-        cls,
-        path: Path,
-        vae: str | Path | None,
-        writer_dict: Mapping[str, int] | None,
-        max_length: int | None,
-        flag: str,
-    ) -> "HandwritingPipeline":
-        if vae is None:
-            raise UserError(
-                f"{flag} {path}: published weights don't hold their VAE. Give it with --vae, e.g. "
-                "--vae stable-diffusion-v1-5/stable-diffusion-v1-5."
-            )
-        fields, state_dict = load_published(path, max_length=max_length, flag=flag)
-        if fields["vocabulary_size"] != len(PUBLISHED_CHARACTERS) + 1:
-            raise UserError(
-                f"{flag} {path}: {fields['vocabulary_size']} symbols; only the published 52 letters "
-                "and padding are known"
-            )
-        unet = UNet(UNetConfig(**(PRESETS["wordstylist"] | fields)))
-        try:
-            unet.load_state_dict(state_dict)
-        except RuntimeError as error:
-            raise UserError(f"{flag} {path}: not the published UNet's weights ({one_line(error)})") from error
-        count = fields["num_writers"]
-        names = [str(i) for i in range(count)]
-        for name, row in (writer_dict or {}).items():
-            if not isinstance(row, int) or not 0 <= row < count:
-                raise UserError(
-                    f"--writer_dict: {name!r} has row {row}, but the weights have {count} writers"
-                )
-            names[row] = str(name)
-        loaded = load_vae(vae)
-        config = CheckpointConfig(
-            charset=Charset(PUBLISHED_CHARACTERS, PUBLISHED_PAD_ID),
-            writers=tuple(names),
-            schedule=NoiseSchedule("epsilon"),
-            img_size=(64, 256),
-            width_model=None,
-            vae={"name": str(vae), "hash": hash_vae(loaded)},
-            extra={"preset": "wordstylist", "source": "published weights"},
-        )
-        return cls(unet, loaded, config)
+        else:
+            generator = load_checkpoint(models_path, vae=vae, warn=warn, flag=flag)
+        return cls(generator.unet, generator.vae, generator.config, generator.latent_recogniser)
 
     def save_pretrained(self, folder: str | Path, *, dtype: torch.dtype | None = None) -> None:
         """Write a checkpoint folder that ``from_pretrained`` reads.
@@ -217,185 +127,6 @@ class HandwritingPipeline:
             self.latent_recogniser.to(self.device)
         return self
 
-    # Conditions
-    # -----------------------------------------------------------------------------------------------------
-
-    def check(self, texts: Sequence[str], writers: Sequence[Writer]) -> None:
-        """Check that the checkpoint knows every character and writer, and that no text is too long.
-
-        Raises:
-            ValueError: names the first that it does not know, and what it knows.
-        """
-        self.config.charset.encode(list(dict.fromkeys(texts)), self.unet.config.max_length)
-        if "" in texts and not self.unet.config.has_null_condition:
-            raise UserError("an empty text: this model was trained without null conditions")
-        for writer in writers:
-            for name in [writer] if isinstance(writer, str) else (writer or {}):
-                if name not in self._writer_index:
-                    known = ", ".join(self.config.writers[:40]) + (
-                        ", …" if len(self.config.writers) > 40 else ""
-                    )
-                    raise UserError(
-                        f"writer {name!r} is not in this checkpoint. It knows {len(self.config.writers)}:"
-                        f" {known}"
-                    )
-            if writer is None:
-                self.unet.config.null_writer_id  # noqa: B018 (raises where there is none)
-            elif not isinstance(writer, str) and abs(sum(writer.values()) - 1) > 1e-3:
-                raise UserError(f"the shares of a mixed hand must sum to 1, not {sum(writer.values()):.3f}")
-
-    def check_sampling(
-        self,
-        guidance_scale: float | None = None,
-        writer_guidance_scale: float | None = None,
-        redraws: int | None = None,
-        scheduler: str = "dpmsolver++",
-    ) -> None:
-        """Check that the model can be sampled with these settings; see ``__call__``.
-
-        Raises:
-            ValueError: for guidance of a model without null conditions, redraws of one without a latent
-                recogniser, and a scheduler that doesn't fit what the model predicts.
-        """
-        self.config.schedule.make_scheduler(scheduler)
-        if redraws and self.latent_recogniser is None:
-            raise UserError(
-                f"--redraws {redraws}: this model has no latent recogniser to say which words are illegible."
-                " Leave it at 0, or name a --recogniser and --best_of."
-            )
-        for flag, scale in (
-            ("guidance_scale", guidance_scale),
-            ("writer_guidance_scale", writer_guidance_scale),
-        ):
-            if scale not in (None, 1) and not self.unet.config.has_null_condition:
-                raise UserError(
-                    f"--{flag} {scale}: this model was trained without null conditions, so guidance can't"
-                    " work. Leave it at 1."
-                )
-
-    def _edges(self, text: str, writer: Writer) -> np.ndarray:
-        return self.config.width_model.edges(text, {writer: 1.0} if isinstance(writer, str) else writer)
-
-    def make_layout(
-        self, texts: Sequence[str], writers: Sequence[Writer], width: int | None = None
-    ) -> Tensor | None:
-        """(B, 2, L, width / 8) layouts at the expected places; None for a model without text layout.
-
-        Args:
-            width: of the canvas, pixels; the images' by default.
-        """
-        if not self.unet.config.text_layout:
-            return None
-        edges = [
-            pad_edges(self._edges(text, writer), self.unet.config.max_length)
-            for text, writer in zip(texts, writers, strict=True)
-        ]
-        columns = (width or self.config.img_size[1]) // DOWNSCALE
-        return layout_columns(torch.from_numpy(np.stack(edges)).to(self.device), columns)
-
-    def canvas_widths(self, texts: Sequence[str], writers: Sequence[Writer]) -> np.ndarray:
-        """(N,) widths of the canvases that words are written on, pixels. What is right of them stays white.
-
-        Words on one canvas are written together: batches of one width are the fastest.
-        """
-        if self.config.canvas_step is None:
-            return np.full(len(texts), self.config.img_size[1])
-        rights = [
-            self._edges(text, writer).max() if text else np.inf
-            for text, writer in zip(texts, writers, strict=True)
-        ]
-        return self.config.canvas_widths(np.array(rights))
-
-    def _writer_rows(self, writers: Sequence[Writer]) -> tuple[Tensor, Tensor]:
-        """(B, M) rows and (B, M) shares; unused places have share 0."""
-        mixes = [
-            [(name, 1.0)] if isinstance(name := writer, str) else list((writer or {}).items())
-            for writer in writers
-        ]
-        most = max(1, *(len(mix) for mix in mixes))
-        rows = torch.zeros(len(writers), most, dtype=torch.int64)
-        shares = torch.zeros(len(writers), most)
-        for i, mix in enumerate(mixes):
-            if not mix:
-                rows[i, 0], shares[i, 0] = self.unet.config.null_writer_id, 1.0
-            for j, (name, share) in enumerate(mix):
-                rows[i, j], shares[i, j] = self._writer_index[name], share
-        return rows.to(self.device), shares.to(self.device)
-
-    def make_denoiser(
-        self,
-        texts: Sequence[str],
-        writers: Sequence[Writer],
-        guidance_scale: float,
-        writer_guidance_scale: float,
-        width: int | None = None,
-        guidance_interval: tuple[float, float] = FULL_INTERVAL,
-    ) -> Callable[[Tensor, Tensor], Tensor]:
-        """A denoiser with guidance on text and on writer, all branches in one batched call.
-
-        ``e00 + s_text (e_t0 - e00) + s_writer (e_tw - e_t0)``, where e00 has neither, e_t0 only the text,
-        e_tw both conditions. Equal scales need no e_t0; scales of 1 need one branch.
-
-        Source: classifier-free guidance, Ho and Salimans 2022, https://arxiv.org/abs/2207.12598, equation 6;
-            two
-        conditions: Brooks et al. 2023, https://arxiv.org/abs/2211.09800, equation 3; on a part of the
-        trajectory: Kynkäänniemi et al. 2024, https://arxiv.org/abs/2404.07724, section 3.
-
-        Args:
-            width: of the canvas, pixels; the images' by default.
-            guidance_interval: of timesteps, as shares from 0 (clean) to 1 (noise), in which there is
-                guidance; in the others one branch does.
-        Raises:
-            ValueError: if guidance is asked of a model without null conditions.
-        """
-        unet_config = self.unet.config
-        input_ids = self.config.charset.encode(texts, unet_config.max_length).to(self.device)
-        rows, shares = self._writer_rows(writers)
-        layout = self.make_layout(texts, writers, width)
-        if guidance_scale == writer_guidance_scale == 1:
-            return lambda latents, timestep: self._predict(latents, timestep, input_ids, rows, shares, layout)
-        self.check_sampling(guidance_scale, writer_guidance_scale)
-        null_ids = torch.full_like(input_ids, unet_config.pad_id)
-        null_rows = torch.full_like(rows, unet_config.null_writer_id)
-        null_shares = torch.zeros_like(shares)
-        null_shares[:, 0] = 1.0
-        branches = [(null_ids, null_rows, null_shares, None if layout is None else torch.zeros_like(layout))]
-        if guidance_scale != writer_guidance_scale:
-            branches.append((input_ids, null_rows, null_shares, layout))
-        branches.append((input_ids, rows, shares, layout))
-        joined = [torch.cat(parts) if parts[0] is not None else None for parts in zip(*branches, strict=True)]
-
-        least, most = (end * self.config.schedule.num_train_timesteps for end in guidance_interval)
-
-        def denoise(latents: Tensor, timestep: Tensor) -> Tensor:
-            if not least <= float(timestep) <= most:
-                return self._predict(latents, timestep, input_ids, rows, shares, layout)
-            parts = self._predict(latents.repeat(len(branches), 1, 1, 1), timestep, *joined).chunk(
-                len(branches)
-            )
-            if len(parts) == 2:
-                return parts[0] + guidance_scale * (parts[1] - parts[0])
-            return (
-                parts[0]
-                + guidance_scale * (parts[1] - parts[0])
-                + writer_guidance_scale * (parts[2] - parts[1])
-            )
-
-        return denoise
-
-    def _predict(
-        self,
-        latents: Tensor,
-        timestep: Tensor,
-        input_ids: Tensor,
-        rows: Tensor,
-        shares: Tensor,
-        layout: Tensor | None,
-    ) -> Tensor:
-        timesteps = torch.full((len(latents),), float(timestep), device=self.device)  # no copy to wait for
-        with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
-            return self.unet(latents, timesteps, input_ids, rows, layout, writer_weights=shares).float()
-
     # Writing
     # --------------------------------------------------------------------------------------------------------
 
@@ -413,8 +144,9 @@ class HandwritingPipeline:
         redraws: int | None = None,
         seed: int = 0,
         indices: Sequence[int] | None = None,
+        batch_size: int | None = None,
     ) -> np.ndarray:
-        """Write one image per text; those on canvases of one width as one batch.
+        """Write one image per text; those on canvases of one width together.
 
         Args:
             writers: a name, shares of several names (a mixed hand), or None (the mean hand) for each text.
@@ -426,6 +158,8 @@ class HandwritingPipeline:
             redraws: how often a word is drawn anew that the model's latent recogniser can't read; the drawing
                 that it reads best is kept. None is 2, or 0 for a model without a latent recogniser.
             indices: the images' record numbers, which with ``seed`` fix the noise; 0, 1, ... by default.
+            batch_size: most images that are drawn at once, which bounds the memory; None draws all of one
+                width at once.
         Returns:
             (N, H, W) uint8 grey.
         Raises:
@@ -434,6 +168,8 @@ class HandwritingPipeline:
         """
         if len(texts) != len(writers):
             raise UserError(f"{len(texts)} texts for {len(writers)} writers")
+        if batch_size is not None and batch_size < 1:
+            raise UserError(f"batch_size {batch_size}: at least 1")
         texts = [normalise_text(text) for text in texts]
         self.check(texts, writers)
         self.check_sampling(guidance_scale, writer_guidance_scale, redraws, scheduler)
@@ -442,58 +178,64 @@ class HandwritingPipeline:
         if writer_guidance_scale is None:
             writer_guidance_scale = guidance_scale
         if guidance_interval is None:
-            guidance_interval = FLOW_INTERVAL if self.config.schedule.is_flow else FULL_INTERVAL
+            guidance_interval = self.config.schedule.guidance_interval
         if redraws is None:
             redraws = 0 if self.latent_recogniser is None else DEFAULT_REDRAWS
         indices = list(range(len(texts)) if indices is None else indices)
+
+        def draw(rows: Sequence[int], width: int, attempt: int) -> Tensor:
+            """Latents of some of the images, all on canvases of one width."""
+            # The first attempt's noise is that of a model without a latent recogniser.
+            keys = (attempt,) if attempt else ()
+            denoise = self.make_denoiser(
+                [texts[row] for row in rows],
+                [writers[row] for row in rows],
+                guidance_scale,
+                writer_guidance_scale,
+                width,
+                guidance_interval,
+            )
+            generators = [make_generator("cpu", seed, indices[row], *keys) for row in rows]
+            return self._sample(denoise, width, generators, scheduler, num_inference_steps)
+
         widths = self.canvas_widths(texts, writers)
         images = np.full((len(texts), *self.config.img_size), 255, np.uint8)
         for width in sorted(set(widths.tolist())):
-            rows = np.flatnonzero(widths == width)
-
-            def draw(
-                places: Sequence[int], attempt: int, rows: np.ndarray = rows, width: int = width
-            ) -> Tensor:
-                drawn = rows[places]
-                # The first attempt's noise is that of a model without a latent recogniser.
-                keys = (attempt,) if attempt else ()
-                generators = [make_generator("cpu", seed, indices[row], *keys) for row in drawn]
-                denoise = self.make_denoiser(
-                    [texts[row] for row in drawn],
-                    [writers[row] for row in drawn],
-                    guidance_scale,
-                    writer_guidance_scale,
-                    width,
-                    guidance_interval,
-                )
-                return self._sample(denoise, width, generators, scheduler, num_inference_steps)
-
-            latents = self._draw_legibly(draw, [texts[row] for row in rows], redraws)
-            with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
-                images[rows, :, :width] = decode_latents(self.vae, latents)
+            of_width = np.flatnonzero(widths == width)
+            for start in range(0, len(of_width), batch_size or len(of_width)):
+                rows = of_width[start : start + (batch_size or len(of_width))]
+                latents = self._draw_legibly(draw, rows, width, texts, redraws)
+                with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
+                    images[rows, :, :width] = decode_latents(self.vae, latents)
         return images
 
     def _draw_legibly(
-        self, draw: Callable[[Sequence[int], int], Tensor], texts: Sequence[str], redraws: int
+        self,
+        draw: Callable[[Sequence[int], int, int], Tensor],
+        rows: np.ndarray,
+        width: int,
+        texts: Sequence[str],
+        redraws: int,
     ) -> Tensor:
-        """(N, 4, h, w) latents of words; those that can't be read are drawn again, at most ``redraws`` times.
+        """(N, 4, h, w) latents of images; those that can't be read are drawn anew, at most ``redraws`` times.
 
         Args:
-            draw: the latents of some of the words, by their places, at an attempt (from 0).
+            draw: the latents of images by their rows, at an attempt (from 0), on canvases of a width.
+            rows: (N,) of the images among all ``texts``.
         """
-        latents = draw(range(len(texts)), 0)
+        latents = draw(rows, width, 0)
         if not redraws:
             return latents
-        losses = self._reading_losses(latents, texts)
+        losses = self._reading_losses(latents, [texts[row] for row in rows])
         for attempt in range(1, redraws + 1):
-            places = np.flatnonzero(losses > READABLE_LOSS)
-            if not len(places):
+            illegible = np.flatnonzero(losses > READABLE_LOSS)
+            if not len(illegible):
                 break
-            drawn = draw(places, attempt)
-            new = self._reading_losses(drawn, [texts[place] for place in places])
-            better = new < losses[places]
-            latents[places[better]] = drawn[torch.from_numpy(better).to(drawn.device)]
-            losses[places[better]] = new[better]
+            redrawn = draw(rows[illegible], width, attempt)
+            new_losses = self._reading_losses(redrawn, [texts[row] for row in rows[illegible]])
+            is_better = new_losses < losses[illegible]
+            latents[illegible[is_better]] = redrawn[torch.from_numpy(is_better).to(redrawn.device)]
+            losses[illegible[is_better]] = new_losses[is_better]
         return latents
 
     def _reading_losses(self, latents: Tensor, texts: Sequence[str]) -> np.ndarray:

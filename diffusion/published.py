@@ -119,9 +119,10 @@ def load_published(
     try:
         state_dict = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises several kinds for foreign files
+        # Not torch's message: it advises to load such files by a way that runs the code in them.
         raise UserError(
-            f"{flag}: {path} is not a plain PyTorch state dict ({type(error).__name__}: "
-            f"{str(error).splitlines()[0]})"
+            f"{flag}: {path} is not a plain PyTorch state dict ({type(error).__name__}): it is damaged, or"
+            " holds more than tensors, and code from a file is never run. Get the published file again."
         ) from error
     try:
         state = rename_published(state_dict)

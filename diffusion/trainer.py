@@ -4,12 +4,10 @@ Everything random is a function of (seed, step, rank), so that a resumed run goe
 stopped.
 """
 
-import json
+import math
 import shutil
-import time
-from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from itertools import groupby
 from pathlib import Path
 
@@ -27,57 +25,29 @@ from diffusion.latent_recogniser import (
     add_some_noise,
     train_latent_recogniser,
 )
-from diffusion.pipeline import DEFAULT_STEPS, HandwritingPipeline
+from diffusion.pipeline import HandwritingPipeline
+from diffusion.previews import write_preview
+from diffusion.training_settings import TrainingSettings
 from unet import UNet
-from utils.charset import Charset
-from utils.checkpoint import CONFIG_NAME, TRAINING_STATE, save_checkpoint, save_training_state
+from utils.checkpoint import CONFIG_NAME
 from utils.errors import UserError
-from utils.images import make_sheet
+from utils.resume import TRAINING_STATE, load_training_state, save_training_state
 from utils.sources import TrainingSet
-from utils.text_images import TextImage
 from utils.training import EpochSampler, ExponentialMovingAverage, learning_rate_factor, make_generator
+from utils.training_loop import Column
 
 VALIDATION_WORDS = 256
-# Settings that earlier versions saved under another name.
-FORMER_NAMES = {"legibility_weight": "recognition_weight", "reader_steps": "recogniser_steps"}
 GPU_SHARE = 0.3  # of a GPU's free memory that latents may take
-
-
-@dataclass(frozen=True)
-class TrainingSettings:
-    """What fixes the course of a training.
-
-    Attributes:
-        max_train_steps: step at which it ends.
-        schedule_steps: step at which the learning rate has come down, whenever it ends.
-        batch_size: words a step over all processes.
-        learning_rate: peak of AdamW's.
-        lr_schedule: ``cosine`` or ``constant``, after ``lr_warmup_steps``.
-        writer_rate_factor: of the learning rate, for the rows of the writer embedding, which then have no
-            weight decay: what no word of the training calls up stays exactly where it is. None is a run of
-            before there was such a factor, whose rows learn like all other weights.
-        text_dropout, writer_dropout: chances that a sample's text or writer is replaced by null.
-        recognition_weight: of the loss for what a latent recogniser can't read in the clean latents that a
-            prediction implies, in nats a character, beside the squared error; 0 does without.
-        recogniser_steps: steps that the latent recogniser learns for, before the generator does; a fifth of
-            them if one comes with the model that the run starts from.
-    """
-
-    max_train_steps: int
-    schedule_steps: int
-    batch_size: int
-    learning_rate: float
-    lr_schedule: str = "cosine"
-    lr_warmup_steps: int = 200
-    weight_decay: float = 0.01
-    max_grad_norm: float = 1.0
-    ema_decay: float = 0.9995
-    text_dropout: float = 0.1
-    writer_dropout: float = 0.1
-    recognition_weight: float = 0.0
-    recogniser_steps: int = 2500
-    writer_rate_factor: float | None = None
-    seed: int = 0
+LOG_COLUMNS = (
+    Column(name="step", spec="d"),
+    Column(name="epoch", spec=".3f"),
+    Column(name="loss", is_mean=True, is_shown=True),
+    Column(name="val_loss", is_shown=True),
+    Column(name="learning_rate", spec=".3e"),
+    Column(name="grad_norm", spec=".4f"),
+    Column(name="words_per_second", spec=".1f", is_shown=True),
+    Column(name="seconds", spec=".1f"),
+)
 
 
 def make_optimizer(unet: UNet, settings: TrainingSettings, device: torch.device) -> torch.optim.AdamW:
@@ -114,15 +84,11 @@ class DiffusionTrainer:
         cache: LatentCache,
         settings: TrainingSettings,
     ) -> None:
-        self.accelerator, self.config, self.vae, self.words, self.settings = (
-            accelerator,
-            config,
-            vae,
-            words,
-            settings,
-        )
+        self.accelerator, self.settings = accelerator, settings
+        self.config, self.vae, self.words = config, vae, words
         self.device = accelerator.device
-        self.step = 0
+        self.step, self.last_step, self.batch_size = 0, settings.max_train_steps, settings.batch_size
+        self.seconds, self.learning_rate = 0.0, 0.0
         self.train_indices = words.train_indices()
         # A model that others' words taught may have wider images than these.
         self.canvases = config.canvas_widths(cache.ink[:, 2])
@@ -130,12 +96,14 @@ class DiffusionTrainer:
         self.val_indices = sorted(words.val_indices()[:VALIDATION_WORDS], key=self.canvases.__getitem__)
         sizes = None if config.canvas_step is None else self.canvases[self.train_indices]
         self.sampler = EpochSampler(self.train_indices, settings.batch_size, settings.seed, sizes)
-        self.schedule, self.noise_scheduler = config.schedule, config.schedule.make_noise_scheduler()
+        self.schedule = config.schedule
         self.has_null = unet.config.has_null_condition
         self.ema = ExponentialMovingAverage(unet, settings.ema_decay)
         self.ema.module.to(self.device)
         self.unet, self.optimizer = accelerator.prepare(unet, make_optimizer(unet, settings, self.device))
+        self.unet.train()
         self.bare_unet: UNet = accelerator.unwrap_model(self.unet)
+        self.modules = (self.bare_unet, self.ema.module)
         self.conditions = TrainingConditions(
             words.records,
             charset=config.charset,
@@ -160,12 +128,10 @@ class DiffusionTrainer:
         """Passes over the training words so far."""
         return self.step * self.settings.batch_size / len(self.train_indices)
 
-    def learning_rate(self) -> float:
-        """The rate of the step to come."""
-        s = self.settings
-        return s.learning_rate * learning_rate_factor(
-            self.step, warmup_steps=s.lr_warmup_steps, horizon=s.schedule_steps, schedule=s.lr_schedule
-        )
+    @property
+    def is_finished(self) -> bool:
+        """Whether all steps are done."""
+        return self.step >= self.last_step
 
     def draw_latents(self, indices: Tensor, generator: torch.Generator) -> Tensor:
         """(B, 4, h, w) fresh samples of the records' posteriors, on the canvas that holds the widest of them.
@@ -194,16 +160,14 @@ class DiffusionTrainer:
         latents = self.draw_latents(indices, generator)
         lengths, indices = self.conditions.lengths[indices], indices.to(self.device)
         noise = torch.randn(latents.shape, device=self.device, generator=generator)
-        noisy_latents, target = self.schedule.add_noise(self.noise_scheduler, latents, noise, timesteps)
+        noisy_latents, target = self.schedule.add_noise(latents, noise, timesteps)
         with self.accelerator.autocast():
             prediction = model(
                 noisy_latents, timesteps, *self.conditions.batch(indices, latents.shape[-1], dropped)
             ).float()
         loss = F.mse_loss(prediction, target)
         if recognition_weight:
-            clean, share = self.schedule.predict_clean(
-                self.noise_scheduler, noisy_latents, prediction, timesteps
-            )
+            clean, share = self.schedule.predict_clean(noisy_latents, prediction, timesteps)
             with self.accelerator.autocast():
                 illegibility = self.latent_recogniser.loss(
                     add_some_noise(clean, generator), self.conditions.reading_ids[indices], lengths
@@ -222,55 +186,58 @@ class DiffusionTrainer:
             start: folder of a latent recogniser that knows the letters already: it learns for a fifth of the
                 steps. Of a run that goes on, that of its checkpoint: it is taken as it is.
         Raises:
-            ValueError: for published weights, whose padding is a letter too.
+            UserError: for published weights, whose padding is a letter too.
         """
-        accelerator, s = self.accelerator, self.settings
         if self.config.charset.pad_id:
             raise UserError(
                 "--recognition_weight: published weights have one symbol for padding and z, which no"
                 " recogniser can tell apart. Give --recognition_weight 0."
             )
-        is_own = bool(self.step and (folder / CONFIG_NAME).is_file())
-        if accelerator.is_main_process and self.step and start and not is_own:
-            shutil.copytree(start, folder)
-        elif accelerator.is_main_process and not is_own:
-
-            def draw(step: int) -> tuple[Tensor, Tensor, Tensor]:
-                indices = self.sampler.batch(step)
-                latents = self.draw_latents(indices, make_generator(self.device, s.seed, step, 0xDA7A))
-                return (
-                    latents,
-                    self.conditions.reading_ids[indices.to(self.device)],
-                    self.conditions.lengths[indices],
-                )
-
-            torch.manual_seed(s.seed)
-            steps, vocabulary_size = s.recogniser_steps, self.config.charset.vocabulary_size
-            if start is None:
-                cache = self.latents.cache
-                recogniser = LatentRecogniser(
-                    LatentRecogniserConfig(vocabulary_size, cache.channels, cache.height)
-                )
-            else:
-                steps, recogniser = (
-                    -(-steps // 5),
-                    LatentRecogniser.from_pretrained(start).grow(vocabulary_size),
-                )
-            # fp16 would need its loss scaled.
-            autocast = nullcontext if accelerator.mixed_precision == "fp16" else accelerator.autocast
-            loss = train_latent_recogniser(
-                recogniser.to(self.device), draw, steps, seed=s.seed, autocast=autocast
-            )
-            recogniser.save_pretrained(folder)
-            print(f"recogniser  {steps} steps, loss {loss:.3f} nats a character")
-        accelerator.wait_for_everyone()
+        if self.accelerator.is_main_process:
+            has_one = bool(self.step and (folder / CONFIG_NAME).is_file())
+            if self.step and start and not has_one:
+                shutil.copytree(start, folder)
+            elif not has_one:
+                self._teach_recogniser(folder, start)
+        self.accelerator.wait_for_everyone()
         self.latent_recogniser = LatentRecogniser.from_pretrained(folder).to(self.device)
 
-    def train_step(self) -> tuple[Tensor, Tensor]:
-        """One optimiser step; returns (loss, gradient norm), both left on the device."""
+    def _teach_recogniser(self, folder: Path, start: Path | None) -> None:
+        s, vocabulary_size = self.settings, self.config.charset.vocabulary_size
+        torch.manual_seed(s.seed)
+        if start is None:
+            steps = s.recogniser_steps
+            cache = self.latents.cache
+            config = LatentRecogniserConfig(
+                vocabulary_size=vocabulary_size, latent_channels=cache.channels, latent_height=cache.height
+            )
+            recogniser = LatentRecogniser(config)
+        else:
+            steps = math.ceil(s.recogniser_steps / 5)
+            recogniser = LatentRecogniser.from_pretrained(start).grow(vocabulary_size)
+        # fp16 would need its loss scaled.
+        autocast = nullcontext if self.accelerator.mixed_precision == "fp16" else self.accelerator.autocast
+        loss = train_latent_recogniser(
+            recogniser.to(self.device), self._draw_readable, steps, seed=s.seed, autocast=autocast
+        )
+        recogniser.save_pretrained(folder)
+        print(f"recogniser  {steps} steps, loss {loss:.3f} nats a character")
+
+    def _draw_readable(self, step: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Latents, ids in the order along the line, and lengths, for a step of the latent recogniser."""
+        indices = self.sampler.batch(step)
+        latents = self.draw_latents(indices, make_generator(self.device, self.settings.seed, step, 0xDA7A))
+        ids = self.conditions.reading_ids[indices.to(self.device)]
+        return latents, ids, self.conditions.lengths[indices]
+
+    def train_step(self) -> dict[str, Tensor | float]:
+        """One optimiser step; returns loss and gradient norm, both left on the device, and the epoch."""
         s, accelerator = self.settings, self.accelerator
+        self.learning_rate = s.learning_rate * learning_rate_factor(
+            self.step, warmup_steps=s.lr_warmup_steps, horizon=s.schedule_steps, schedule=s.lr_schedule
+        )
         for group in self.optimizer.param_groups:
-            group["lr"] = self.learning_rate() * group["rate_factor"]
+            group["lr"] = self.learning_rate * group["rate_factor"]
         rank, ranks = accelerator.process_index, accelerator.num_processes
         indices = self.sampler.batch(self.step, rank, ranks)
         # Those of the next step, during this one.
@@ -290,10 +257,10 @@ class DiffusionTrainer:
         self.optimizer.zero_grad()
         self.step += 1
         self.ema.update(self.bare_unet, self.step)
-        return loss.detach(), grad_norm
+        return {"loss": loss.detach(), "grad_norm": grad_norm, "epoch": self.epoch}
 
     @torch.no_grad()
-    def validate(self) -> float:
+    def validate(self) -> dict[str, float]:
         """Loss of the averaged weights on fixed words, noise and evenly spread timesteps."""
         total = 0.0
         for first in range(0, len(self.val_indices), 64):
@@ -303,13 +270,10 @@ class DiffusionTrainer:
             order = torch.randperm(len(indices), device=self.device, generator=generator)
             timesteps = self.schedule.spread_timesteps(len(indices), self.device)[order]
             total += self.loss(self.ema.module, indices, timesteps, generator).item() * len(indices)
-        return total / len(self.val_indices)
+        return {"val_loss": total / len(self.val_indices)}
 
-    def save(self, run: Path, keep: int) -> Path:
-        """Save the run's state as its newest checkpoint, whole or not at all."""
-        return save_checkpoint(run, self.step, self._write, keep=keep)
-
-    def _write(self, folder: Path) -> None:
+    def write_checkpoint(self, folder: Path) -> None:
+        """Fill a checkpoint's folder: what sampling needs, and the training state."""
         s = self.settings
         dropout = (
             {"text": s.text_dropout, "writer": s.writer_dropout}
@@ -331,112 +295,23 @@ class DiffusionTrainer:
         if self.accelerator.scaler is not None:
             state["grad_scaler"] = self.accelerator.scaler.state_dict()
         save_training_state(
-            folder / TRAINING_STATE, self.bare_unet, self.optimizer.optimizer, state, self.ema.state_dict()
+            folder / TRAINING_STATE, self.bare_unet, self.optimizer.optimizer, self.ema, state
         )
 
-    def restore(self, state: dict, averages: dict[str, Tensor]) -> None:
-        """Take over what ``utils.checkpoint.load_training_state`` read; the weights are loaded already."""
-        self.ema.load_state_dict(averages)
+    def restore(self, checkpoint: Path) -> None:
+        """Take over a checkpoint's state.
+
+        Raises:
+            UserError: if it is damaged, or another model's.
+        """
+        state = load_training_state(checkpoint, self.bare_unet, self.optimizer.optimizer, self.ema)
         if self.accelerator.scaler is not None and "grad_scaler" in state:
             self.accelerator.scaler.load_state_dict(state["grad_scaler"])
         self.step = state["step"]
 
     def write_preview(self, path: Path) -> None:
-        """Save a sheet of validation words in their writers' hands."""
-        texts, writers = pick_previews(
-            self.words.records,
-            self.val_indices,
-            self.config.writers,
-            self.config.charset,
-            self.bare_unet.config.max_length,
-        )
-        if not texts:
-            return
+        """Save a sheet of validation words by their writers."""
         pipeline = HandwritingPipeline(self.ema.module, self.vae, self.config).to(self.device)
-        images = pipeline(texts, writers, num_inference_steps=DEFAULT_STEPS, seed=self.settings.seed)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        captions = [f"{text} ({writer})" for text, writer in zip(texts, writers, strict=True)]
-        make_sheet(images, captions=captions).save(path)
+        records = [self.words.records[i] for i in self.val_indices]
+        write_preview(pipeline, records, path, seed=self.settings.seed)
         self.vae.to("cpu")
-
-
-class TrainingLog:
-    """``log.csv`` and, if asked for, a tracker: mean loss since the last row, and the speed since the
-    start.
-    """
-
-    COLUMNS = (
-        "step",
-        "epoch",
-        "loss",
-        "val_loss",
-        "learning_rate",
-        "grad_norm",
-        "words_per_second",
-        "seconds",
-    )
-
-    def __init__(self, path: Path, trainer: DiffusionTrainer) -> None:
-        self.path, self.trainer = path, trainer
-        self.start, self.first_step = time.monotonic(), trainer.step
-        self.total, self.count = torch.zeros((), device=trainer.device), 0
-        self.last: dict[str, object] = {}
-
-    def add(self, loss: Tensor) -> None:
-        """Count a step's loss; stays on the device."""
-        self.total, self.count = self.total + loss, self.count + 1
-
-    def mean_loss(self) -> float:
-        """Mean loss since the last row; waits for the device."""
-        return (self.total / max(self.count, 1)).item()
-
-    def write(self, *, learning_rate: float, grad_norm: float, val_loss: float | None) -> dict[str, object]:
-        """Append a row, and start a new mean."""
-        trainer, seconds = self.trainer, time.monotonic() - self.start
-        words = (trainer.step - self.first_step) * trainer.settings.batch_size
-        self.last = {
-            "step": trainer.step,
-            "epoch": round(trainer.epoch, 3),
-            "loss": round(self.mean_loss(), 5),
-            "val_loss": "" if val_loss is None else round(val_loss, 5),
-            "learning_rate": f"{learning_rate:.3e}",
-            "grad_norm": round(grad_norm, 4),
-            "words_per_second": round(words / seconds, 1),
-            "seconds": round(seconds, 1),
-        }
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(",".join(str(self.last[column]) for column in self.COLUMNS) + "\n")
-        tracked = {
-            key: float(value)
-            for key, value in self.last.items()
-            if key not in ("step", "seconds") and value != ""
-        }
-        trainer.accelerator.log(tracked, step=trainer.step)
-        self.total, self.count = torch.zeros((), device=trainer.device), 0
-        return {
-            key: self.last[key] for key in ("loss", "val_loss", "words_per_second") if self.last[key] != ""
-        }
-
-
-def read_settings(state_file: Path) -> TrainingSettings:
-    """The settings that a checkpoint's ``training_state/state.json`` was made with."""
-    values = json.loads(state_file.read_text(encoding="utf-8"))["settings"]
-    return TrainingSettings(**{FORMER_NAMES.get(name, name): value for name, value in values.items()})
-
-
-def pick_previews(
-    records: Sequence[TextImage],
-    val: Sequence[int],
-    writers: Sequence[str],
-    charset: Charset,
-    max_length: int,
-    count: int = 16,
-) -> tuple[list[str], list[str]]:
-    """(texts, writers) for preview sheets: validation words of as many different writers as there are."""
-    known = set(writers)
-    candidates = [r for r in (records[i] for i in val) if r.writer in known and len(r.text) <= max_length]
-    candidates = [record for record in candidates if not charset.unknown(record.text)]
-    first_of_each = {record.writer: record for record in reversed(candidates)}
-    others = [record for record in candidates if first_of_each[record.writer] is not record]
-    chosen = [*first_of_each.values(), *others][:count]
-    return [record.text for record in chosen], [record.writer for record in chosen]

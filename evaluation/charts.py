@@ -1,17 +1,30 @@
-"""Small charts as SVG text: bars with intervals, and histograms."""
+"""Small charts as SVG text: bars with intervals, lines with intervals, and histograms."""
 
 import html
 from collections.abc import Mapping, Sequence
 
 WIDTH, HEIGHT = 640, 220  # of the drawing, in its own units
 LEFT, RIGHT, TOP, BOTTOM = 52, 12, 26, 44  # around the plot
-COLOURS = ("#2b6cb0", "#a0aec0", "#c05621")
-LINE_COLOURS = ("#4a5568", "#dd6b20", "#2b6cb0", "#90cdf4")
+LEGEND_ROW = 16
+CHARACTER = 6.2  # estimated width of a legend's character
+COLOURS = ("#2b6cb0", "#dd6b20", "#718096", "#2f855a", "#b83280", "#805ad5", "#1a202c", "#b7791f")
+Point = tuple[float, float, float]  # value, and the ends of its interval; NaN where there is none
+
+
+def choose_colours(names: Sequence[str]) -> dict[str, str]:
+    """A colour for each series, always the same one for the same position.
+
+    Raises:
+        ValueError: if there are more series than colours.
+    """
+    if len(names) > len(COLOURS):
+        raise ValueError(f"{len(names)} series, but {len(COLOURS)} colours")
+    return dict(zip(names, COLOURS, strict=False))
 
 
 def draw_bars(
     groups: Sequence[str],
-    series: Mapping[str, Sequence[tuple[float, float, float] | None]],
+    series: Mapping[str, Sequence[Point | None]],
     *,
     x_label: str,
     y_label: str,
@@ -21,48 +34,51 @@ def draw_bars(
 
     Args:
         groups: names below the bars.
-        series: by name, for each group (value, low, high) of shares, or None; NaN where there is no interval.
-        counts: words of each group, shown under its name.
+        series: by name, for each group value and interval of shares, or None.
+        counts: images of each group, shown under its name.
     """
-    # One group of three words with an interval of 400 % would flatten all others: what is higher ends at the
-    # frame.
+    # By values alone: one group of three images with an interval of 400 % would flatten all others. What is
+    # higher ends at the frame.
     values = [bar[0] for bars in series.values() for bar in bars if bar is not None]
-    top = _nice_top(min(1.0, 1.2 * max(values, default=1.0)))
-    body = [_axes(top, x_label, y_label), _legend(list(series))]
+    top = _round_up(min(1.0, 1.2 * max(values, default=1.0)))
+    body = [_axes(top, x_label, y_label)]
+    colours = choose_colours(list(series))
     slot = (WIDTH - LEFT - RIGHT) / max(1, len(groups))
     width = min(26.0, 0.8 * slot / max(1, len(series)))
     names_every = -(-len(groups) // 20)  # more names than that would overlap
     for number, group in enumerate(groups):
         middle = LEFT + slot * (number + 0.5)
-        for place, (bars, colour) in enumerate(zip(series.values(), COLOURS, strict=True)):
-            if bars[number] is None:
-                continue
-            value, low, high = bars[number]
-            x = middle + width * (place - len(series) / 2)
-            y = _y(value, top)
-            body.append(
-                f'<rect x="{x:.1f}" y="{y:.1f}" width="{width * 0.92:.1f}" height="{_y(0, top) - y:.1f}" '
-                f'fill="{colour}"><title>{html.escape(group)}: {100 * value:.1f} %</title></rect>'
-            )
-            if low == low:
-                at = x + width * 0.46
-                body.append(
-                    f'<line x1="{at:.1f}" x2="{at:.1f}" y1="{_y(low, top):.1f}" y2="{_y(high, top):.1f}" '
-                    'stroke="#1a202c" stroke-width="1"/>'
-                )
+        for position, (name, bars) in enumerate(series.items()):
+            if bars[number] is not None:
+                x = middle + width * (position - len(series) / 2)
+                body.append(_bar(bars[number], x, width, top, colours[name], group))
         if number % names_every == 0:
-            shown = group if len(group) <= 12 else group[:11] + "…"
-            body.append(_text(middle, HEIGHT - BOTTOM + 13, shown, size=10))
+            body.append(_text(middle, HEIGHT - BOTTOM + 13, _shorten(group), size=10))
             if counts:
                 body.append(
                     _text(middle, HEIGHT - BOTTOM + 24, str(counts[number]), size=8, colour="#718096")
                 )
-    return _frame(body, f"{y_label} by {x_label}")
+    return _frame(body, f"{y_label} by {x_label}", colours)
+
+
+def _bar(point: Point, x: float, width: float, top: float, colour: str, group: str) -> str:
+    value, low, high = point
+    y, middle = _y(value, top), x + width * 0.46
+    bar = (
+        f'<rect x="{x:.1f}" y="{y:.1f}" width="{width * 0.92:.1f}" height="{_y(0, top) - y:.1f}" '
+        f'fill="{colour}"><title>{html.escape(group)}: {100 * value:.1f} %</title></rect>'
+    )
+    if low != low:
+        return bar
+    return bar + (
+        f'<line x1="{middle:.1f}" x2="{middle:.1f}" y1="{_y(low, top):.1f}" y2="{_y(high, top):.1f}" '
+        'stroke="#1a202c" stroke-width="1"/>'
+    )
 
 
 def draw_lines(
     groups: Sequence[str],
-    series: Mapping[str, Sequence[tuple[float, float, float] | None]],
+    series: Mapping[str, Sequence[Point | None]],
     *,
     x_label: str,
     y_label: str,
@@ -71,27 +87,32 @@ def draw_lines(
 
     Args:
         groups: names below the points.
-        series: by name, at most four, for each group (value, low, high) of shares, or None.
+        series: by name, for each group value and interval of shares, or None.
     """
-    top = _nice_top(
-        min(1.0, 1.1 * max((point[2] for row in series.values() for point in row if point), default=1.0))
-    )
-    body = [_axes(top, x_label, y_label), _legend(list(series), LINE_COLOURS, width=140)]
+    ends = [point[2] for points in series.values() for point in points if point is not None]
+    top = _round_up(min(1.0, 1.1 * max(ends, default=1.0)))
+    body = [_axes(top, x_label, y_label)]
+    colours = choose_colours(list(series))
     slot = (WIDTH - LEFT - RIGHT) / max(1, len(groups))
     for number, group in enumerate(groups):
         body.append(_text(LEFT + slot * (number + 0.5), HEIGHT - BOTTOM + 13, group, size=10))
-    for place, (name, row, colour) in enumerate(zip(series, series.values(), LINE_COLOURS, strict=True)):
-        shift = 5 * (place - (len(series) - 1) / 2)  # intervals side by side
-        points = [(LEFT + slot * (number + 0.5) + shift, *point) for number, point in enumerate(row) if point]
-        path = " ".join(f"{x:.1f},{_y(value, top):.1f}" for x, value, _, _ in points)
+    for position, (name, points) in enumerate(series.items()):
+        shift = 5 * (position - (len(series) - 1) / 2)  # intervals side by side
+        placed = [
+            (LEFT + slot * (number + 0.5) + shift, *point)
+            for number, point in enumerate(points)
+            if point is not None
+        ]
+        path = " ".join(f"{x:.1f},{_y(value, top):.1f}" for x, value, _, _ in placed)
+        colour = colours[name]
         body.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2"/>')
-        for x, value, low, high in points:
+        for x, value, low, high in placed:
             body.append(
                 f'<line x1="{x:.1f}" x2="{x:.1f}" y1="{_y(low, top):.1f}" y2="{_y(high, top):.1f}"'
                 f' stroke="{colour}"/><circle cx="{x:.1f}" cy="{_y(value, top):.1f}" r="3"'
                 f' fill="{colour}"><title>{html.escape(name)}: {100 * value:.1f} %</title></circle>'
             )
-    return _frame(body, f"{y_label} by {x_label}")
+    return _frame(body, f"{y_label} by {x_label}", colours)
 
 
 def draw_histogram(series: Mapping[str, Sequence[float]], *, bins: int = 20, x_label: str) -> str:
@@ -102,26 +123,31 @@ def draw_histogram(series: Mapping[str, Sequence[float]], *, bins: int = 20, x_l
         for value in values:
             counts[min(bins - 1, max(0, int(value * bins)))] += 1
         shares[name] = [count / max(1, len(values)) for count in counts]
-    top = _nice_top(max((max(row) for row in shares.values()), default=1.0))
-    body = [_axes(top, x_label, "share of words"), _legend(list(shares))]
+    top = _round_up(max((max(row) for row in shares.values()), default=1.0))
+    body = [_axes(top, x_label, "share of images")]
+    colours = choose_colours(list(shares))
     step = (WIDTH - LEFT - RIGHT) / bins
-    for row, colour in zip(shares.values(), COLOURS, strict=True):
-        points = [
-            f"{LEFT + step * edge:.1f},{_y(share, top):.1f}"
-            for i, share in enumerate(row)
-            for edge in (i, i + 1)
-        ]
-        body.append(f'<polyline points="{" ".join(points)}" fill="none" stroke="{colour}" stroke-width="2"/>')
+    for name, row in shares.items():
+        points = []
+        for number, share in enumerate(row):
+            points += [f"{LEFT + step * edge:.1f},{_y(share, top):.1f}" for edge in (number, number + 1)]
+        body.append(
+            f'<polyline points="{" ".join(points)}" fill="none" stroke="{colours[name]}" stroke-width="2"/>'
+        )
     for tick in range(0, 11, 2):
         body.append(
             _text(LEFT + (WIDTH - LEFT - RIGHT) * tick / 10, HEIGHT - BOTTOM + 13, f"{tick / 10:g}", size=10)
         )
-    return _frame(body, x_label)
+    return _frame(body, x_label, colours)
 
 
-def _nice_top(value: float) -> float:
+def _round_up(value: float) -> float:
     """The end of an axis of shares: a round number a little above ``value``, at most 1."""
     return next((top for top in (0.02, 0.04, 0.1, 0.2, 0.4, 0.6, 0.8) if value <= top), 1.0)
+
+
+def _shorten(name: str) -> str:
+    return name if len(name) <= 12 else name[:11] + "…"
 
 
 def _y(value: float, top: float) -> float:
@@ -140,15 +166,23 @@ def _axes(top: float, x_label: str, y_label: str) -> str:
     return "".join(lines)
 
 
-def _legend(names: Sequence[str], colours: Sequence[str] = COLOURS, width: int = 110) -> str:
+def _legend(colours: Mapping[str, str]) -> tuple[str, int]:
+    """Names with their colours, from the right, in as many rows as they need; and the number of rows."""
+    rows: list[list[str]] = [[]]
+    widths = {name: 15 + CHARACTER * len(name) + 14 for name in colours}
+    room = WIDTH - RIGHT - LEFT
+    for name in colours:
+        if rows[-1] and sum(widths[other] for other in rows[-1]) + widths[name] > room:
+            rows.append([])
+        rows[-1].append(name)
     parts = []
-    for place, (name, colour) in enumerate(
-        zip(reversed(names), reversed(colours[: len(names)]), strict=True)
-    ):
-        x = WIDTH - RIGHT - width * (place + 1)
-        parts.append(f'<rect x="{x}" y="{TOP - 20}" width="10" height="10" fill="{colour}"/>')
-        parts.append(_text(x + 15, TOP - 11, name, size=11, anchor="start"))
-    return "".join(parts)
+    for number, names in enumerate(reversed(rows)):
+        x, y = WIDTH - RIGHT - sum(widths[name] for name in names), TOP - 20 - LEGEND_ROW * number
+        for name in names:
+            parts.append(f'<rect x="{x:.1f}" y="{y}" width="10" height="10" fill="{colours[name]}"/>')
+            parts.append(_text(x + 15, y + 9, name, size=11, anchor="start"))
+            x += widths[name]
+    return "".join(parts), len(rows)
 
 
 def _text(
@@ -160,8 +194,10 @@ def _text(
     )
 
 
-def _frame(body: Sequence[str], label: str) -> str:
+def _frame(body: Sequence[str], label: str, colours: Mapping[str, str]) -> str:
+    legend, rows = _legend(colours)
+    above = LEGEND_ROW * (rows - 1)
     return (
-        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{html.escape(label)}" '
-        f'xmlns="http://www.w3.org/2000/svg">{"".join(body)}</svg>'
+        f'<svg viewBox="0 {-above} {WIDTH} {HEIGHT + above}" role="img" aria-label="{html.escape(label)}" '
+        f'xmlns="http://www.w3.org/2000/svg">{"".join(body)}{legend}</svg>'
     )

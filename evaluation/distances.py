@@ -1,9 +1,10 @@
 """Distances between two sets of feature vectors, with what each vector contributes, which makes intervals
 cheap.
 
-A distance is computed once; how it changes when a word counts twice or not at all is a derivative in closed
-form. So a bootstrap of a thousand resamples costs one distance, where recomputing it would cost a thousand of
-2048 x 2048 matrices, and resampled words, being there twice, would add a bias of their own to each.
+A distance is computed once; how it changes when an image counts twice or not at all is a derivative in closed
+form. So a bootstrap of a thousand resamples costs one distance. Computing each resample's distance would cost
+a thousand decompositions of 2048 x 2048 matrices, and would be biased upward, since resampled images occur
+several times.
 """
 
 import numpy as np
@@ -19,7 +20,7 @@ def frechet_distance(reference: np.ndarray, other: np.ndarray) -> Distance:
 
     ``|mu_1 - mu_2|^2 + tr(S_1 + S_2 - 2 (S_1 S_2)^(1/2))``. The last trace is the sum of the singular values
     of ``A_1 A_2^T``, where ``A^T A = S`` (centred vectors in rows): no root of a matrix that may be singular,
-    which it is when there are fewer words than dimensions.
+    as it is with fewer images than dimensions.
 
     Args:
         reference: (n, d) vectors.
@@ -27,9 +28,8 @@ def frechet_distance(reference: np.ndarray, other: np.ndarray) -> Distance:
     Raises:
         ValueError: if a set has less than two vectors.
 
-    Source: Heusel et al. 2017, https://arxiv.org/abs/1706.08500, equation 6. It is biased upward the more,
-        the smaller the
-    sets are: only values at equal sizes compare.
+    Source: Heusel et al. 2017, https://arxiv.org/abs/1706.08500, equation 6. The smaller the sets, the larger
+    its upward bias: compare only values of equal sizes.
     """
     _check_sizes(reference, other)
     means = [x.mean(axis=0, dtype=np.float64) for x in (reference, other)]
@@ -42,15 +42,16 @@ def frechet_distance(reference: np.ndarray, other: np.ndarray) -> Distance:
     value = shift @ shift + sum(float(np.square(a).sum()) for a in rows) - 2 * singular.sum()
 
     def influence(a: np.ndarray, q: np.ndarray, u: np.ndarray, shift: np.ndarray) -> np.ndarray:
-        # d/dw of the three terms; of the last one, row i of the singular vectors tells how much of it is word
-        # i's.
+        # d/dw of the three terms; row i of the singular vectors tells image i's part of the last one.
         count = len(a)
         per_word = 2 * np.sqrt(count - 1) / count * (a @ shift) + np.square(a).sum(axis=1)
         per_word -= np.square(q @ u[:, : len(singular)]) @ singular
         return count * (per_word - per_word.mean())
 
     return Distance(
-        max(0.0, float(value)), influence(rows[0], q_1, left, shift), influence(rows[1], q_2, right.T, -shift)
+        value=max(0.0, float(value)),
+        reference=influence(rows[0], q_1, left, shift),
+        other=influence(rows[1], q_2, right.T, -shift),
     )
 
 
@@ -65,7 +66,7 @@ def kernel_distance(reference: np.ndarray, other: np.ndarray) -> Distance:
     Raises:
         ValueError: if a set has less than two vectors.
 
-    Source: Binkowski et al. 2018, https://arxiv.org/abs/1801.01401, section 3 (the U-statistic, on all words
+    Source: Binkowski et al. 2018, https://arxiv.org/abs/1801.01401, section 3 (the U-statistic, on all images
     instead of on subsets of them).
     """
     _check_sizes(reference, other)
@@ -78,11 +79,13 @@ def kernel_distance(reference: np.ndarray, other: np.ndarray) -> Distance:
         + within_other.sum() / (m * (m - 1))
         - 2 * across.sum() / (n * m)
     )
-    influences = [
-        2 * (within_reference / (n - 1) - across / m),
-        2 * (within_other / (m - 1) - across_other / n),
-    ]
-    return Distance(float(value), *(influence - influence.mean() for influence in influences))
+    influence = 2 * (within_reference / (n - 1) - across / m)
+    other_influence = 2 * (within_other / (m - 1) - across_other / n)
+    return Distance(
+        value=float(value),
+        reference=influence - influence.mean(),
+        other=other_influence - other_influence.mean(),
+    )
 
 
 def _kernel_sums(rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
@@ -101,5 +104,5 @@ def _kernel_diagonal(rows: np.ndarray) -> np.ndarray:
 def _check_sizes(reference: np.ndarray, other: np.ndarray) -> None:
     if min(len(reference), len(other)) < 2:
         raise UserError(
-            f"a distance needs two words on each side; here are {len(reference)} and {len(other)}"
+            f"a distance needs two images on each side; here are {len(reference)} and {len(other)}"
         )

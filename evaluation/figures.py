@@ -1,4 +1,4 @@
-"""What the evaluation's report shows beside the numbers: charts of legibility, words, copies."""
+"""What the evaluation's report shows beside the numbers: charts of legibility, example images, copies."""
 
 from collections.abc import Mapping, Sequence
 
@@ -6,18 +6,19 @@ import numpy as np
 
 from evaluation.charts import draw_bars, draw_histogram
 from evaluation.comparison import Comparison
-from evaluation.measures import ReadWords, Results, group_error_rates, length_names
-from evaluation.pixel_measures import Neighbours
+from evaluation.copies import Neighbours
+from evaluation.legibility import ReadImages, group_error_rates, length_names
+from evaluation.measures import Results
 from evaluation.report import Example
 from utils.bootstrap import Bootstrap, Estimate
 
-SHOWN = 6  # words under each heading
+SHOWN = 6  # images under each heading
 SHOWN_COPIES = 12
 SHOWN_WRITERS = 60
 
 
 def chart_legibility(
-    name: str, generated: ReadWords, real: ReadWords, bootstrap: Bootstrap, results: Results
+    name: str, generated: ReadImages, real: ReadImages, bootstrap: Bootstrap, results: Results
 ) -> None:
     """Add a recogniser's error rates by length and by writer, and its confidence, to charts and details."""
     sides = {"generated": generated, "real": real}
@@ -36,7 +37,7 @@ def chart_legibility(
         )
         caption = (
             f"Character error rate of {name} by {label}, with 95 % intervals, cut at the frame; below:"
-            " generated words."
+            " number of generated images."
         )
         if len(order) > SHOWN_WRITERS:
             caption += f" The first {SHOWN_WRITERS} of {len(order)} writers; metrics.json has all."
@@ -60,40 +61,40 @@ def _bar(estimate: Estimate | None) -> tuple[float, float, float] | None:
 
 
 def list_copies(pair: Comparison, neighbours: Neighbours, train: np.ndarray) -> list[dict]:
-    """The generated words that copy a training word, the clearest first, as JSON-able values."""
-    found = []
+    """The generated images that copy a training image, the clearest first, as JSON-able values."""
+    copies = []
     for row in np.flatnonzero(neighbours.is_copy):
-        other = pair.real.records[train[neighbours.rows[row]]]
-        record, distance, own = pair.generated.records[row], neighbours.distances[row], neighbours.own[row]
-        found.append(
+        original = pair.real.records[train[neighbours.rows[row]]]
+        record = pair.generated.records[row]
+        copies.append(
             {
                 "file_name": record.file_name,
                 "text": record.text,
                 "writer": record.writer,
-                "copy_of": other.file_name,
-                "copy_of_text": other.text,
-                "copy_of_writer": other.writer,
-                "distance": round(float(distance), 4),
-                "usual_distance": round(float(own), 4),
+                "copy_of": original.file_name,
+                "copy_of_text": original.text,
+                "copy_of_writer": original.writer,
+                "distance": round(float(neighbours.distances[row]), 4),
+                "usual_distance": round(float(neighbours.usual[row]), 4),
             }
         )
-    return sorted(found, key=lambda values: values["distance"] / values["usual_distance"])
+    return sorted(copies, key=lambda copy: copy["distance"] / copy["usual_distance"])
 
 
 def choose_examples(
     pair: Comparison,
-    readings: tuple[str, tuple[ReadWords, ReadWords]] | None,
+    readings: tuple[str, tuple[ReadImages, ReadImages]] | None,
     differences: np.ndarray | None,
     copies: Sequence[Mapping],
 ) -> dict[str, list[Example]]:
-    """Words by heading: the worst, the middle and the best ones, each beside a real one; and the clearest
-    copies.
+    """Generated images by heading: the worst, the middle and the best ones, each beside a real one; and the
+    clearest copies.
 
     Args:
-        readings: a recogniser's name, and what it read in the generated words and in ``pair.readable``: then
+        readings: a recogniser's name, and what it read in the generated images and in ``pair.readable``: then
             errors, and among equal ones confidence, tell good from bad.
         differences: (len(generated),) NMAE, NaN without a partner: tells good from bad without readings.
-            Without either, a few words are shown as they come.
+            Without either, a few images are drawn by the seed.
     """
     count = len(pair.generated)
     if readings:
@@ -106,7 +107,7 @@ def choose_examples(
         measured = "by pixel difference"
     else:
         order, measured = np.random.default_rng(pair.seed).permutation(count), ""
-    shown: dict[str, Sequence[int]] = {"Some words": order[:SHOWN]}
+    shown: dict[str, Sequence[int]] = {"Some images": order[:SHOWN]}
     if measured:
         middle = max(0, len(order) // 2 - SHOWN // 2)
         parts = {
@@ -114,15 +115,15 @@ def choose_examples(
             "Median": order[middle : middle + SHOWN],
             "Best": order[:SHOWN],
         }
-        shown = {f"{name} words, {measured}": part for name, part in parts.items()}
+        shown = {f"{name} images, {measured}": part for name, part in parts.items()}
     if len(order) <= 3 * SHOWN:
-        shown = {f"The words, {measured}, worst first" if measured else "The words": order[::-1]}
+        shown = {f"The images, {measured}, worst first" if measured else "The images": order[::-1]}
     examples = {
         name: [_example(pair, int(row), readings, differences) for row in rows]
         for name, rows in shown.items()
     }
     if copies:
-        examples[f"Copies of training words ({len(copies)}; the clearest)"] = _show_copies(
+        examples[f"Copies of training images ({len(copies)}; the clearest)"] = _show_copies(
             pair, copies[:SHOWN_COPIES]
         )
     return examples
@@ -131,15 +132,13 @@ def choose_examples(
 def _example(
     pair: Comparison,
     row: int,
-    readings: tuple[str, tuple[ReadWords, ReadWords]] | None,
+    readings: tuple[str, tuple[ReadImages, ReadImages]] | None,
     differences: np.ndarray | None,
 ) -> Example:
     record = pair.generated.records[row]
     other = _companion(pair, row)
-    caption, other_caption = (
-        ["generated"],
-        ["real, the same record" if pair.partners[row] >= 0 else "real, the same writer"],
-    )
+    caption = ["generated"]
+    other_caption = ["real, the same record" if pair.partners[row] >= 0 else "real, the same writer"]
     if readings:
         caption.append(_describe(readings[1][0], row))
         read = np.flatnonzero(pair.readable == other) if other is not None else ()
@@ -149,47 +148,48 @@ def _example(
         caption.append(f"NMAE {differences[row]:.3f}")
     if other is not None and pair.partners[row] < 0:
         other_caption.append(f"“{pair.real.records[other].text}”")
-    image = None if other is None else pair.real.read(other)
     return Example(
-        record.text,
-        record.writer,
-        pair.generated.read(row),
-        ", ".join(caption),
-        image,
-        ", ".join(other_caption),
+        text=record.text,
+        writer=record.writer,
+        image=pair.generated.read(row),
+        caption=", ".join(caption),
+        other=None if other is None else pair.real.read(other),
+        other_caption=", ".join(other_caption),
     )
 
 
-def _describe(words: ReadWords, row: int) -> str:
-    reading = words.readings[row]
+def _describe(images: ReadImages, row: int) -> str:
+    reading = images.readings[row]
     return f"read “{reading.text}” with confidence {reading.confidence:.2f}"
 
 
 def _companion(pair: Comparison, row: int) -> int | None:
-    """The real word to show beside a generated one: of its record, else of its writer, of the same text if
+    """The real image to show beside a generated one: of its record, else of its writer, of the same text if
     there is one.
     """
     if pair.partners[row] >= 0:
         return int(pair.partners[row])
     record = pair.generated.records[row]
-    own = np.flatnonzero(pair.real.writers == record.writer)
-    if not len(own):
+    of_writer = np.flatnonzero(pair.real.writers == record.writer)
+    if not len(of_writer):
         return None
-    return int(next((i for i in own if pair.real.records[i].text == record.text), own[0]))
+    same_text = [i for i in of_writer if pair.real.records[i].text == record.text]
+    return int(same_text[0] if same_text else of_writer[0])
 
 
 def _show_copies(pair: Comparison, copies: Sequence[Mapping]) -> list[Example]:
     rows = {record.file_name: i for i, record in enumerate(pair.generated.records)}
-    others = {record.file_name: i for i, record in enumerate(pair.real.records)}
+    real_rows = {record.file_name: i for i, record in enumerate(pair.real.records)}
     return [
         Example(
-            copy["text"],
-            copy["writer"],
-            pair.generated.read(rows[copy["file_name"]]),
-            f"generated, {copy['file_name']}, distance {copy['distance']:.3f}; usual is"
+            text=copy["text"],
+            writer=copy["writer"],
+            image=pair.generated.read(rows[copy["file_name"]]),
+            caption=f"generated, {copy['file_name']}, distance {copy['distance']:.3f}; usual is"
             f" {copy['usual_distance']:.3f}",
-            pair.real.read(others[copy["copy_of"]]),
-            f"training word “{copy['copy_of_text']}” of {copy['copy_of_writer']}, {copy['copy_of']}",
+            other=pair.real.read(real_rows[copy["copy_of"]]),
+            other_caption=f"training image “{copy['copy_of_text']}” of {copy['copy_of_writer']},"
+            f" {copy['copy_of']}",
         )
         for copy in copies
     ]

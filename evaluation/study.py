@@ -1,25 +1,19 @@
-"""The augmentation study's numbers: fractions of a data set, error rates over seeds, paired comparisons."""
+"""The augmentation study's numbers: error rates over seeds, paired comparisons."""
 
-import hashlib
 import math
-import os
-import shutil
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
-from pathlib import Path
+from dataclasses import asdict, dataclass
 
 import numpy as np
 
 from utils.bootstrap import CONFIDENCE
-from utils.text_images import TextImage, write_metadata
 
-VAL_SHARE = 0.1  # of the split train, where a data set has no val
 UNITS = ("characters", "words")
 RESAMPLES = 4000
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Arm:
     """A way to train a recogniser.
 
@@ -36,16 +30,16 @@ class Arm:
 
 
 ARMS = (
-    Arm("real", "real"),
-    Arm("synthetic", "synthetic"),
-    Arm("real+synthetic", "mixed"),
-    Arm("synthetic, then real", "then_real", starts_from="synthetic"),
-    Arm("real+synthetic (upper bound)", "upper_bound", is_upper_bound=True),
+    Arm(name="real", slug="real"),
+    Arm(name="synthetic", slug="synthetic"),
+    Arm(name="real+synthetic", slug="mixed"),
+    Arm(name="synthetic, then real", slug="then_real", starts_from="synthetic"),
+    Arm(name="real+synthetic (upper bound)", slug="upper_bound", is_upper_bound=True),
 )
 BASE = ARMS[0]  # what the others are compared with
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class RunErrors:
     """What one recogniser read wrong in the test words.
 
@@ -64,7 +58,7 @@ class RunErrors:
     seconds: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Rate:
     """A rate, the mean over seeds, with its 95 % interval over test words and seeds."""
 
@@ -73,7 +67,7 @@ class Rate:
     high: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Row:
     """An arm at a fraction; ``by_seed`` are the character error rates of its recognisers."""
 
@@ -86,7 +80,7 @@ class Row:
     seconds: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Difference:
     """An arm against ``BASE`` at one fraction: below 0 it is better. The p-values are of this fraction
     alone.
@@ -100,7 +94,7 @@ class Difference:
     wer_p_value: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Study:
     """All rows and comparisons, and on how many test words and seeds they rest."""
 
@@ -141,65 +135,6 @@ def format_p(p_value: float) -> str:
     return f"p = {p_value:.3f}" if p_value >= 0.001 else "p < 0.001"
 
 
-# Data
-
-
-def hold_out_val(records: Sequence[TextImage]) -> list[TextImage]:
-    """The records with a split ``val``: their own, or else a tenth of each writer's ``train``, by the hash of
-    the names.
-    """
-    if any(record.split == "val" for record in records):
-        return list(records)
-    train = [record for record in records if record.split == "train"]
-    val = {record.file_name for record in _share_of_each(train, VAL_SHARE)}
-    return [replace(record, split="val") if record.file_name in val else record for record in records]
-
-
-def choose_fraction(records: Sequence[TextImage], fraction: float) -> list[TextImage]:
-    """A part of the splits ``train`` and ``val``, as many words of each as that is (at least one), of each
-    writer alike as far as whole words allow; none of ``test``. A smaller fraction lies within a larger one.
-    """
-    return _share_of_each([record for record in records if record.split != "test"], fraction)
-
-
-def _share_of_each(records: Sequence[TextImage], share: float) -> list[TextImage]:
-    groups = defaultdict(list)
-    for record in records:
-        groups[record.split, record.writer].append(record)
-    ranks: dict[str, dict[str, float]] = defaultdict(dict)
-    for (split, writer), group in groups.items():
-        # A writer's words part [0, 1] evenly, in the order of their hashes; where they begin differs from
-        # writer to writer, so that a share of few words falls to some writers and not to all.
-        begin = int.from_bytes(_hash(writer)[:8], "big") / 2**64
-        for place, record in enumerate(sorted(group, key=lambda record: _hash(record.file_name))):
-            ranks[split][record.file_name] = (place + begin) / len(group)
-    chosen = set()
-    for rank in ranks.values():
-        in_order = sorted(rank, key=lambda name: (rank[name], name))
-        chosen |= set(in_order[: max(1, round(share * len(in_order)))])
-    return [record for record in records if record.file_name in chosen]
-
-
-def _hash(text: str) -> bytes:
-    return hashlib.sha256(text.encode()).digest()
-
-
-def copy_words(source: Path, records: Sequence[TextImage], target: Path) -> None:
-    """A word folder of some words of another; images are linked where the disk allows it, else copied."""
-    for record in records:
-        image, copy = source / record.file_name, target / record.file_name
-        copy.parent.mkdir(parents=True, exist_ok=True)
-        copy.unlink(missing_ok=True)
-        try:
-            os.link(image, copy)
-        except OSError:
-            shutil.copyfile(image, copy)
-    write_metadata(target, records)
-
-
-# Numbers
-
-
 def summarise(runs: Sequence[RunErrors]) -> Study:
     """Rates of each arm at each fraction, and each arm against real data alone.
 
@@ -212,36 +147,46 @@ def summarise(runs: Sequence[RunErrors]) -> Study:
     groups: dict[tuple[float, str], list[RunErrors]] = defaultdict(list)
     for one in runs:
         groups[one.fraction, one.arm.name].append(one)
-    rows, differences = [], []
-    for (fraction, _), group in sorted(
-        groups.items(), key=lambda item: (item[0][0], ARMS.index(item[1][0].arm))
-    ):
-        own, base = _tables(group), groups.get((fraction, BASE.name))
-        cer, wer = (_rate(*own[unit]) for unit in UNITS)
-        errors, lengths = own["characters"]
-        by_seed = tuple(float(of_seed.sum() / lengths.sum()) for of_seed in errors)
-        rows.append(
-            Row(
-                group[0].arm,
-                fraction,
-                group[0].trained_on,
-                cer,
-                wer,
-                by_seed,
-                sum(one.seconds for one in group),
-            )
-        )
-        if base is not None and group[0].arm != BASE:
-            other = _tables(base)
-            (cer, cer_p), (wer, wer_p) = (
-                _compare(own[unit][0], other[unit][0], own[unit][1]) for unit in UNITS
-            )
-            differences.append(Difference(group[0].arm, fraction, cer, cer_p, wer, wer_p))
+    in_order = sorted(groups.values(), key=lambda group: (group[0].fraction, ARMS.index(group[0].arm)))
+    bases = {group[0].fraction: group for group in in_order if group[0].arm == BASE}
     return Study(
-        tuple(rows),
-        tuple(differences),
-        len(runs[0].characters[0]),
-        max(len(group) for group in groups.values()),
+        rows=tuple(_row(group) for group in in_order),
+        differences=tuple(
+            _difference(group, bases[group[0].fraction])
+            for group in in_order
+            if group[0].arm != BASE and group[0].fraction in bases
+        ),
+        test_words=len(runs[0].characters[0]),
+        seeds=max(len(group) for group in in_order),
+    )
+
+
+def _row(group: Sequence[RunErrors]) -> Row:
+    tables = _tables(group)
+    errors, lengths = tables["characters"]
+    return Row(
+        arm=group[0].arm,
+        fraction=group[0].fraction,
+        words=group[0].trained_on,
+        cer=_rate(*tables["characters"]),
+        wer=_rate(*tables["words"]),
+        by_seed=tuple(float(of_seed.sum() / lengths.sum()) for of_seed in errors),
+        seconds=sum(one.seconds for one in group),
+    )
+
+
+def _difference(group: Sequence[RunErrors], base: Sequence[RunErrors]) -> Difference:
+    tables, base_tables = _tables(group), _tables(base)
+    (cer, cer_p), (wer, wer_p) = (
+        _compare(tables[unit][0], base_tables[unit][0], tables[unit][1]) for unit in UNITS
+    )
+    return Difference(
+        arm=group[0].arm,
+        fraction=group[0].fraction,
+        cer=cer,
+        cer_p_value=cer_p,
+        wer=wer,
+        wer_p_value=wer_p,
     )
 
 
@@ -278,7 +223,7 @@ def _rate(errors: np.ndarray, lengths: np.ndarray) -> Rate:
 
 def _interval(value: float, resampled: np.ndarray) -> Rate:
     low, high = np.quantile(resampled, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
-    return Rate(float(value), float(low), float(high))
+    return Rate(value=float(value), low=float(low), high=float(high))
 
 
 def _compare(errors: np.ndarray, base: np.ndarray, lengths: np.ndarray) -> tuple[Rate, float]:

@@ -1,34 +1,35 @@
-"""Batches of text images: what a checkpoint can write, and the choice among variants by a recogniser."""
+"""Images of jobs in batches, the choice among variants by a recogniser, and what takes the images."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
-from diffusion.pipeline import HandwritingPipeline
-from generation.jobs import Job
+from diffusion.pipeline import DEFAULT_STEPS, HandwritingPipeline
+from generation.jobs import Job, JobList
 from htr.error_rates import character_error_rates
 from htr.recogniser import Recogniser
-from utils.errors import UserError
 
 VARIANT_STRIDE = 1_000_003  # added to the seed for each further variant of a word
+CHUNK = 10_000  # jobs whose canvas widths are asked for together
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class SamplingSettings:
     """How words are written; see the flags of the same names."""
 
-    num_steps: int
-    scheduler: str
-    guidance_scale: float | None
-    writer_guidance_scale: float | None
-    guidance_interval: tuple[float, float] | None
-    redraws: int | None
-    seed: int
-    batch_size: int
+    num_steps: int = DEFAULT_STEPS
+    scheduler: str = "dpmsolver++"
+    guidance_scale: float | None = None
+    writer_guidance_scale: float | None = None
+    guidance_interval: tuple[float, float] | None = None
+    redraws: int | None = None
+    seed: int = 0
+    batch_size: int = 32
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Selection:
     """Which variant of a word is kept, and whether any is.
 
@@ -38,16 +39,16 @@ class Selection:
             else the best is kept, by CER and then by confidence.
         max_cer: a word whose best variant is read with more character errors than this share is left out;
             None keeps all.
-        normalise: how texts are compared, a name of ``utils.metrics.NORMALISERS``.
+        normalise: how texts are compared, a name of ``htr.error_rates.NORMALISERS``.
     """
 
     recogniser: Recogniser
-    best_of: int
-    max_cer: float | None
-    normalise: str
+    best_of: int = 1
+    max_cer: float | None = None
+    normalise: str = "exact"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Outcome:
     """How a word came out: the variant that was chosen, how it was read, and whether it is kept."""
 
@@ -69,59 +70,51 @@ class Outcome:
         }
 
 
-def check_jobs(
-    pipeline: HandwritingPipeline, jobs: Sequence[Job], skip_unknown: bool, flag: str
-) -> list[Job]:
-    """The jobs that the checkpoint can do; the first that it can't is an error, unless they are to be
-    skipped.
+# Jobs that were written together, their images ((H, W) uint8, None where a word is left out), and with a
+# selection their outcomes, else none.
+Batch = tuple[Sequence[Job], Sequence[np.ndarray | None], Sequence[Outcome]]
+Sampler = Callable[[JobList], Iterator[Batch]]
 
-    Raises:
-        ValueError: names the character, writer or length, and what the checkpoint knows.
-    """
-    verdicts: dict[tuple[str, str], str | None] = {}
-    kept = []
-    for job in jobs:
-        key = (job.record.text, job.record.writer)
-        if key not in verdicts:
-            try:
-                pipeline.check([job.record.text], [job.writer])
-                verdicts[key] = None if job.record.text else "an empty text"
-            except ValueError as error:
-                verdicts[key] = str(error)
-        if verdicts[key] is None:
-            kept.append(job)
-        elif not skip_unknown:
-            raise UserError(
-                f"{flag}: {verdicts[key]}\nUse other words or hands, train with them, or give --skip_unknown."
-            )
-    if not kept:
-        raise UserError(
-            f"none of {len(jobs)} words can be written by this checkpoint: {next(iter(verdicts.values()))}"
-        )
-    if len(kept) < len(jobs):
-        print(f"skipped     {len(jobs) - len(kept)} of {len(jobs)} words that the model does not know")
-    return kept
+
+class Sink(Protocol):
+    """Where images go: a folder, tar files, pages."""
+
+    def write(self, sample: Sampler) -> int:
+        """Write what is missing of this process's part of the jobs, with the images that ``sample`` gives of
+        the jobs that it is given; returns the number of images that were written.
+        """
+
+    def finish(self) -> str:
+        """Check and complete the output once every part is there; returns what to tell the user."""
 
 
 def write_batches(
     pipeline: HandwritingPipeline,
-    jobs: Sequence[Job],
+    jobs: JobList,
     settings: SamplingSettings,
-    selection: Selection | None,
-) -> Iterator[tuple[Sequence[Job], Sequence[np.ndarray | None], list[Outcome]]]:
-    """Words in batches: the jobs, an image each (None where a word is left out), and outcomes if there is a
-    selection.
+    selection: Selection | None = None,
+) -> Iterator[Batch]:
+    """Write words in batches.
 
     Words on canvases of one width come side by side; which words share a batch changes none of them.
     """
-    widths = pipeline.canvas_widths([job.record.text for job in jobs], [job.writer for job in jobs])
-    jobs = [jobs[i] for i in np.argsort(widths, kind="stable")]
+    widths = [_canvas_widths(pipeline, jobs[first : first + CHUNK]) for first in range(0, len(jobs), CHUNK)]
+    in_order = jobs.select(np.argsort(np.concatenate(widths), kind="stable")) if widths else jobs
     for first in range(0, len(jobs), settings.batch_size):
-        batch = jobs[first : first + settings.batch_size]
+        batch = list(in_order[first : first + settings.batch_size])
         if selection:
             yield batch, *choose_variants(pipeline, batch, settings, selection)
         else:
             yield batch, list(write_variant(pipeline, batch, settings)), []
+
+
+def _canvas_widths(pipeline: HandwritingPipeline, jobs: Sequence[Job]) -> np.ndarray:
+    """(N,) pixels."""
+    texts, writers = [], []
+    for job in jobs:
+        texts.append(job.record.text)
+        writers.append(job.writer)
+    return pipeline.canvas_widths(texts, writers)
 
 
 def write_variant(
@@ -158,14 +151,13 @@ def choose_variants(
         texts = [jobs[i].record.text for i in pending]
         rates = character_error_rates(texts, [reading.text for reading in readings], selection.normalise)
         for i, image, reading, cer in zip(pending, written, readings, rates.tolist(), strict=True):
-            is_kept = selection.max_cer is None or cer <= selection.max_cer
             new = Outcome(
-                jobs[i].record.file_name,
-                variant,
-                reading.text,
-                round(cer, 4),
-                round(reading.confidence, 4),
-                is_kept,
+                file_name=jobs[i].record.file_name,
+                variant=variant,
+                reading=reading.text,
+                cer=round(cer, 4),
+                confidence=round(reading.confidence, 4),
+                is_kept=selection.max_cer is None or cer <= selection.max_cer,
             )
             if best[i] is None or (new.cer, -new.confidence) < (best[i].cer, -best[i].confidence):
                 best[i], images[i] = new, image

@@ -3,7 +3,7 @@ training.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -23,8 +23,11 @@ from utils.text_images import TextImage, read_text_images
 Words = tuple[Sequence[TextImage], Sequence[Path]]  # records and where their images are
 
 
-def read_split(folder: Path, split: str, *, flag: str) -> Words:
-    """The words of one split of a word folder, texts normalised.
+def read_split(folder: Path, split: str, *, flag: str, split_flag: str | None = None) -> Words:
+    """The images of one split of a folder, texts normalised.
+
+    Args:
+        split_flag: the flag that names another split, for messages.
 
     Raises:
         FileNotFoundError, ValueError: if there is no such folder, no word of this split, or an empty text.
@@ -32,7 +35,8 @@ def read_split(folder: Path, split: str, *, flag: str) -> Words:
     try:
         records = read_text_images(folder, flag=flag, splits=(split,))
     except ValueError as error:
-        raise UserError(f"{error}. {flag}_split names another split.") from error
+        hint = f". {split_flag} names another split." if split_flag else ""
+        raise UserError(f"{error}{hint}") from error
     records = [replace(record, text=normalise_text(record.text)) for record in records]
     if empty := [record.file_name for record in records if not record.text]:
         raise UserError(f"{flag} {folder}: {empty[0]} has an empty text")
@@ -40,39 +44,38 @@ def read_split(folder: Path, split: str, *, flag: str) -> Words:
 
 
 def pick_words(records: Sequence[TextImage], paths: Sequence[Path], indices: Iterable[int]) -> Words:
-    """The words of these indices."""
+    """The images of these indices."""
     chosen = list(indices)
     return [records[i] for i in chosen], [paths[i] for i in chosen]
 
 
 def take_sample(words: Words, most: int) -> Words:
-    """At most ``most`` words, evenly spread over all."""
+    """At most ``most`` images, evenly spread over all."""
     count = len(words[0])
     return pick_words(*words, np.linspace(0, count - 1, min(most, count)).round().astype(int))
 
 
 def count_by_folder(words: TrainingSet, indices: Iterable[int]) -> dict[str, int]:
-    """How many of these indices lie in each word folder."""
+    """How many of these indices lie in each folder."""
     return dict(Counter(str(words.folder_of(i)) for i in indices))
 
 
 def load_crops(paths: Sequence[Path], *, img_height: int) -> list[np.ndarray]:
-    """Word images of one height and any widths, (img_height, w) uint8, cut to their ink.
+    """Text images of one height and any widths, (img_height, w) uint8, cut to their ink.
 
     Raises:
         FileNotFoundError, ValueError: if an image is missing, damaged or of another height; the message names
             it.
     """
     with ThreadPoolExecutor() as pool:
-        images = pool.map(
-            lambda path: crop_to_ink(read_image(path)).copy(), paths
-        )  # a view would keep the whole image
+        # Copied: a view would keep the whole image.
+        images = pool.map(lambda path: crop_to_ink(read_image(path)).copy(), paths)
         crops = list(tqdm(images, total=len(paths), desc="read images", unit="word", leave=False))
     for path, crop in zip(paths, crops, strict=True):
         if crop.shape[0] != img_height:
             raise UserError(
-                f"{path}: {crop.shape[0]} pixels high, but the words to train on have {img_height}."
-                " Preprocess all word folders with one height in --img_size."
+                f"{path}: {crop.shape[0]} pixels high, but the images to train on have {img_height}."
+                " Preprocess all folders with one height in --img_size."
             )
     return crops
 
@@ -84,7 +87,8 @@ def count_unknown(texts: Iterable[str], charset: Charset) -> dict[str, int]:
 
 INK = 200  # grey levels under this are ink
 MARGIN = 6  # pixels of white that stay at both sides of the ink
-WIDTH_STEP = 16  # pixels; words become a multiple of it wide
+WIDTH_STEP = 16  # pixels; images are padded to multiples of it
+BATCH_COLUMNS = 32_768  # pixels: 64 words 512 wide, 16 lines 2,000 wide; bounds the memory
 
 
 def crop_to_ink(image: np.ndarray) -> np.ndarray:
@@ -100,6 +104,25 @@ def crop_to_ink(image: np.ndarray) -> np.ndarray:
 def padded_width(width: int) -> int:
     """``width`` up to a multiple of ``WIDTH_STEP``, pixels."""
     return -(-width // WIDTH_STEP) * WIDTH_STEP
+
+
+def batch_by_width(widths: Sequence[int], batch_size: int) -> Iterator[list[int]]:
+    """Rows of images in batches of similar width, the narrowest first.
+
+    Args:
+        widths: of the images, pixels.
+        batch_size: most images in a batch. A batch of wide images is smaller, so that it has at most
+            ``BATCH_COLUMNS`` columns of pixels with its padding; an image that is wider still comes alone.
+    """
+    batch: list[int] = []
+    for row in sorted(range(len(widths)), key=widths.__getitem__):
+        columns = padded_width(widths[row]) * (len(batch) + 1)
+        if batch and (len(batch) == batch_size or columns > BATCH_COLUMNS):
+            yield batch
+            batch = []
+        batch.append(row)
+    if batch:
+        yield batch
 
 
 def make_batch(crops: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:

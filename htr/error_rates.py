@@ -5,20 +5,21 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from rapidfuzz.distance import Levenshtein
 
 from utils.bootstrap import Bootstrap, Estimate
 from utils.charset import normalise_text
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ErrorRates:
-    """Error rates of a set of readings; intervals are 95 % bootstrap intervals over words, None for a single
-    word.
+    """Error rates of a set of readings; intervals are 95 % bootstrap intervals over images, None for a single
+    image.
 
     Attributes:
-        words: how many were read.
-        cer: edit operations over all characters that were written; above 1 if far too much is read.
-        wer: edit operations over all words between spaces, case and all.
+        words: number of images that were read.
+        cer: edit operations over the number of characters written; above 1 if far too much is read.
+        wer: edit operations over the number of words between spaces; upper and lower case count as different.
     """
 
     words: int
@@ -28,27 +29,33 @@ class ErrorRates:
     wer_interval: tuple[float, float] | None
 
     def describe(self) -> str:
-        """One line, e.g. ``CER 4.1 % (3.5 to 4.7), WER 12.0 % (10.1 to 14.0), 500 words``."""
+        """One line, e.g. ``CER 4.1 % (3.5 to 4.7), WER 12.0 % (10.1 to 14.0), 500 images``."""
         parts = []
         for name, rate, interval in (
             ("CER", self.cer, self.cer_interval),
             ("WER", self.wer, self.wer_interval),
         ):
-            span = " ({:.1f} to {:.1f})".format(*(100 * end for end in interval)) if interval else ""
+            span = f" ({100 * interval[0]:.1f} to {100 * interval[1]:.1f})" if interval else ""
             parts.append(f"{name} {100 * rate:.1f} %{span}")
-        return ", ".join([*parts, f"{self.words} words"])
+        return ", ".join([*parts, f"{self.words} images"])
 
 
 def measure_errors(texts: Sequence[str], readings: Sequence[str], *, seed: int = 0) -> ErrorRates:
-    """Error rates of ``readings`` against the ``texts`` that were written, none of them empty; ``seed``
-    resamples.
+    """Error rates of ``readings`` against the ``texts`` that were written, none of them empty.
+
+    Args:
+        seed: of the intervals' resampling.
     """
     bootstrap = Bootstrap(seed=seed)
-    cer, wer = (
-        bootstrap.ratio(name, *count_errors(texts, readings, unit=unit))
-        for name, unit in (("cer", "characters"), ("wer", "words"))
+    cer = bootstrap.ratio("cer", *count_errors(texts, readings, unit="characters"))
+    wer = bootstrap.ratio("wer", *count_errors(texts, readings, unit="words"))
+    return ErrorRates(
+        words=len(texts),
+        cer=cer.value,
+        cer_interval=_interval(cer),
+        wer=wer.value,
+        wer_interval=_interval(wer),
     )
-    return ErrorRates(len(texts), cer.value, _interval(cer), wer.value, _interval(wer))
 
 
 def _interval(estimate: Estimate) -> tuple[float, float] | None:
@@ -59,7 +66,7 @@ def _interval(estimate: Estimate) -> tuple[float, float] | None:
 
 
 def keep_letters(text: str) -> str:
-    """A text in lower case without what is neither letter nor digit: what a reader without case and marks can
+    """The letters and digits of a text in lower case: what a recogniser that ignores case and punctuation can
     get right.
     """
     return re.sub(r"[\W_]+", "", text.lower())
@@ -68,58 +75,47 @@ def keep_letters(text: str) -> str:
 NORMALISERS: dict[str, Callable[[str], str]] = {"exact": normalise_text, "letters": keep_letters}
 
 
+def split_units(text: str, normalise: str, unit: str) -> Sequence[str]:
+    """What errors are counted over: the characters of a text as ``normalise`` leaves it, or its words.
+
+    Words stand between spaces, under any ``normalise``; each is normalised by itself, and one of which
+    nothing is left, such as a lone dash where letters are compared, is no word.
+    """
+    if unit == "characters":
+        return NORMALISERS[normalise](text)
+    words = (NORMALISERS[normalise](word) for word in text.split())
+    return [word for word in words if word]
+
+
 def count_errors(
-    texts: Sequence[str], readings: Sequence[str], *, unit: str
+    texts: Sequence[str], readings: Sequence[str], normalise: str = "exact", *, unit: str
 ) -> tuple[np.ndarray, np.ndarray]:
     """Edit operations (insertions, deletions, substitutions) from each text to its reading.
 
     Args:
-        texts: what was to be written, none empty.
+        texts: what was to be written.
+        normalise: a name of ``NORMALISERS``.
         unit: ``characters`` or ``words`` (between spaces).
     Returns:
-        (n,) operations and (n,) lengths of the texts, both in units; the error rate is the ratio of their
-        sums.
+        (n,) int64 operations and (n,) int64 lengths of the texts, both in units; the error rate is the ratio
+        of their sums. Both are 0 where nothing is left of the text to compare.
     """
-    import jiwer
-
-    process = {"characters": jiwer.process_characters, "words": jiwer.process_words}[unit]
-    alignments = process(list(texts), list(readings)).alignments
-    errors = [
-        sum(
-            max(c.ref_end_idx - c.ref_start_idx, c.hyp_end_idx - c.hyp_start_idx)
-            for c in chunks
-            if c.type != "equal"
-        )
-        for chunks in alignments
-    ]
-    lengths = [sum(c.ref_end_idx - c.ref_start_idx for c in chunks) for chunks in alignments]
-    return np.array(errors, np.int64), np.array(lengths, np.int64)
-
-
-def count_normalised_errors(
-    texts: Sequence[str], readings: Sequence[str], normalise: str, *, unit: str
-) -> tuple[np.ndarray, np.ndarray]:
-    """``count_errors`` of normalised texts; both are 0 where nothing is left to compare.
-
-    Args:
-        normalise: a name of ``NORMALISERS``.
-    """
-    pairs = [
-        (NORMALISERS[normalise](text), NORMALISERS[normalise](reading))
-        for text, reading in zip(texts, readings, strict=True)
-    ]
-    counts = np.zeros((2, len(pairs)), np.int64)
-    if rows := [i for i, (text, _) in enumerate(pairs) if text]:
-        counts[:, rows] = count_errors(*zip(*(pairs[i] for i in rows), strict=True), unit=unit)
-    return counts[0], counts[1]
+    errors = np.zeros(len(texts), np.int64)
+    lengths = np.zeros(len(texts), np.int64)
+    for row, (text, reading) in enumerate(zip(texts, readings, strict=True)):
+        written = split_units(text, normalise, unit)
+        if written:
+            lengths[row] = len(written)
+            errors[row] = Levenshtein.distance(written, split_units(reading, normalise, unit))
+    return errors, lengths
 
 
 def character_error_rates(texts: Sequence[str], readings: Sequence[str], normalise: str) -> np.ndarray:
-    """(n,) edit operations a character of single words; 0 of a text that has nothing to compare, such as
-    marks alone where letters are compared.
+    """(n,) edit operations a character of each text; 0 where a text has nothing to compare, such as
+    punctuation alone where letters are compared.
 
     Args:
         normalise: a name of ``NORMALISERS``.
     """
-    errors, lengths = count_normalised_errors(texts, readings, normalise, unit="characters")
+    errors, lengths = count_errors(texts, readings, normalise, unit="characters")
     return errors / np.maximum(lengths, 1)

@@ -13,7 +13,7 @@ from utils.images import WHITE, ink_box, ink_mask
 LARGEST_FACTOR = 6  # times the canvas's height; higher pictures are reduced before they are cleaned
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class FitSettings:
     """How a raw word picture becomes an image of the word folder.
 

@@ -41,7 +41,7 @@ class PageLines:
     shapes: tuple[LineShape, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LineImage:
     """One line of a page, by its number."""
 
@@ -58,13 +58,7 @@ def _cut_page(page: PageLines, settings: FitSettings) -> list[np.ndarray | str]:
     """All lines of a page; the last page is kept, since a page's lines follow each other."""
     try:
         grey, scale, shift = _load_part(page, settings.img_size[0])
-    except (
-        OSError,
-        SyntaxError,
-        ValueError,
-        EOFError,
-        Image.DecompressionBombError,
-    ):  # whatever Pillow raises
+    except Exception:  # whatever the picture's decoder raises
         return ["unreadable_image"] * len(page.shapes)
     return cut_lines(grey, make_frames(page.shapes, scale, shift, grey.shape), settings)
 

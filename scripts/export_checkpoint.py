@@ -16,35 +16,26 @@ if not __package__:
 import torch
 
 from diffusion.pipeline import HandwritingPipeline
-from utils.cli import run
-from utils.errors import UserError
-from utils.output import check_no_file
+from utils.cli import HelpFormatter, run
+from utils.output import claim_folder
 
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Parse the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=HelpFormatter)
     parser.add_argument(
-        "--models_path", type=Path, required=True, help="a checkpoint, or a run (its newest checkpoint)"
+        "--models_path", type=Path, required=True, help="checkpoint, or run (its newest checkpoint)"
     )
-    parser.add_argument(
-        "--save_path", type=Path, required=True, help="the folder to write; must not exist or be empty"
-    )
-    parser.add_argument(
-        "--dtype", choices=tuple(DTYPES), default="fp16", help="of the weights (default: %(default)s)"
-    )
+    parser.add_argument("--save_path", type=Path, required=True, help="folder to write, absent or empty")
+    parser.add_argument("--dtype", choices=tuple(DTYPES), default="fp16", help="precision of the weights")
     return parser.parse_args(argv)
 
 
 def main(args: argparse.Namespace) -> None:
     """Load, write, measure."""
-    check_no_file(args.save_path, "--save_path")
-    if args.save_path.exists() and any(args.save_path.iterdir()):
-        raise UserError(f"--save_path {args.save_path}: not empty. Name another folder.")
+    claim_folder(args.save_path, "--save_path")
     HandwritingPipeline.from_pretrained(args.models_path).save_pretrained(
         args.save_path, dtype=DTYPES[args.dtype]
     )

@@ -8,10 +8,11 @@ import torch
 from diffusion.autoencoder import CompactAutoencoder, hash_vae, load_vae
 from diffusion.config import CheckpointConfig
 from diffusion.layout import CANVAS_STEP, WidthModel
-from diffusion.noise_schedule import NoiseSchedule
+from diffusion.noise_schedule import RectifiedFlow
 from diffusion.pipeline import HandwritingPipeline
+from diffusion.presets import make_config
 from tests.helpers import IMG_SIZE, TINY_TRAINING, WORDS, WRITERS, make_word_folder, nudge_zeros, run_script
-from unet import UNet, make_config
+from unet import UNet
 from utils.charset import Charset
 
 
@@ -50,12 +51,12 @@ def pipeline(vae_folder: Path) -> HandwritingPipeline:
         dict.fromkeys(characters, 7.0), dict(zip(WRITERS, (0.9, 1.0, 1.1), strict=True)), left=2.0, room=60.0
     )
     config = CheckpointConfig(
-        Charset(characters),
-        WRITERS,
-        NoiseSchedule(),
-        IMG_SIZE,
-        width_model,
-        {"name": str(vae_folder), "hash": hash_vae(vae)},
+        charset=Charset(characters),
+        writers=WRITERS,
+        schedule=RectifiedFlow(),
+        img_size=IMG_SIZE,
+        width_model=width_model,
+        vae={"name": str(vae_folder), "hash": hash_vae(vae)},
         canvas_step=CANVAS_STEP,
         extra={"preset": "tiny", "step": 0},
     )

@@ -7,11 +7,12 @@ import pytest
 import torch
 
 from feature_extractor import BACKBONES, STYLE_WEIGHTS_NAME, StyleEncoder, StyleEncoderConfig, ink_width
+from utils.errors import UserError
 
 
 def make_encoder(**changes) -> StyleEncoder:
     torch.manual_seed(0)
-    return StyleEncoder(StyleEncoderConfig(("01", "02", "03"), (32, 64), **changes)).eval()
+    return StyleEncoder(StyleEncoderConfig(writers=("01", "02", "03"), img_size=(32, 64), **changes)).eval()
 
 
 def draw(left: int, right: int, width: int = 128, height: int = 32) -> np.ndarray:
@@ -53,9 +54,19 @@ def test_an_empty_image_has_a_finite_style():
     assert np.isfinite(style).all() and np.isfinite(logits).all()
 
 
-def test_images_of_another_height_are_refused():
-    with pytest.raises(ValueError, match="images of 64 pixels height; this style encoder was trained on 32"):
-        make_encoder().embed([np.full((64, 64), 255, np.uint8)])
+def test_the_image_of_another_height_is_named_and_not_the_first():
+    images = [draw(4, 20), np.full((64, 64), 255, np.uint8)]
+    with pytest.raises(
+        UserError, match="image 2 of 2: 64 pixels high; this style encoder was trained on images"
+    ):
+        make_encoder().embed(images)
+
+
+def test_a_line_has_the_style_that_it_has_alone_beside_words():
+    encoder = make_encoder()
+    line = draw(4, 1990, width=2000)
+    together = encoder.embed([draw(4, 40), line, *[draw(4, 60)] * 40])[0]
+    assert np.allclose(together[1], encoder.embed([line])[0][0], atol=1e-5)
 
 
 @pytest.mark.parametrize(("right", "width"), [(1, 32), (32, 32), (33, 64), (127, 128)])

@@ -3,25 +3,38 @@
 import json
 import re
 import shutil
+import sys
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from diffusion.latent_recogniser import LATENT_RECOGNISER_FOLDER, LatentRecogniser, LatentRecogniserConfig
+from diffusion.layout import WidthModel
+from diffusion.pipeline import HandwritingPipeline
+from diffusion.presets import make_config
 from generation.jobs import parse_mix
+from generation.output_folder import Part, lock_part
+from generation.planning import DEFAULT_WORDS
 from htr.recogniser import Reading
-from inference import DEFAULT_WORDS, main, parse_args
+from inference import main, parse_args
 from tests.helpers import (
     IMG_SIZE,
     PUBLISHED,
+    ROOT,
     TINY_TRAINING,
+    WORDS,
     WRITERS,
     hash_tree,
     make_word_folder,
     run_script,
     start_script,
 )
+from unet import UNet
+from utils.charset import Charset
 from utils.cli import run
 from utils.text_images import read_text_images
 
@@ -83,6 +96,32 @@ def test_the_command_of_the_readme_writes_default_words_beside_the_model(checkpo
         tuple(record.text for record in records) == DEFAULT_WORDS
         and f"wrote       {len(DEFAULT_WORDS)} words" in output
     )
+
+
+@pytest.mark.parametrize(
+    "characters", ["0123456789", "αβγδεζηθικλμνξοπρστυφχψω", "abcdefghijklmnoprstuvwxyz"]
+)
+def test_a_model_of_any_charset_writes_without_being_given_words(pipeline, write, tmp_path, characters):
+    charset = Charset(tuple(characters))
+    torch.manual_seed(0)
+    unet = UNet(make_config("tiny", num_writers=3, vocabulary_size=len(characters) + 1, max_length=8))
+    widths = WidthModel(dict.fromkeys(characters, 7.0), {}, left=2.0, room=60.0)
+    config = replace(pipeline.config, charset=charset, width_model=widths)
+    HandwritingPipeline(unet, pipeline.vae, config).save_pretrained(tmp_path / "model")
+    records = read_text_images(write("--single_image", "True", models_path=tmp_path / "model"))
+    assert records and set("".join(record.text for record in records)) <= set(characters)
+
+
+def test_a_trained_model_writes_texts_of_its_training(tiny_run, write):
+    records = read_text_images(write("--single_image", "True", models_path=tiny_run))
+    assert records and {record.text for record in records} <= set(WORDS)
+
+
+def test_nothing_is_written_beside_a_model_that_ships(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    for argv in ([], ["--models_path", "models/demo"], ["--models_path", str(ROOT / "models" / "demo")]):
+        assert parse_args(argv).save_path == Path("samples")
+    assert parse_args(["--models_path", "runs/iam"]).save_path == Path("runs/iam/samples")
 
 
 def test_the_output_is_a_word_folder(write):
@@ -229,6 +268,34 @@ def test_a_deleted_image_is_written_again_as_it_was(write):
     assert hash_tree(folder) == before
 
 
+def test_an_image_that_a_power_cut_left_empty_is_written_again(write):
+    folder = write("--words", "cab", "ace", "bad", "--writer", "01")
+    before = hash_tree(folder)
+    images = sorted((folder / "images").iterdir())
+    for is_finished in (True, False):
+        images[0].write_bytes(b"")
+        images[1].write_bytes(images[1].read_bytes()[:-20])
+        if not is_finished:
+            (folder / "metadata.jsonl").unlink()
+        write("--words", "cab", "ace", "bad", "--writer", "01")
+        assert hash_tree(folder) == before
+
+
+def test_half_written_files_of_a_killed_process_are_removed(write):
+    folder = write("--words", "cab", "--writer", "01")
+    before = hash_tree(folder)
+    (folder / "images" / ".000000-cab-01.png-77.tmp").write_bytes(b"half")
+    (folder / "metadata.jsonl").unlink()
+    write("--words", "cab", "--writer", "01")
+    assert hash_tree(folder) == before
+
+
+def test_a_second_process_in_one_folder_is_refused(write, fail, tmp_path):
+    with lock_part(tmp_path / "out", Part(), "--save_path"):
+        assert "another process is writing there" in fail("--words", "cab")
+    assert len(read_text_images(write("--words", "cab"))) == 1
+
+
 def test_an_interrupted_job_is_finished(write):
     folder = write("--words", "cab", "ace", "bad", "--writer", "01")
     before = hash_tree(folder)
@@ -296,7 +363,7 @@ def test_overwriting_first_takes_the_word_that_the_images_are_there(write, monke
 def test_a_folder_of_something_else_is_left_alone(fail, tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "thesis.tex").touch()
-    assert "not empty, and not made by this script" in fail("--words", "cab", "--overwrite")
+    assert "not empty, and not made by this command" in fail("--words", "cab", "--overwrite")
     assert (tmp_path / "out" / "thesis.tex").is_file()
 
 
@@ -415,10 +482,19 @@ def test_an_empty_words_file_is_named(fail, tmp_path):
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (("--words", "a", "--words_file", "b"), "give one of --words, --words_file and --dataset_path"),
+        (
+            ("--words", "a", "--words_file", "b"),
+            "give one of --words, --words_file, --dataset_path and --corpus",
+        ),
         (("--mix", "a", "--writer", "b"), "give --writer or --mix, not both"),
         (("--split", "test"), "goes with --dataset_path"),
         (("--words", " "), "--words: nothing but white space"),
+        (("--oov", "2", "--dataset_path", "x", "--num_per_word", "2"), "--num_per_word 2: not with --oov"),
+        (("--oov", "2", "--dataset_path", "x", "--single_image", "False"), "--single_image False: not with"),
+        (("--oov_scope", "dataset"), "--oov_scope dataset: goes with --oov"),
+        (("--words_per_tar", "7"), "--words_per_tar 7: goes with --output_format webdataset"),
+        (("--normalise", "exact"), "--normalise exact: goes with --recogniser"),
+        (("--max_length", "7"), "--max_length 7: only for published weights"),
         (("--batch_size", "0"), "0 is not at least 1"),
         (("--num_steps", "x"), "'x' is not a whole number"),
     ],
@@ -465,7 +541,7 @@ class FakeRecogniser:
     def read(self, images, *, batch_size=64):
         self.seen += len(images)
         return [
-            Reading("cab" if int(image.astype(int).sum()) % 10 in self.right else "cob", 0.5)
+            Reading(text="cab" if int(image.astype(int).sum()) % 10 in self.right else "cob", confidence=0.5)
             for image in images
         ]
 
@@ -515,6 +591,30 @@ def test_words_that_are_misread_are_left_out(write, fake, capsys):
     assert f"left out    {len(rejected)} of 12 words" in capsys.readouterr().out
 
 
+def test_where_every_word_is_rejected_the_job_is_done(write, fake, capsys):
+    recogniser = fake(())
+    flags = (*WORD, "--recogniser", "fake", "--max_cer", "0")
+    folder = write(*flags)
+    output = capsys.readouterr().out
+    assert "left out    12 of 12 words" in output
+    assert f"wrote       no words to {folder}: allow more errors with --max_cer" in output
+    assert len((folder / "rejected.jsonl").read_text().splitlines()) == 12
+    assert not (folder / "sheet.png").exists() and not (folder / "metadata.jsonl").read_text()
+    seen = recogniser.seen
+    write(*flags)
+    assert recogniser.seen == seen and "held these 0 words already" in capsys.readouterr().out
+
+
+def test_tars_of_which_every_word_is_rejected_are_done(write, fake, capsys):
+    fake(())
+    flags = (*WORD, "--recogniser", "fake", "--max_cer", "0", "--output_format", "webdataset")
+    folder = write(*flags)
+    index = json.loads((folder / "index.json").read_text())
+    assert index == {"tars": {"words-000000.tar": 0}, "words": 0, "rejected": 12}
+    write(*flags)
+    assert "no word was kept" in capsys.readouterr().out
+
+
 def test_further_variants_are_tried_until_one_is_read(write, fake):
     recogniser = fake(range(5))
     folder = write(*WORD, "--recogniser", "fake", "--max_cer", "0", "--best_of", "8")
@@ -526,7 +626,9 @@ def test_further_variants_are_tried_until_one_is_read(write, fake):
 def test_of_variants_with_as_many_errors_the_surest_is_kept(write, fake):
     recogniser = fake(())
     sureness = iter((0.3, 0.6, 0.5))
-    recogniser.read = lambda images, **options: [Reading("cob", next(sureness)) for _ in images]
+    recogniser.read = lambda images, **options: [
+        Reading(text="cob", confidence=next(sureness)) for _ in images
+    ]
     (record,) = read_text_images(
         write("--words", "cab", "--writer", "01", "--recogniser", "fake", "--best_of", "3")
     )
@@ -608,7 +710,9 @@ def with_reader(checkpoint, tmp_path, pipeline):
     """The checkpoint with a latent recogniser that has learnt nothing, and so can read no word."""
     model = shutil.copytree(checkpoint, tmp_path / "with_reader")
     config = LatentRecogniserConfig(
-        pipeline.config.charset.vocabulary_size, latent_height=IMG_SIZE[0] // 8, channels=(8, 16, 16, 32)
+        vocabulary_size=pipeline.config.charset.vocabulary_size,
+        latent_height=IMG_SIZE[0] // 8,
+        channels=(8, 16, 16, 32),
     )
     LatentRecogniser(config).save_pretrained(model / LATENT_RECOGNISER_FOLDER)
     return model
@@ -760,6 +864,27 @@ def test_shards_of_tars_add_up_also_after_a_kill(checkpoint, tmp_path, capsys):
     )
 
 
+def test_a_tar_whose_counts_are_damaged_is_written_again(checkpoint, tmp_path, capsys):
+    flags = ("--models_path", checkpoint, "--save_path", tmp_path / "tars", *TARS)
+    run_script("inference", *flags)
+    whole = read_tars(tmp_path / "tars")
+    for damage in ("{", "[]", "{}", '{"bytes": 1, "words": null, "jobs": 2, "rejected": []}'):
+        (tmp_path / "tars" / "words-000002.json").write_text(damage)
+        run_script("inference", *flags)
+        assert "words-000002.json is damaged" in capsys.readouterr().err
+        assert read_tars(tmp_path / "tars").keys() == whole.keys()
+
+
+def test_without_webdataset_no_tar_is_removed(checkpoint, tmp_path, monkeypatch):
+    flags = ("--models_path", checkpoint, "--save_path", tmp_path / "tars", *TARS)
+    run_script("inference", *flags)
+    before = hash_tree(tmp_path / "tars")
+    monkeypatch.setitem(sys.modules, "webdataset", None)
+    with pytest.raises(ValueError, match="pip install webdataset"):
+        run_script("inference", *flags, "--overwrite")
+    assert hash_tree(tmp_path / "tars") == before
+
+
 def test_tars_and_sheets_exclude_each_other(checkpoint, tmp_path):
     with pytest.raises(SystemExit):
         run_script(
@@ -809,3 +934,106 @@ def test_a_wrong_interval_is_named(checkpoint, tmp_path, capsys):
                 *interval,
             )
         assert "--guidance_interval" in capsys.readouterr().err
+
+
+# Lines and pages
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    path = tmp_path_factory.mktemp("corpus") / "corpus.txt"
+    path.write_text("a bad cab faced a dead deaf bee\n\nbed fade cafe\n" * 3, encoding="utf-8")
+    return path
+
+
+LINES = ("--unit", "line", "--num_steps", 1, "--guidance_scale", 1, "--line_length", 12)
+
+
+def corpus_words(corpus):
+    return corpus.read_text(encoding="utf-8").split()
+
+
+def test_a_corpus_becomes_lines_that_hold_all_its_words_in_order(checkpoint, corpus, tmp_path):
+    run_script(
+        "inference", "--models_path", checkpoint, "--corpus", corpus, *LINES, "--save_path", tmp_path / "out"
+    )
+    records = read_text_images(tmp_path / "out")
+    assert " ".join(record.text for record in records).split() == corpus_words(corpus)
+    sizes = {Image.open(tmp_path / "out" / record.file_name).size for record in records}
+    assert {height for _, height in sizes} == {32} and len(sizes) > 1
+    assert all(width % 8 == 0 for width, _ in sizes)
+
+
+@pytest.mark.parametrize("xml_format", ["page", "alto"])
+def test_a_corpus_becomes_pages_of_one_hand_each(checkpoint, corpus, tmp_path, xml_format):
+    flags = ("--models_path", checkpoint, "--corpus", corpus, *LINES, "--output_format", xml_format)
+    run_script("inference", *flags, "--save_path", tmp_path / "out")
+    pages = [
+        json.loads(line) for line in (tmp_path / "out/pages.jsonl").read_text(encoding="utf-8").splitlines()
+    ]
+    texts = [line["text"] for page in pages for line in page["lines"]]
+    assert " ".join(texts).split() == corpus_words(corpus)
+    for page in pages:
+        xml = (tmp_path / "out" / page["file_name"]).with_suffix(".xml").read_text(encoding="utf-8")
+        assert page["lines"][0]["text"] in xml and page["writer"] in WRITERS
+
+
+def test_pages_are_resumed_and_made_by_parts_alike(checkpoint, corpus, tmp_path):
+    long = tmp_path / "long.txt"
+    long.write_text(corpus.read_text() * 12)
+    flags = ("--models_path", checkpoint, "--corpus", long, *LINES, "--output_format", "page")
+    run_script("inference", *flags, "--save_path", tmp_path / "whole")
+    for part in (1, 0):
+        run_script("inference", *flags, "--save_path", tmp_path / "parts", "--shard", f"{part}/2")
+    whole, parts = hash_tree(tmp_path / "whole"), hash_tree(tmp_path / "parts")
+    assert len([name for name in whole if name.endswith(".png")]) > 1
+    del whole["inference.json"], parts["inference.json"]
+    assert whole == parts
+
+
+def test_finished_pages_stay_and_other_pages_need_overwrite(checkpoint, corpus, tmp_path, capsys):
+    flags = ("--models_path", checkpoint, "--corpus", corpus, *LINES, "--save_path", tmp_path / "out")
+    run_script("inference", *flags, "--output_format", "page")
+    before = hash_tree(tmp_path / "out")
+    run_script("inference", *flags, "--output_format", "page")
+    assert "finished" in capsys.readouterr().out and hash_tree(tmp_path / "out") == before
+    with pytest.raises(ValueError, match="other settings"):
+        run_script("inference", *flags, "--output_format", "alto")
+    run_script("inference", *flags, "--output_format", "alto", "--overwrite")
+    assert "<alto" in (tmp_path / "out/page-000000.xml").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("--corpus", "x.txt"), "--corpus x.txt: goes with --unit line"),
+        (("--output_format", "page"), "pages are made of a --corpus"),
+        (("--paper", "p.png"), "--paper p.png: goes with --output_format page or alto"),
+        (("--line_length", "9"), "--line_length 9: goes with --corpus"),
+        (("--unit", "line", "--corpus", "x", "--words", "a"), "give one of"),
+        (
+            ("--unit", "line", "--corpus", "x", "--num_per_word", "2"),
+            "--num_per_word 2: a --corpus is written once",
+        ),
+    ],
+)
+def test_flags_of_lines_that_do_not_fit_are_named(flags, message, capsys):
+    with pytest.raises(SystemExit):
+        parse_args(flags)
+    assert message in capsys.readouterr().err
+
+
+def test_a_character_of_the_corpus_that_the_model_lacks_is_named(checkpoint, tmp_path):
+    (tmp_path / "corpus.txt").write_text("a bäd cab")
+    with pytest.raises(ValueError, match=r"--corpus .*'ä' \(in 'bäd'\)"):
+        run_script(
+            "inference",
+            "--models_path",
+            checkpoint,
+            "--corpus",
+            tmp_path / "corpus.txt",
+            *LINES,
+            "--save_path",
+            tmp_path / "out",
+        )
+    assert not (tmp_path / "out").exists()

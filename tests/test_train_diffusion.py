@@ -15,10 +15,11 @@ from diffusers import AutoencoderKL
 from PIL import Image
 from safetensors.torch import load_file
 
+import diffusion.trainer
 import train_diffusion
-from diffusion import trainer as diffusion_trainer
 from diffusion.autoencoder import CompactAutoencoder
 from diffusion.pipeline import HandwritingPipeline
+from diffusion.training_settings import NEW_WRITERS_FACTOR, make_settings
 from tests.helpers import (
     IMG_SIZE,
     PUBLISHED,
@@ -91,6 +92,7 @@ def test_a_run_holds_checkpoints_a_log_and_previews(tiny_run):
         "step_00000004",
         "log.csv",
         "previews",
+        "latent_cache",
     }
 
 
@@ -340,6 +342,49 @@ def test_validation_and_previews_do_not_change_the_training(train, tiny_run, tmp
     assert_equal_states(run / "step_00000004", tiny_run / "step_00000004")
 
 
+@pytest.fixture
+def resumable(tiny_run, tmp_path):
+    return clone_checkpoint(tiny_run / "step_00000002", tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("config.json", b"{", "not JSON"),
+        ("config.json", b"{}", "no entry unet"),
+        ("training_state/state.json", b"{}", "no entry step, settings"),
+        ("training_state/state.json", b'{"step": 2, "settings": {"seed": "x"}}', "no entry max_train_steps"),
+        ("training_state/raw_weights.safetensors", b"short", "damaged"),
+        ("training_state/optimizer.safetensors", b"", "damaged"),
+    ],
+)
+def test_resume_names_what_is_damaged(train, resumable, name, content, message):
+    (resumable / "step_00000002" / name).write_bytes(content)
+    with pytest.raises(ValueError, match=rf"--resume.*{name.split('/')[-1]}.*{message}"):
+        train("--resume", save_path=resumable)
+
+
+def test_resume_may_name_a_step_and_sets_later_ones_aside(train, tiny_run, tmp_path):
+    run = clone_checkpoint(tiny_run / "step_00000002", tmp_path / "run")
+    clone_checkpoint(tiny_run / "step_00000004", run)
+    train("--resume", 2, save_path=run)
+    assert_equal_states(run / "step_00000004", tiny_run / "step_00000004")
+    assert [path.name for path in (run / "superseded").iterdir()] == ["step_00000004"]
+
+
+def test_latents_lie_in_the_run_which_keeps_those_of_its_last_images(train, words_folder, tmp_path):
+    data = shutil.copytree(words_folder, tmp_path / "data")
+    files = sorted(path.name for path in data.iterdir())
+    run = train("--max_train_steps", 1, data=data)
+    first = [path.name for path in (run / "latent_cache").iterdir()]
+    os.utime(data / "images" / "0000.png")  # another image, as far as names and times say
+    (run / "latent_cache" / ".tmp-abc-77").mkdir()  # of a killed process
+    train("--resume", "--max_train_steps", 2, data=data)
+    second = [path.name for path in (run / "latent_cache").iterdir()]
+    assert len(first) == len(second) == 1 and first != second
+    assert sorted(path.name for path in data.iterdir()) == files
+
+
 # Signals
 
 
@@ -557,12 +602,12 @@ def test_other_weights_learn_at_the_rate_that_they_had(teach):
 def test_new_writers_learn_faster_where_a_trained_model_is_the_start():
     given = {field: None for field in ("batch_size", "max_train_steps")}
     config = type("Card", (), {"extra": {"preset": "small"}})()
-    assert train_diffusion.make_settings(given, 1, config, 640, 1, None).writer_rate_factor == 1
+    assert make_settings(given, 1, config, 640, 1, None).writer_rate_factor == 1
     config.extra["init_from"] = {"dataset": "words"}
-    settings = train_diffusion.make_settings(given, 1, config, 640, 1, None)
-    assert settings.writer_rate_factor == train_diffusion.NEW_WRITERS_FACTOR
+    settings = make_settings(given, 1, config, 640, 1, None)
+    assert settings.writer_rate_factor == NEW_WRITERS_FACTOR
     older = replace(settings, writer_rate_factor=None)
-    assert train_diffusion.make_settings(given, 1, config, 640, 1, older).writer_rate_factor is None
+    assert make_settings(given, 1, config, 640, 1, older).writer_rate_factor is None
 
 
 def test_a_run_of_before_writers_had_a_rate_of_their_own_goes_on_bit_for_bit(train, tmp_path, monkeypatch):
@@ -573,7 +618,7 @@ def test_a_run_of_before_writers_had_a_rate_of_their_own_goes_on_bit_for_bit(tra
         )
 
     with monkeypatch.context() as patch:
-        patch.setattr(diffusion_trainer, "make_optimizer", make_one_group)
+        patch.setattr(diffusion.trainer, "make_optimizer", make_one_group)
         whole = train("--max_train_steps", 4, "--weight_decay", 0.5)
     part = clone_checkpoint(whole / "step_00000002", tmp_path / "part")
     file = part / "step_00000002" / "training_state" / "state.json"
@@ -719,7 +764,7 @@ def test_the_latent_cache_can_lie_elsewhere(train, tmp_path):
 
 def test_a_loss_that_is_not_finite_ends_with_advice_and_saves_nothing_bad(train, tmp_path):
     with pytest.raises(
-        ValueError, match=r"the loss is not finite at step \d.*--resume and a lower --learning_rate"
+        ValueError, match=r"the loss is not finite at step \d.*--resume STEP\) and a lower --learning_rate"
     ):
         train(
             "--max_train_steps",
@@ -759,12 +804,15 @@ def test_shares_lie_under_one(flag, capsys):
         ("--max_grad_norm", "-1"),
         ("--learning_rate", "nan"),
         ("--writer_rate_factor", "0"),
+        ("--weight_decay", "-1"),
+        ("--weight_decay", "nan"),
+        ("--lr_warmup_steps", "-5"),
     ],
 )
 def test_rates_and_norms_are_positive(flag, capsys):
     with pytest.raises(SystemExit):
         parse_args(["--dataset_path", "x", *flag])
-    assert f"{flag[0]} {float(flag[1])}: must be above 0" in capsys.readouterr().err
+    assert f"{flag[0]} {flag[1]}" in capsys.readouterr().err.replace(".0:", ":")
 
 
 # Legibility
@@ -849,9 +897,9 @@ def test_further_training_takes_the_reader_along(legible_run, tmp_path, capsys):
 def test_the_presets_say_whether_legibility_counts(tmp_path):
     config = type("Card", (), {"extra": {"preset": "small"}})()
     given = {field: None for field in ("batch_size", "max_train_steps", "recognition_weight")}
-    settings = train_diffusion.make_settings(given, 1, config, 640, 1, None)
+    settings = make_settings(given, 1, config, 640, 1, None)
     assert settings.recognition_weight == 0.5
     config.extra["preset"] = "wordstylist"
-    assert train_diffusion.make_settings(given, 1, config, 640, 1, None).recognition_weight == 0
+    assert make_settings(given, 1, config, 640, 1, None).recognition_weight == 0
     with pytest.raises(SystemExit):
         parse_args(["--dataset_path", "a", "--recognition_weight", "-1"])

@@ -5,9 +5,10 @@ import torch
 import torch.nn.functional as F
 
 from diffusion.layout import layout_columns
-from diffusion.noise_schedule import NoiseSchedule, draw_noise, sample_latents
+from diffusion.noise_schedule import RectifiedFlow, draw_noise, sample_latents
+from diffusion.presets import PRESETS, make_config
 from tests.helpers import nudge_zeros
-from unet import PRESETS, UNet, UNetConfig, attend, grow_unet, make_config
+from unet import UNet, UNetConfig, attend, grow_unet
 from utils.charset import Charset
 from utils.training import make_generator
 
@@ -93,7 +94,7 @@ def test_any_latent_size_comes_back(size):
 
 def test_unfit_channels_are_refused():
     with pytest.raises(ValueError, match="model_channels 40 is not a multiple of 32"):
-        UNetConfig(1, 2, 1, model_channels=40)
+        UNetConfig(num_writers=1, vocabulary_size=2, max_length=1, model_channels=40)
 
 
 def test_unknown_preset_is_refused_with_the_known_ones():
@@ -254,7 +255,7 @@ def make_toy_latents(words, generator):
 
 
 def test_a_tiny_model_learns_which_letter_goes_where():
-    words, charset, schedule = ["ab", "ba", "aa", "bb"], Charset(("a", "b")), NoiseSchedule()
+    words, charset, schedule = ["ab", "ba", "aa", "bb"], Charset(("a", "b")), RectifiedFlow()
     torch.manual_seed(0)
     unet = UNet(make_config("tiny", num_writers=1, vocabulary_size=3, max_length=2))
     optimizer = torch.optim.AdamW(unet.parameters(), lr=3e-3)
@@ -265,7 +266,7 @@ def test_a_tiny_model_learns_which_letter_goes_where():
         latents = make_toy_latents(words * 4, generator)
         timesteps = schedule.draw_timesteps(16, "cpu", generator)
         noise = torch.randn(latents.shape, generator=generator)
-        noisy_latents, target = schedule.add_noise(None, latents, noise, timesteps)
+        noisy_latents, target = schedule.add_noise(latents, noise, timesteps)
         loss = F.mse_loss(unet(noisy_latents, timesteps, *conditions), target)
         loss.backward()
         optimizer.step()

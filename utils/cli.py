@@ -13,24 +13,46 @@ from utils.errors import UserError
 
 
 def run(main: Callable[[argparse.Namespace], None], args: argparse.Namespace) -> None:
-    """Call ``main(args)``; a UserError or OSError (missing file, full disk) ends with its message and status
-    2, Ctrl-C with 130."""
+    """Call ``main(args)``; a UserError, an OSError (missing file, full disk) and full memory end with a
+    message and status 2, Ctrl-C with 130."""
     try:
         main(args)
     except (UserError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
-    except RuntimeError as error:
-        if type(error).__name__ != "OutOfMemoryError":
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, MemoryError) or "DefaultCPUAllocator" in str(error):  # the latter is torch's
+            kind = "this machine's"
+        elif type(error).__name__ == "OutOfMemoryError":
+            kind = "the GPU's"
+        else:
             raise
+        reason = (str(error).splitlines() or ["no more can be had"])[0]
         print(
-            f"error: the GPU's memory is full; give a smaller --batch_size. ({str(error).splitlines()[0]})",
+            f"error: {kind} memory is full; give a smaller --batch_size, or less at once. ({reason[:300]})",
             file=sys.stderr,
         )
         sys.exit(2)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
+
+
+class HelpFormatter(argparse.RawDescriptionHelpFormatter):
+    """Help that keeps the line breaks of the description and ends each flag's text with its default.
+
+    Nothing is added where there is no default (None), to switches (``store_true``), and to a text that speaks
+    of the default itself.
+    """
+
+    def _get_help_string(self, action: argparse.Action) -> str:
+        text = action.help or ""
+        is_switch = action.nargs == 0 and not isinstance(action, argparse.BooleanOptionalAction)
+        if is_switch or action.default in (None, argparse.SUPPRESS) or "default" in text.lower():
+            return text
+        values = action.default if isinstance(action.default, (list, tuple)) else [action.default]
+        default = " ".join(map(str, values)).replace("%", "%%")
+        return f"{text} (default: {default})" if default else text
 
 
 def parse_bool(value: str) -> bool:

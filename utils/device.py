@@ -1,4 +1,4 @@
-"""The device: what it computes fast, how it is named, and ``torch.compile`` where it works."""
+"""The device: which one, in which precision, how it is named, and ``torch.compile`` where it works."""
 
 import os
 from collections.abc import Callable
@@ -7,14 +7,48 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from utils.errors import UserError
+
 SHAPES = 64  # graphs that are kept: canvases have many widths
 
 
-def compile_in_place(module: nn.Module, device: torch.device, say: Callable[[str], None] = print) -> bool:
+def choose_device(
+    name: str | torch.device | None = None, *, flag: str = "--device", local_rank: int = 0, mps: bool = False
+) -> torch.device:
+    """The device that a command computes on: the one asked for, else a GPU if there is one, else the CPU.
+
+    Args:
+        name: as torch writes it (``cpu``, ``cuda``, ``cuda:1``), or None.
+        flag: the command line flag to name in messages.
+        local_rank: which of a machine's processes this is; each takes a GPU of its own.
+        mps: whether the GPU of an Apple computer will do; CTC, which all recognisers need, has no code there.
+    Raises:
+        UserError: if there is no such device here.
+    """
+    if name is None:
+        if torch.cuda.is_available():
+            return torch.device("cuda", local_rank % torch.cuda.device_count())
+        return torch.device("mps" if mps and torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        count = torch.cuda.device_count()
+        has = f"{count} GPUs (cuda:0 to cuda:{count - 1})" if count else "no GPU that torch can use"
+        raise UserError(f"{flag} {name}: no such device here. This machine has cpu and {has}.") from error
+    return device
+
+
+def choose_precision(name: str | None, device: torch.device) -> str:
+    """``no``, ``bf16`` or ``fp16``: the one asked for, else bf16 where it is native."""
+    return name or ("bf16" if has_fast_bf16(device) else "no")
+
+
+def compile_in_place(module: nn.Module, device: torch.device, warn: Callable[[str], None] = print) -> bool:
     """Compile a module's forward pass, if this machine can; its weights keep their names.
 
     Args:
-        say: what a message goes to that it can't.
+        warn: takes a line of warning if it can't.
     Returns:
         Whether it is compiled.
     """
@@ -22,7 +56,7 @@ def compile_in_place(module: nn.Module, device: torch.device, say: Callable[[str
         probe = torch.compile(lambda x: x.sin() * 2)
         probe(torch.ones(8, device=device))
     except Exception as error:
-        say(
+        warn(
             f"note        --compile: torch.compile does not work here ({type(error).__name__}:"
             f" {str(error).strip()[:120]}); going on without"
         )

@@ -52,12 +52,13 @@ def make_sheet(
     White that all images have at their right is left out, but for what makes them twice as wide as high.
 
     Args:
-        images: (H, W) uint8 images, all of one size.
+        images: (H, W) uint8 images, all of one height.
         captions: one for each image, or none; what is too long for the image's width is cut.
         columns: images a row.
         gap: grey pixels around the images.
     """
-    height, width = images[0].shape
+    height, width = len(images[0]), max(image.shape[1] for image in images)
+    images = [np.pad(image, ((0, 0), (0, width - image.shape[1])), constant_values=WHITE) for image in images]
     inked = np.flatnonzero(np.any([(image < 255).any(axis=0) for image in images], axis=0))
     width = min(width, max(2 * height, int(inked[-1]) + 1 + height // 8 if len(inked) else 0))
     caption_height = max(11, height // 4) + gap if captions else 0

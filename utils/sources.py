@@ -12,7 +12,7 @@ from PIL import Image
 
 from utils.charset import normalise_text
 from utils.errors import UserError
-from utils.text_images import TextImage, read_text_images
+from utils.text_images import SPLITS, TextImage, read_text_images
 
 HELD_OUT_SHARE = 0.02  # of the training words, where a folder has no usable validation split
 HELD_OUT_MOST = 512
@@ -56,13 +56,15 @@ class TrainingSet:
         by_folder: dict[Path, list[int]] = {}
         for i in range(len(self.records)):
             by_folder.setdefault(self.folder_of(i), []).append(i)
-        chosen, train = [], []
+        chosen = []
         for indices in by_folder.values():
             val = [i for i in indices if self.records[i].split == "val" and self.records[i].writer in writers]
             train = [i for i in indices if self.records[i].split == "train"]
             count = min(HELD_OUT_MOST, math.ceil(HELD_OUT_SHARE * len(train))) if len(train) > 1 else 0
             chosen += val or sorted(train, key=self._hash)[:count]
-        return sorted(chosen, key=self._hash) or train
+        # A few folders of a single word each: these train and validate.
+        chosen = chosen or [i for i, record in enumerate(self.records) if record.split == "train"]
+        return sorted(chosen, key=self._hash)
 
     def train_indices(self) -> list[int]:
         """Records of split ``train`` that do not validate, each as often as its share says."""
@@ -111,8 +113,8 @@ def read_sources(sources: Sequence[Source], *, flag: str = "--dataset_path") -> 
     """Read word folders together. A writer's name that several folders use becomes ``folder/writer`` in each.
 
     Raises:
-        ValueError: if no record is of split ``train``, a text is empty, or two folders of one name hold one
-            writer's name.
+        UserError: if no record is of split ``train`` or one is of an unknown split, a text is empty, or two
+            folders of one name hold one writer's name.
     """
     folders = [read_text_images(source.folder, flag=flag) for source in sources]
     uses = Counter(writer for records in folders for writer in {record.writer for record in records})
@@ -120,6 +122,11 @@ def read_sources(sources: Sequence[Source], *, flag: str = "--dataset_path") -> 
     for source, folder_records in zip(sources, folders, strict=True):
         for record in folder_records:
             text = normalise_text(record.text)
+            if record.split not in SPLITS:
+                raise UserError(
+                    f"{flag} {source.folder}: {record.file_name} is of split {record.split!r:.40}, which is"
+                    f" none of {', '.join(SPLITS)}, so it would never be used. Correct it in metadata.jsonl."
+                )
             if not text:
                 raise UserError(f"{flag} {source.folder}: {record.file_name} has an empty text")
             name = (
@@ -148,8 +155,8 @@ def read_image(path: Path) -> np.ndarray:
             return np.asarray(image.convert("L"))
     except FileNotFoundError as error:
         raise FileNotFoundError(f"{path}: the image is named in metadata.jsonl but is not there") from error
-    except (OSError, SyntaxError) as error:
-        raise UserError(f"{path}: not a readable image ({error})") from error
+    except Exception as error:  # Pillow's decoders raise many kinds, also for decompression bombs
+        raise UserError(f"{path}: not a readable image ({' '.join(str(error).split())})") from error
 
 
 def read_images(paths: Sequence[Path], *, height: int | None = None) -> list[np.ndarray]:

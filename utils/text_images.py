@@ -1,18 +1,19 @@
 """The word folder: ``images/*.png`` and ``metadata.jsonl``, the one data format of all scripts.
 
 ``metadata.jsonl`` has one JSON object a line with ``file_name``, ``text``, ``writer`` (a string: leading
-zeros count) and ``split``, which is what ``datasets.load_dataset("imagefolder", data_dir=...)`` opens. It is
-written last and whole, so its presence says that the folder is complete.
+zeros count) and ``split``, which is what ``datasets.load_dataset("imagefolder", data_dir=...)`` opens: all of
+it as that library's split "train" (its own splits come from folders' names, and folders would need a
+metadata file each), so choose by the column ``split``. It is written last and whole, so its presence says
+that the folder is complete.
 """
 
 import json
-import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from utils.errors import UserError
-from utils.output import check_no_file, write_atomically
+from utils.output import write_atomically
 
 METADATA_NAME = "metadata.jsonl"
 IMAGE_FOLDER = "images"
@@ -125,43 +126,6 @@ def read_text_images(
         wanted = f" of split {', '.join(splits)}" if splits else ""
         raise UserError(f"{flag} {folder}: no words{wanted} in {METADATA_NAME}")
     return records
-
-
-def prepare_output(folder: Path, settings: dict, overwrite: bool, *, marker: str, flag: str) -> bool:
-    """Make a script's output word folder, or go on in it; returns True if it is finished already.
-
-    Args:
-        settings: what the output depends on; kept in the file ``marker`` of the folder.
-        flag: the command line flag to name in messages.
-
-    Raises:
-        ValueError: if it holds something else, or the output of other settings.
-    """
-    check_no_file(folder, flag)
-    settings_path = folder / marker
-    # Half-written files of a shard that started just now don't count.
-    if folder.is_dir() and any(path for path in folder.iterdir() if path.suffix != ".tmp"):
-        if not settings_path.is_file():
-            raise UserError(f"{flag} {folder}: not empty, and not made by this script. Name another folder.")
-        if not overwrite and json.loads(settings_path.read_text(encoding="utf-8")) != settings:
-            raise UserError(
-                f"{flag} {folder}: holds words of other settings (see {marker}). Name another folder, "
-                "or give --overwrite."
-            )
-        if overwrite:
-            for path in [
-                *folder.glob("metadata*.jsonl"),
-                *folder.glob("*.jsonl"),
-            ]:  # metadata first: it says that all is there
-                path.unlink(missing_ok=True)
-            for name in (IMAGE_FOLDER, "sheets"):
-                shutil.rmtree(folder / name, ignore_errors=True)
-        elif (folder / METADATA_NAME).is_file():
-            return True
-    write_atomically(
-        settings_path, json.dumps(settings, indent=2, ensure_ascii=False)
-    )  # first: other shards look for it
-    return False
 
 
 INFERENCE_SETTINGS, FILTER_SETTINGS = (

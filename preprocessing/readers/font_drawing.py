@@ -1,4 +1,4 @@
-"""Words drawn in a font as a hand would write them: slanted, bent, uneven, in ink on paper."""
+"""Texts drawn in a font as people write: slanted, bent, uneven, in ink on paper."""
 
 from dataclasses import dataclass
 from functools import lru_cache
@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 FONT_SIZE = 96  # pixels per em; words are scaled down afterwards
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class FontDrawing:
     """A word's picture, drawn when it is loaded; the same fields give the same pixels (with the same library
     versions).

@@ -1,4 +1,4 @@
-"""Reader that writes its own data set: labelled words in handwriting fonts, no two drawn alike.
+"""Reader that draws its own data set: texts in handwriting fonts, no two drawn alike.
 
 A font cut (a light or bold file, a weight of a variable font) is a writer. Without a folder the fonts are
 installed ``fontpkg-*`` families, all with an open licence (OFL 1.1; Satisfy and Yellowtail: Apache 2.0). The
@@ -20,9 +20,10 @@ from PIL import ImageFont
 
 from preprocessing.raw_word import DroppedWord, RawWord
 from preprocessing.readers.font_drawing import FONT_SIZE, FontDrawing, draw_plain, open_font
+from preprocessing.readers.font_texts import TextSource, split_of
 from utils.charset import read_texts
 from utils.errors import UserError
-from utils.vocabulary import TextSource, shuffled_forever, split_of
+from utils.vocabulary import shuffled_forever
 
 FAMILIES = (
     "caveat",
@@ -37,6 +38,7 @@ FAMILIES = (
     "zeyada",
 )
 FONT_SUFFIXES = (".ttf", ".otf", ".woff2")
+MOST_WORDS = 10_000_000
 LONGEST_LINE = 100  # characters; a line of a --words_file that is longer is dropped (length)
 # Letters whose capital has another shape. A font where these pairs look alike is written in capitals only.
 _TELLING_LETTERS = "abdefghnqrt"
@@ -44,7 +46,7 @@ _SHOUTING = re.compile(r"[^\W\d_a-zäöüß]{2}")
 _NO_CHARACTER = "\U0010fffe"  # assigned to nothing, so a font draws its sign for a missing glyph
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class FontCut:
     """One writer: a font file at fixed variation axes (in the file's order; empty for a static font).
 
@@ -70,49 +72,50 @@ def iter_words(
     fonts: Sequence[str] | None = None,
     seed: int = 0,
 ) -> Iterator[RawWord | DroppedWord]:
-    """Yield ``num_words`` words with their splits (5 % val and 5 % test of the texts), as many of each cut as
-    can be.
-
-    A cut is never asked for a character it lacks: the text goes to another cut, and is dropped (``charset``)
-    where no cut has all of it. More words with the same seed begin with the same ones.
+    """Yield ``num_words`` texts with their splits (5 % val, 5 % test), as many of each cut as can be. A
+    text with a character that a cut lacks goes to another cut, and is dropped (``charset``) where no cut
+    has all of it. More texts with the same seed begin with the same ones.
 
     Args:
-        dataset_path: a folder of .ttf, .otf or .woff2 files (also in sub-folders); None for the installed
-            families.
-        num_words: how many words, over all cuts; at least 1.
+        dataset_path: a folder of font files (also in sub-folders); None for the installed families.
+        num_words: how many texts, over all cuts.
         words_file: one text a line, in place of the built-in texts.
         fonts: names of cuts (``kalam-light``) or families (``kalam``), or None for all; with no folder also
             of any other installed fontpkg family.
-        seed: of the texts and of how they are drawn, at least 0.
+        seed: random seed of the texts and of how they are drawn.
     Raises:
-        FileNotFoundError: if there is no font, or a package is missing; the message names the command.
-        ValueError: if ``fonts`` names a cut that is not there, or a number is too small.
+        FileNotFoundError: if there is no font, or a package is missing.
+        UserError: if ``fonts`` names a cut that is not there, or a number is too small or large.
     """
-    if num_words < 1:
-        raise UserError(f"--num_words {num_words}: at least 1")
+    if not 1 <= num_words <= MOST_WORDS:
+        raise UserError(f"--num_words {num_words}: from 1 to {MOST_WORDS:,}")
     if seed < 0:
         raise UserError(f"--seed {seed}: at least 0")
     cuts = choose_cuts(find_cuts(font_files(dataset_path, fonts)), fonts)
-    texts = (
-        shuffled_forever(list(dict.fromkeys(read_texts(words_file))), seed)
-        if words_file
-        else iter(TextSource(seed))
-    )
+    if words_file:
+        texts = shuffled_forever(list(dict.fromkeys(read_texts(words_file))), seed)
+    else:
+        texts = iter(TextSource(seed))
     written: Counter = Counter()
-    for index, text in zip(range(num_words), texts, strict=True):
+    for index, text in zip(range(num_words), texts, strict=False):
         if len(text) > LONGEST_LINE:
-            yield DroppedWord(f"{index:06d}", "length")
+            yield DroppedWord(source_id=f"{index:06d}", reason="length")
             continue
-        cut = next(
-            (cut for cut in sorted(cuts, key=lambda cut: written[cut.name]) if can_write(cut, text)), None
-        )
+        by_use = sorted(cuts, key=lambda cut: written[cut.name])
+        cut = next((cut for cut in by_use if can_write(cut, text)), None)
         if cut is None:
-            yield DroppedWord(f"{index:06d}", "charset")
+            yield DroppedWord(source_id=f"{index:06d}", reason="charset")
             continue
         written[cut.name] += 1
         label = text.upper() if cut.is_caps_only else text
-        drawing = FontDrawing(cut.path, cut.axes, label, (seed, index))
-        yield RawWord(drawing, label, cut.name, split_of(label), f"{cut.name}-{index:06d}")
+        yield RawWord(
+            image=FontDrawing(path=cut.path, axes=cut.axes, text=label, seed=(seed, index)),
+            text=label,
+            writer=cut.name,
+            split=split_of(label),
+            source_id=f"{cut.name}-{index:06d}",
+            sources=(cut.path, words_file) if words_file else (cut.path,),
+        )
 
 
 def font_files(folder: Path | None, fonts: Sequence[str] | None = None) -> list[Path]:
@@ -163,23 +166,31 @@ def find_cuts(files: Sequence[Path]) -> list[FontCut]:
     cuts: dict[str, FontCut] = {}
     for path in files:
         try:
-            font = ImageFont.truetype(str(path), FONT_SIZE)
-            family, style = font.getname()
-            weights = _weights(font)
-        except OSError as error:
+            of_file = _cuts_of_file(path)
+        except Exception as error:  # FreeType's errors on damaged fonts come in many classes
             print(f"warning: {path} can't be opened as a font and is left out ({error})", file=sys.stderr)
             continue
-        family = f"{family or path.stem}{' Italic' if weights and 'italic' in (style or '').lower() else ''}"
-        variants = [(f"{family} {weight:g}", axes) for weight, axes in weights] or [
-            (f"{family} {style or ''}", ())
-        ]
-        for name, axes in variants:
-            cut = FontCut(_slug(name), path.resolve(), axes)
-            if not has_glyphs(cut, "AZ"):
-                print(f"warning: {path} has no Latin letters and is left out", file=sys.stderr)
-                break
-            cuts.setdefault(cut.name, replace(cut, is_caps_only=is_caps_only(cut)))
+        if not of_file:
+            print(f"warning: {path} has no Latin letters and is left out", file=sys.stderr)
+        for cut in of_file:
+            cuts.setdefault(cut.name, cut)
     return [cuts[name] for name in sorted(cuts)]
+
+
+def _cuts_of_file(path: Path) -> list[FontCut]:
+    """The cuts of one font file; empty if it has no Latin letters."""
+    font = ImageFont.truetype(str(path), FONT_SIZE)
+    family, style = font.getname()
+    weights = _weights(font)
+    family = f"{family or path.stem}{' Italic' if weights and 'italic' in (style or '').lower() else ''}"
+    variants = [(f"{family} {weight:g}", axes) for weight, axes in weights]
+    cuts = []
+    for name, axes in variants or [(f"{family} {style or ''}", ())]:
+        cut = FontCut(name=_slug(name), path=path.resolve(), axes=axes)
+        if not has_glyphs(cut, "AZ"):
+            break
+        cuts.append(replace(cut, is_caps_only=is_caps_only(cut)))
+    return cuts
 
 
 def choose_cuts(cuts: Sequence[FontCut], names: Sequence[str] | None) -> list[FontCut]:
@@ -200,7 +211,10 @@ def choose_cuts(cuts: Sequence[FontCut], names: Sequence[str] | None) -> list[Fo
 def _has_glyph(path: Path, axes: tuple[float, ...], character: str) -> bool:
     """True if the font draws this character: neither nothing, nor the sign that stands for missing ones."""
     font = open_font(path, axes)
-    glyph = font.getmask(character)
+    try:
+        glyph = font.getmask(character)
+    except OSError:  # a damaged font opens, and fails at some of its glyphs
+        return False
     return glyph.getbbox() is not None and bytes(glyph) != bytes(font.getmask(_NO_CHARACTER))
 
 
@@ -251,11 +265,12 @@ def _weights(font: ImageFont.FreeTypeFont) -> list[tuple[float, tuple[float, ...
     except OSError:
         return []
     usual = [float(axis["default"]) for axis in axes]
-    place = next((i for i, axis in enumerate(axes) if bytes(axis["name"] or b"").lower() == b"weight"), None)
-    if place is None:
+    names = [bytes(axis["name"] or b"").lower() for axis in axes]
+    if b"weight" not in names:
         return []
-    weights = sorted({float(axes[place][key]) for key in ("minimum", "default", "maximum")})
-    return [(weight, (*usual[:place], weight, *usual[place + 1 :])) for weight in weights]
+    index = names.index(b"weight")
+    weights = sorted({float(axes[index][key]) for key in ("minimum", "default", "maximum")})
+    return [(weight, (*usual[:index], weight, *usual[index + 1 :])) for weight in weights]
 
 
 def _slug(name: str) -> str:

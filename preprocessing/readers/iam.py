@@ -24,8 +24,8 @@ _GROUP = re.compile(r"[a-z]\d{2}")
 STRUCK_OUT = "#"
 
 
-@dataclass
-class _Places:
+@dataclass(kw_only=True)
+class _Layout:
     """Where the parts of the data set lie; ``images`` are the folders that hold ``a01`` and so on."""
 
     words: Path | None = None
@@ -45,50 +45,53 @@ def iter_words(
     """Yield the words of words.txt in their order.
 
     Args:
-        dataset_path: a folder with words.txt, forms.txt (or the xml folder) and the word images anywhere
-            below.
-        splits: split lists as ``read_split_lists`` takes them; words in none are dropped. Without, no word
-            has a split.
+        dataset_path: a folder with words.txt, forms.txt (or xml) and the word images anywhere below.
+        splits: split lists as ``read_split_lists`` takes them; words in none are dropped.
         segmentation: ``ok`` drops the words whose segmentation is marked ``err``, ``all`` keeps them.
         writer_from: ``dataset`` (forms.txt, the xml files, or GANwriting's lists) or ``page``: each form is a
-            writer of its own, for copies that lack all of these; two forms by one person then count as two
-            writers.
+            writer of its own, for copies that lack all of these.
     Raises:
         FileNotFoundError: if words.txt, or the writers' table, or ``splits`` can't be found.
-        ValueError: if ``splits`` can't be understood.
+        UserError: if ``splits`` can't be understood.
     """
-    places = _find(dataset_path)
-    if places.words is None:
+    layout = _find(dataset_path)
+    if layout.words is None:
         raise FileNotFoundError(
             f"--dataset_path {dataset_path}: no words.txt of IAM (in ascii.tgz) in it or below"
         )
     lists = read_split_lists(splits, _ANY_ID) if splits else SplitLists()
-    writers = _Writers(places, lists, dataset_path) if writer_from == "dataset" else None
+    writers = _Writers(layout, lists, dataset_path) if writer_from == "dataset" else None
     listings: dict[Path, frozenset[str]] = {}
-    for number, line in enumerate(read_lines(places.words), start=1):
+    seen: set[str] = set()
+    for number, line in enumerate(read_lines(layout.words), start=1):
         if not line.strip() or line.startswith("#"):
             continue
         row = parse_row(line)
-        if row is None:
-            yield DroppedWord(f"{places.words.name}:{number}", "bad_row")
+        if row is None or row[0] in seen:
+            yield DroppedWord(source_id=f"{layout.words.name}:{number}", reason="bad_row")
             continue
         word_id, is_ok, text = row
+        seen.add(word_id)
         form = "-".join(word_id.split("-")[:2])
         split = lists.split_of(word_id)
         writer = writers.of(form) if writers else form
-        image = _image_path(word_id, form, places.images, listings)
-        if segmentation == "ok" and not is_ok:
-            yield DroppedWord(word_id, "err_segmentation")
-        elif text == STRUCK_OUT:
-            yield DroppedWord(word_id, "unannotated")
-        elif splits and split is None:
-            yield DroppedWord(word_id, "not_in_split")
-        elif writer is None:
-            yield DroppedWord(word_id, "unknown_writer")
-        elif image is None:
-            yield DroppedWord(word_id, "no_image")
+        image = _image_path(word_id, form, layout.images, listings)
+        faults = {
+            "err_segmentation": segmentation == "ok" and not is_ok,
+            "unannotated": text == STRUCK_OUT,
+            "not_in_split": splits and split is None,
+            "unknown_writer": writer is None,
+            "no_image": image is None,
+        }
+        if any(faults.values()):
+            yield DroppedWord(source_id=word_id, reason=next(name for name in faults if faults[name]))
         else:
-            yield RawWord(FileImage(image), text, writer, split, word_id)
+            yield _raw_word(word_id, text, writer, split, image)
+
+
+def _raw_word(word_id: str, text: str, writer: str, split: str | None, path: Path) -> RawWord:
+    image = FileImage(path=path)
+    return RawWord(image=image, text=text, writer=writer, split=split, source_id=word_id, sources=(path,))
 
 
 def parse_row(line: str) -> tuple[str, bool, str] | None:
@@ -113,16 +116,16 @@ def parse_row(line: str) -> tuple[str, bool, str] | None:
 class _Writers:
     """Writers of forms: from forms.txt, else from the forms' xml files, else from the split lists."""
 
-    def __init__(self, places: _Places, lists: SplitLists, dataset_path: Path) -> None:
-        if places.forms is None and places.xml is None and not lists.writers:
+    def __init__(self, layout: _Layout, lists: SplitLists, dataset_path: Path) -> None:
+        if layout.forms is None and layout.xml is None and not lists.writers:
             raise FileNotFoundError(
                 f"--dataset_path {dataset_path}: words.txt is there, but neither forms.txt (in ascii.tgz) nor"
                 " xml/<form>.xml (xml.tgz), which say who wrote a form. Put one of them into the folder, or"
                 " give --writer_from page: each form counts as a writer of its own then."
             )
-        self._xml = places.xml
+        self._xml = layout.xml
         self._known: dict[str, str | None] = dict(lists.writers)
-        for line in read_lines(places.forms) if places.forms else ():
+        for line in read_lines(layout.forms) if layout.forms else ():
             parts = line.split()
             if len(parts) >= 2 and re.fullmatch(_FORM, parts[0]) and parts[1].isdigit():
                 self._known[parts[0]] = parts[1].zfill(3)
@@ -135,10 +138,14 @@ class _Writers:
 
 
 def _writer_in_xml(path: Path) -> str | None:
-    """The ``writer-id`` of a form's file, read from its first element alone."""
+    """The ``writer-id`` of a form's file, read from its first element alone; None if it can't be read."""
+    if not path.is_file():
+        return None
     try:
-        _, root = next(ElementTree.iterparse(path, events=("start",)))
-    except (OSError, ElementTree.ParseError, StopIteration):
+        with path.open("rb") as file:
+            _, root = next(ElementTree.iterparse(file, events=("start",)))
+    # LookupError and ValueError: encodings that the parser does not know.
+    except (OSError, ElementTree.ParseError, StopIteration, LookupError, ValueError):
         return None
     writer = root.get("writer-id")
     return writer.zfill(3) if writer else None
@@ -162,25 +169,25 @@ def _image_path(
     return None
 
 
-def _find(dataset_path: Path) -> _Places:
+def _find(dataset_path: Path) -> _Layout:
     """Search the folder for the parts of the data set; the first of each kind from the top counts."""
-    places = _Places()
+    layout = _Layout()
     for folder, folders, files in walk(dataset_path):
         groups = [name for name in folders if _GROUP.fullmatch(name) and _is_group(folder / name)]
         if groups and _holds_words(folder, groups):
-            places.images.append(folder)
+            layout.images.append(folder)
         folders[:] = [name for name in folders if name not in groups]
         if (
-            places.words is None
+            layout.words is None
             and "words.txt" in files
             and any(map(parse_row, first_lines(folder / "words.txt")))
         ):
-            places.words = folder / "words.txt"
-        if places.forms is None and "forms.txt" in files and _is_forms_table(folder / "forms.txt"):
-            places.forms = folder / "forms.txt"
-        if places.xml is None and any(re.fullmatch(rf"{_FORM}\.xml", name) for name in files):
-            places.xml = folder
-    return places
+            layout.words = folder / "words.txt"
+        if layout.forms is None and "forms.txt" in files and _is_forms_table(folder / "forms.txt"):
+            layout.forms = folder / "forms.txt"
+        if layout.xml is None and any(re.fullmatch(rf"{_FORM}\.xml", name) for name in files):
+            layout.xml = folder
+    return layout
 
 
 def _is_forms_table(path: Path) -> bool:

@@ -27,7 +27,7 @@ _DATA_LIST = "imgur5k_data.lst"
 _HASH_LIST = "imgur5k_hashes.lst"
 
 
-@dataclass
+@dataclass(kw_only=True)
 class _Pages:
     """The annotations of all pages: per page its words as (id, text, box), its image's name and MD5, and its
     split.
@@ -37,6 +37,7 @@ class _Pages:
     image_names: dict[str, str] = field(default_factory=dict)
     hashes: dict[str, str] = field(default_factory=dict)
     splits: dict[str, str] = field(default_factory=dict)
+    files: dict[str, Path] = field(default_factory=dict)  # the annotation file of each page
     without_words: set[str] = field(default_factory=set)  # ids that a list has and no annotation
 
     def put_in_split(self, page: str, split: str) -> None:
@@ -80,26 +81,25 @@ def iter_words(
     duplicates = _find_duplicates(pages)
     for page, words in pages.words.items():
         path, split = paths.get(page), pages.splits.get(page)
-        reason = None
-        if pages.splits and split is None:
-            reason = "not_in_split"
-        elif page in duplicates:
-            reason = "duplicate_page"
-        elif path is None:
-            reason = "no_image"
-        elif verify_md5 and page in pages.hashes and _md5(path) != pages.hashes[page]:
-            reason = "md5_mismatch"
+        reason = "duplicate_page" if page in duplicates else _fault_of_page(pages, page, path, verify_md5)
         for word_id, text, box_text in words:
-            own_reason = _fault_of_text(text)
+            fault = _fault_of_text(text) or reason
             box = parse_box(box_text)
-            if own_reason or reason:
-                yield DroppedWord(word_id, own_reason or reason)
-            elif box is None:
-                yield DroppedWord(word_id, "bad_box")
-            else:
-                yield RawWord(FileImage(path, box), text.strip(), page, split, word_id)
-    yield from (DroppedWord(page, "no_annotations") for page in sorted(pages.without_words))
-    yield from (DroppedWord(name, "unlisted_image") for name in unlisted)
+            if fault or box is None:
+                yield DroppedWord(source_id=word_id, reason=fault or "bad_box")
+                continue
+            yield RawWord(
+                image=FileImage(path=path, box=box),
+                text=text.strip(),
+                writer=page,
+                split=split,
+                source_id=word_id,
+                sources=(path, pages.files[page]),
+            )
+    for page in sorted(pages.without_words):
+        yield DroppedWord(source_id=page, reason="no_annotations")
+    for name in unlisted:
+        yield DroppedWord(source_id=name, reason="unlisted_image")
 
 
 def parse_box(value: object) -> tuple[float, float, float, float, float] | None:
@@ -112,11 +112,21 @@ def parse_box(value: object) -> tuple[float, float, float, float, float] | None:
     try:
         numbers = json.loads(value) if isinstance(value, str) else value
         box = tuple(float(number) for number in numbers)
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, OverflowError, RecursionError):
         return None
     if len(box) != 5 or not all(math.isfinite(number) for number in box):
         return None
     return box if all(1 <= side <= MAX_SIDE for side in box[2:4]) else None
+
+
+def _fault_of_page(pages: _Pages, page: str, path: Path | None, verify_md5: bool) -> str | None:
+    """Why none of a page's words can be used, or None."""
+    if pages.splits and page not in pages.splits:
+        return "not_in_split"
+    if path is None:
+        return "no_image"
+    is_other = verify_md5 and page in pages.hashes and _md5(path) != pages.hashes[page]
+    return "md5_mismatch" if is_other else None
 
 
 def _fault_of_text(text: object) -> str | None:
@@ -131,11 +141,11 @@ def _fault_of_text(text: object) -> str | None:
 def _find_info(dataset_path: Path) -> dict[str, Path]:
     """The annotation files by name; the first of each from the top counts."""
     known = {*_ANNOTATIONS, *_SPLIT_LISTS, _DATA_LIST, _HASH_LIST}
-    found: dict[str, Path] = {}
+    info: dict[str, Path] = {}
     for folder, _, files in walk(dataset_path):
         for name in known.intersection(files):
-            found.setdefault(name, folder / name)
-    return found
+            info.setdefault(name, folder / name)
+    return info
 
 
 def _find_images(pages: _Pages, root: Path) -> tuple[dict[str, Path], list[str]]:
@@ -192,13 +202,16 @@ def _add_json(pages: _Pages, path: Path, split: str | None) -> None:
                 continue
             entry = index.get(page) or {}
             pages.image_names[page] = Path(entry.get("image_path") or f"{page}.jpg").name
-            if entry.get("image_hash"):
+            if isinstance(entry.get("image_hash"), str):
                 pages.hashes[page] = entry["image_hash"]
-            found = [(word_id, words.get(word_id) or {}) for word_id in word_ids]
-            pages.words[page] = [
-                (word_id, word.get("word"), word.get("bounding_box")) for word_id, word in found
-            ]
-    except json.JSONDecodeError as error:
+            pages.words[page] = []
+            for word_id in word_ids:
+                word = words.get(word_id) or {}
+                pages.words[page].append((word_id, word.get("word"), word.get("bounding_box")))
+            pages.files[page] = path
+    except RecursionError as error:
+        raise UserError(f"{path}: JSON that is nested too deeply") from error
+    except ValueError as error:  # bytes that are no text, too
         raise UserError(f"{path}: not JSON ({error})") from error
     except (KeyError, TypeError, AttributeError) as error:
         raise UserError(
@@ -222,6 +235,7 @@ def _add_data_list(pages: _Pages, path: Path) -> None:
         words.append((f"{page}_{len(words)}", text, box))
     pages.words |= added
     pages.image_names |= {page: f"{page}.jpg" for page in added}
+    pages.files |= dict.fromkeys(added, path)
 
 
 def _find_duplicates(pages: _Pages) -> set[str]:

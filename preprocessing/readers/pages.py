@@ -99,15 +99,16 @@ def iter_words(
         try:
             page = read_page(path)
         except (PageFileError, OSError):
-            yield DroppedWord(ids[index], "bad_xml")
+            yield DroppedWord(source_id=ids[index], reason="bad_xml")
             continue
         image = _find_image(path, page, images)
-        found = _Page(page=page, page_id=ids[index], image=image, writer=writer_of(path))
+        found = _Page(page=page, file=path, page_id=ids[index], image=image, writer=writer_of(path))
         has_lines |= bool(page.lines)
         has_words |= any(_separate_words(line) for line in page.lines)
         if image in taken:
             yield from (
-                DroppedWord(f"{found.page_id}-{line.line_id}", "duplicate_page") for line in page.lines
+                DroppedWord(source_id=f"{found.page_id}-{line.line_id}", reason="duplicate_page")
+                for line in page.lines
             )
             continue
         taken |= {image} if image else set()
@@ -120,9 +121,10 @@ def iter_words(
 
 @dataclass(frozen=True, kw_only=True)
 class _Page:
-    """A page that was read, its picture and its writer (None: not known)."""
+    """A page that was read from a file, its picture and its writer (None: not known)."""
 
     page: TranscribedPage
+    file: Path
     page_id: str
     image: Path | None
     writer: str | None
@@ -157,9 +159,17 @@ def _page_items(found: _Page, unit: str, marks: set[str]) -> Iterator[RawWord | 
         elif found.writer is None:
             reason = "unknown_writer"
         if reason:
-            yield DroppedWord(source_id, reason)
+            yield DroppedWord(source_id=source_id, reason=reason)
         else:
-            yield RawWord(LineImage(place, number), part.text, found.writer, None, source_id, found.page_id)
+            yield RawWord(
+                image=LineImage(page=place, number=number),
+                text=part.text,
+                writer=found.writer,
+                split=None,
+                source_id=source_id,
+                sources=(found.image, found.file),
+                page=found.page_id,
+            )
 
 
 def _separate_words(line: TranscribedLine) -> tuple[TranscribedLine, ...]:

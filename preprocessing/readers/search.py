@@ -1,7 +1,7 @@
 """Finding a data set's files wherever they lie below a folder, and reading its lists line by line."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp")
@@ -10,18 +10,41 @@ IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp")
 def walk(root: Path) -> Iterator[tuple[Path, list[str], list[str]]]:
     """Folders below ``root`` from the top, each with the names of its folders and files, all in sorted order.
 
-    Follows links, but enters no real folder twice; leaves out hidden names and what macOS adds to archives.
-    Names taken out of the list of folders are not entered.
+    Follows links, but enters no real folder twice; leaves out hidden names, what macOS adds to archives, and
+    what is neither folder nor file (a pipe would be waited for). Names taken out of the list of folders are
+    not entered; a folder that may not be read counts as empty.
     """
     entered = set()
-    for folder, folders, files in os.walk(root, followlinks=True):
-        status = Path(folder).stat()
-        if (status.st_dev, status.st_ino) in entered:
-            folders.clear()
+    waiting = [root]
+    while waiting:
+        folder = waiting.pop()
+        folders, files = [], []
+        try:
+            status = folder.stat()
+            if (status.st_dev, status.st_ino) in entered:
+                continue
+            with os.scandir(folder) as entries:
+                for entry in entries:
+                    if entry.name.startswith(".") or entry.name == "__MACOSX":
+                        continue
+                    if _is_kind(entry.is_dir):
+                        folders.append(entry.name)
+                    elif _is_kind(entry.is_file):
+                        files.append(entry.name)
+        except (PermissionError, FileNotFoundError):
             continue
         entered.add((status.st_dev, status.st_ino))
-        folders[:] = sorted(name for name in folders if not name.startswith(".") and name != "__MACOSX")
-        yield Path(folder), folders, sorted(name for name in files if not name.startswith("."))
+        folders.sort()
+        yield folder, folders, sorted(files)
+        waiting += [folder / name for name in reversed(folders)]
+
+
+def _is_kind(ask: Callable[[], bool]) -> bool:
+    """``entry.is_dir()`` or ``entry.is_file()``; False for a link that leads to itself."""
+    try:
+        return ask()
+    except OSError:
+        return False
 
 
 def read_lines(path: Path) -> list[str]:

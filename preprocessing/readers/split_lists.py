@@ -2,8 +2,10 @@
 around.
 """
 
+import lzma
 import re
 import zipfile
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -29,9 +31,10 @@ _NAMES = {
 }
 # An id in several lists belongs to the first of these: what is tested on is never trained on.
 PRIORITY = ("test", "val", "train")
+LARGEST_LIST = 16 * 2**20  # bytes; IAM's longest list has under a million
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class SplitLists:
     """Which split each id belongs to.
 
@@ -103,7 +106,7 @@ def read_split_lists(path: Path, id_pattern: str, *, flag: str = "--splits") -> 
             f"{flag} {path}: lists of different kinds ({', '.join(lists)}): some hold ids of forms or lines, "
             "others of words. Keep one kind, or name a single file."
         )
-    return SplitLists(splits, writers)
+    return SplitLists(splits=splits, writers=writers)
 
 
 def _is_list(lines: list[str], row: re.Pattern) -> bool:
@@ -127,18 +130,33 @@ def _candidates(path: Path, flag: str) -> Iterator[tuple[str, list[str]]]:
     elif not path.is_file():
         raise FileNotFoundError(f"{flag} {path}: no such file or folder")
     elif zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            for name in archive.namelist():
-                if (
-                    _may_be_list(PurePosixPath(name).name)
-                    and "__MACOSX" not in name
-                    and not name.endswith("/")
-                ):
-                    yield name, archive.read(name).decode("utf-8-sig", "replace").split("\n")
+        yield from _lists_in_zip(path, flag)
     elif split_of_name(path.name) is None:
         raise UserError(f"{flag} {path}: the file's name must say which split it lists (train, val or test)")
     else:
         yield path.as_posix(), read_lines(path)
+
+
+def _lists_in_zip(path: Path, flag: str) -> Iterator[tuple[str, list[str]]]:
+    """Name and lines of every file of an archive whose name speaks of a split."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            for entry in archive.infolist():
+                name = entry.filename
+                if entry.is_dir() or "__MACOSX" in name or not _may_be_list(PurePosixPath(name).name):
+                    continue
+                with archive.open(entry) as file:
+                    content = file.read(LARGEST_LIST + 1)
+                if len(content) > LARGEST_LIST:
+                    raise UserError(
+                        f"{flag} {path}: {name} is larger than {LARGEST_LIST >> 20} MiB: no split list"
+                    )
+                yield name, content.decode("utf-8-sig", "replace").split("\n")
+    # RuntimeError: a password is needed; NotImplementedError: an unusual compression.
+    except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, RuntimeError, EOFError, OSError) as error:
+        raise UserError(
+            f"{flag} {path}: the archive can't be read ({error}). Unpack it, and name the folder."
+        ) from error
 
 
 def _may_be_list(name: str) -> bool:

@@ -1,21 +1,21 @@
-"""Reader for one's own word images: any folder with a CSV, TSV or JSONL table that says what each image
+"""Reader for one's own text images: any folder with a CSV, TSV or JSONL table that says what each image
 holds.
 
 Known with no flag: DHSD (``train.csv``/``test.csv`` with ``file_name,text,writer_id``) and the Hugging Face
 ImageFolder convention (``metadata.jsonl`` or ``metadata.csv``).
 """
 
-import csv
-import json
-from collections.abc import Iterator
-from itertools import islice
+import errno
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from preprocessing.raw_word import DroppedWord, FileImage, RawWord
-from preprocessing.readers.search import ids_of_paths
+from preprocessing.readers.search import IMAGE_SUFFIXES, ids_of_paths, walk
+from preprocessing.readers.table_rows import TABLE_SUFFIXES, Table, TableRow, read_table
 from utils.errors import UserError
 
-TABLE_SUFFIXES = (".csv", ".tsv", ".jsonl")
 SPLIT_NAMES = {
     "train": "train",
     "training": "train",
@@ -29,13 +29,27 @@ SPLIT_NAMES = {
 IMAGE_COLUMNS = ("file_name", "filename", "image", "image_path", "path", "file", "img")
 TEXT_COLUMNS = ("text", "label", "transcription", "word", "words", "ground_truth", "gt")
 WRITER_COLUMNS = ("writer", "writer_id", "author", "hand", "scribe", "style")
+SPLIT_COLUMNS = ("split", "set", "subset", "partition")
+DEFAULT_WRITER = "me"
+HEAD_ROWS = 100  # that say whether a file is a table of text images
+HEAD_BYTES = 65_536  # that are searched for names of image files
+
+
+@dataclass(frozen=True, kw_only=True)
+class Columns:
+    """The names of a table's columns; given by flags (None: to be found), or chosen (None: there is none)."""
+
+    image: str | None = None
+    text: str | None = None
+    writer: str | None = None
+    split: str | None = None
 
 
 def recognises(dataset_path: Path) -> bool:
     """True if the folder holds a table (or several) whose columns name an image and a text."""
     try:
         return bool(_find_tables(dataset_path))
-    except ValueError:
+    except UserError:
         return True  # several tables contend: iter_words says so and asks for --table
 
 
@@ -47,9 +61,9 @@ def iter_words(
     text_column: str | None = None,
     writer_column: str | None = None,
     split_column: str | None = None,
-    writer: str = "me",
+    writer: str = DEFAULT_WRITER,
 ) -> Iterator[RawWord | DroppedWord]:
-    """Yield the words of a table.
+    """Yield the text images of a table.
 
     Args:
         dataset_path: the folder that image paths are relative to (an image is also looked for beside its
@@ -57,185 +71,220 @@ def iter_words(
         table: the table's file; by default ``train/val/test`` tables if there are any, else the only table
             there is.
         image_column, text_column, writer_column, split_column: column names; usual names are found without.
-        writer: the writer of words whose table has no writer column.
+        writer: the writer of rows that name none.
     Raises:
         FileNotFoundError: if there is no table.
-        ValueError: if a column is missing, a split unknown, or two tables contend; the message lists what
-            there is.
+        UserError: if a column is missing or there twice, a split unknown, two tables contend, or ``writer``
+            is given and every row names one; the message lists what there is.
     """
-    tables = [(table, SPLIT_NAMES.get(table.stem.lower()))] if table else _find_tables(dataset_path)
-    if not tables:
+    paths = [(table, SPLIT_NAMES.get(table.stem.lower()))] if table else _find_tables(dataset_path)
+    if not paths:
+        reasons = "".join(f"\n  {path}: {reason}" for path, reason in list_refused(dataset_path)[:5])
         raise FileNotFoundError(
             f"--dataset_path {dataset_path}: no CSV, TSV or JSONL table with an image and a text column. "
-            "Name it with --table, and its columns with --image_column and --text_column."
+            f"Name it with --table, and its columns with --image_column and --text_column.{reasons}"
         )
-    rows = []
-    for path, split in tables:
-        values = _read_rows(path)
-        columns = _choose_columns(path, values, image_column, text_column, writer_column, split_column)
-        rows += [(path, split, number, row, columns) for number, row in enumerate(values, start=1)]
-    ids = ids_of_paths([_as_text(row.get(columns[0])).replace("\\", "/") for _, _, _, row, columns in rows])
-    for (path, split, number, row, (image_key, text_key, writer_key, split_key)), source_id in zip(
-        rows, ids, strict=True
-    ):
-        name = row.get(image_key)
-        has_name = isinstance(name, str) and bool(name.strip())
-        # More fields than columns: a comma in a text without quotation marks, so no field is what its column
-        # says.
-        if not has_name or any(field.strip() for field in row.get(None) or ()):
-            yield DroppedWord(source_id or f"{path.name}:{number}", "bad_row")
-            continue
-        if row.get(text_key) is None:
-            yield DroppedWord(source_id, "empty_text")
-            continue
-        names = (name, name.strip().replace("\\", "/"))  # the second: as Windows writes paths
-        image = next((p for n in names for p in (path.parent / n, dataset_path / n) if p.is_file()), None)
-        if image is None:
-            yield DroppedWord(source_id, "no_image")
-            continue
-        who = _as_text(row.get(writer_key))
-        named = SPLIT_NAMES.get(_as_text(row.get(split_key)).lower())
-        yield RawWord(
-            FileImage(image, use_exif=True), str(row[text_key]), who or writer, named or split, source_id
-        )
+    given = Columns(image=image_column, text=text_column, writer=writer_column, split=split_column)
+    entries: list[tuple[Path, str | None, TableRow, Columns]] = []
+    for path, split in paths:
+        content = read_table(path)
+        columns = choose_columns(path, content, given)
+        columns = replace(columns, split=_check_splits(path, content, columns.split, given.split))
+        entries += [(path, split, row, columns) for row in content.rows]
+    if writer != DEFAULT_WRITER and entries and not any(_lacks_writer(row, of) for _, _, row, of in entries):
+        raise UserError(f"--writer {writer}: every row of the table names its own writer. Leave it out.")
+    names = [_name_of(row, columns) for _, _, row, columns in entries]
+    for (path, split, row, columns), source_id in zip(entries, ids_of_paths(names), strict=True):
+        yield _read_row(path, row, columns, split, source_id, dataset_path, writer)
+
+
+def _read_row(
+    path: Path,
+    row: TableRow,
+    columns: Columns,
+    split: str | None,
+    source_id: str,
+    dataset_path: Path,
+    writer: str,
+) -> RawWord | DroppedWord:
+    """One row as a text image, or the reason why it is none."""
+    values = row.values or {}
+    name = values.get(columns.image)
+    if row.values is None or not isinstance(name, str) or not name.strip():
+        return DroppedWord(source_id=f"{path.name}:{row.line}", reason="bad_row")
+    text, row_writer = values.get(columns.text), values.get(columns.writer)
+    if _is_missing(text):
+        return DroppedWord(source_id=source_id, reason="empty_text")
+    if not _is_scalar(text) or not (_is_missing(row_writer) or _is_scalar(row_writer)):
+        return DroppedWord(source_id=source_id, reason="bad_row")
+    image = _find_image(name, (path.parent, dataset_path))
+    if image is None:
+        return DroppedWord(source_id=source_id, reason="no_image")
+    return RawWord(
+        image=FileImage(path=image, use_exif=True),
+        text=str(text),
+        writer=_as_text(row_writer) or writer,
+        split=SPLIT_NAMES.get(_as_text(values.get(columns.split)).lower()) or split,
+        source_id=source_id,
+        sources=(image, path),
+    )
+
+
+def _find_image(name: str, folders: Sequence[Path]) -> Path | None:
+    """The image of this name, also as Windows writes paths; None if it is in none of the folders."""
+    for written in (name, name.strip().replace("\\", "/")):
+        for folder in folders:
+            try:
+                if (folder / written).is_file():
+                    return folder / written
+            except OSError as error:
+                if error.errno != errno.ENAMETOOLONG:
+                    raise
+    return None
+
+
+def _is_missing(value: object) -> bool:
+    """True for an empty cell; pandas writes NaN for it."""
+    return value is None or (isinstance(value, float) and math.isnan(value))
+
+
+def _is_scalar(value: object) -> bool:
+    return isinstance(value, (str, int, float)) and not isinstance(value, bool)
 
 
 def _as_text(value: object) -> str:
     """A cell as text, empty if there is none; the writer 0 of a JSON table is "0"."""
-    return "" if value is None else str(value).strip()
+    return "" if _is_missing(value) else str(value).strip()
+
+
+def _name_of(row: TableRow, columns: Columns) -> str:
+    return _as_text((row.values or {}).get(columns.image)).replace("\\", "/")
+
+
+def _lacks_writer(row: TableRow, columns: Columns) -> bool:
+    return row.values is not None and not _as_text(row.values.get(columns.writer))
 
 
 def _find_tables(folder: Path) -> list[tuple[Path, str | None]]:
-    """The tables to read with the split each stands for: split tables if there are any, else the only one."""
-    candidates = [p for p in sorted(folder.glob("*")) if p.suffix.lower() in TABLE_SUFFIXES and p.is_file()]
-    candidates = [p for p in candidates if _describes_images(p)]
-    splits = [(p, SPLIT_NAMES[p.stem.lower()]) for p in candidates if p.stem.lower() in SPLIT_NAMES]
-    if splits:
-        return splits
-    metadata = [p for p in candidates if p.stem.lower() == "metadata"]
-    if metadata:
-        return [(metadata[0], None)]
-    if len(candidates) > 1:
-        names = ", ".join(p.name for p in candidates)
+    """The tables to read with the split each stands for: split tables if there are any, else the only one.
+
+    Raises:
+        UserError: if several contend, or a table is not understood that belongs to the ones that are.
+    """
+    files = [path for path in sorted(folder.glob("*")) if _is_table_file(path)]
+    reasons = {path: reason_against(path) for path in files}
+    refused = {path: reason for path, reason in reasons.items() if reason and names_images(path)}
+    split_tables = [path for path in files if path.stem.lower() in SPLIT_NAMES]
+    metadata = [path for path in files if path.stem.lower() == "metadata"]
+    for group in (split_tables, metadata[:1]):
+        if taken := [path for path in group if reasons[path] is None]:
+            _check_none_refused(folder, group, refused)
+            return [(path, SPLIT_NAMES.get(path.stem.lower())) for path in taken]
+    taken = [path for path in files if reasons[path] is None]
+    if taken and len(taken) + len(refused) > 1:
+        names = ", ".join(p.name for p in taken) + "".join(f"; {p.name}: {r}" for p, r in refused.items())
         raise UserError(f"--dataset_path {folder}: several tables ({names}). Choose one with --table.")
-    if not candidates:
-        # The ImageFolder convention with splits: train/metadata.jsonl, test/metadata.jsonl.
-        nested = sorted(
-            p
-            for p in folder.glob("*/metadata.*")
-            if p.suffix.lower() in TABLE_SUFFIXES and _describes_images(p)
+    if taken:
+        return [(taken[0], None)]
+    # The ImageFolder convention with splits: train/metadata.jsonl, test/metadata.jsonl.
+    nested = [path for path in sorted(folder.glob("*/metadata.*")) if _is_table_file(path)]
+    reasons = {path: reason_against(path) for path in nested}
+    if taken := [path for path in nested if reasons[path] is None]:
+        refused = {path: reason for path, reason in reasons.items() if reason and names_images(path)}
+        _check_none_refused(folder, nested, refused)
+    return [(path, SPLIT_NAMES.get(path.parent.name.lower())) for path in taken]
+
+
+def _check_none_refused(folder: Path, group: Sequence[Path], refused: dict[Path, str]) -> None:
+    """Raise a UserError if one of the tables that belong together is not understood."""
+    bad = next((path for path in group if path in refused), None)
+    if bad is not None:
+        raise UserError(
+            f"--dataset_path {folder}: {bad.relative_to(folder)} is not understood: {refused[bad]}"
         )
-        return [(p, SPLIT_NAMES.get(p.parent.name.lower())) for p in nested]
-    return [(candidates[0], None)]
 
 
-def _describes_images(path: Path) -> bool:
-    """True if the table's first row has an image and a text column by one of the usual names.
+def _is_table_file(path: Path) -> bool:
+    return path.suffix.lower() in TABLE_SUFFIXES and path.is_file()
+
+
+def reason_against(path: Path) -> str | None:
+    """Why a file is not taken for a table of text images: what is wrong with it, or which column it lacks;
+    None if it is one.
 
     Bytes in a foreign encoding don't count against it: reading all of it says what is wrong.
     """
     try:
-        head = _parse_rows(path, limit=1, errors="replace")
-    except (ValueError, csv.Error):
-        return False
-    keys = {key.strip().lower() for key in head[0] if key} if head else set()
-    return bool(keys & set(IMAGE_COLUMNS)) and bool(keys & set(TEXT_COLUMNS))
+        head = read_table(path, limit=HEAD_ROWS, errors="replace")
+        if not head.columns:
+            return "it is empty"
+        choose_columns(path, head, Columns())
+    except UserError as error:
+        return str(error).removeprefix("--table ").removeprefix(str(path)).lstrip(": ")
+    return None
 
 
-def _read_rows(path: Path) -> list[dict]:
-    """All rows of a table as dictionaries; the delimiter of a CSV (comma, semicolon, tab) is sniffed from its
-    header.
-    """
-    if not path.is_file():
-        raise FileNotFoundError(f"--table {path}: no such file")
-    try:
-        return _parse_rows(path)
-    except UnicodeDecodeError as error:
-        raise UserError(
-            f"--table {path}: not UTF-8 ({error}). Save it as UTF-8, e.g. as 'CSV UTF-8'."
-        ) from error
-    except csv.Error as error:
-        raise UserError(f"--table {path}: {error}") from error
-
-
-def _parse_rows(path: Path, limit: int | None = None, errors: str = "strict") -> list[dict]:
-    """The rows of ``_read_rows`` (the first ``limit``), with the errors of their formats."""
+def names_images(path: Path) -> bool:
+    """True if a file's beginning names image files."""
     with path.open("rb") as file:
-        is_utf16 = file.read(2) in (b"\xff\xfe", b"\xfe\xff")  # Excel's 'Unicode text'
-    with path.open(encoding="utf-16" if is_utf16 else "utf-8-sig", errors=errors, newline="") as file:
-        if path.suffix.lower() == ".jsonl":
-            rows = []
-            for number, line in enumerate(file, start=1):
-                if limit is not None and len(rows) >= limit:
-                    break
-                if not line.strip():
-                    continue
-                try:
-                    row = json.loads(line)
-                except json.JSONDecodeError as error:
-                    raise UserError(f"--table {path} line {number}: not JSON ({error})") from error
-                if not isinstance(row, dict):
-                    raise UserError(
-                        f"--table {path} line {number}: expected a JSON object, found {line.strip()[:60]!r}"
-                    )
-                rows.append(row)
-            return rows
-        header = file.readline()
-        file.seek(0)
-        if path.suffix.lower() == ".tsv":
-            # Most TSV files know no quoting, where a text may be a single quotation mark; whole quoted fields
-            # are undone.
-            reader = csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
-            return [
-                {_unquote(key): value if key is None else _unquote(value) for key, value in row.items()}
-                for row in islice(reader, limit)
-            ]
-        reader = csv.DictReader(file, delimiter=max(",;\t", key=header.count))
-        return list(islice(reader, limit))
+        head = file.read(HEAD_BYTES).lower().replace(b"\0", b"")  # UTF-16 has zeros between the letters
+    return any(suffix.encode() in head for suffix in IMAGE_SUFFIXES)
 
 
-def _unquote(value: str | None) -> str | None:
-    """A field without the quotation marks around it, doubled ones inside made single."""
-    is_quoted = value is not None and len(value) >= 2 and value[0] == value[-1] == '"'
-    return value[1:-1].replace('""', '"') if is_quoted else value
+def list_refused(folder: Path) -> list[tuple[Path, str]]:
+    """The tables in a folder and below that no reader takes, each with the reason."""
+    refused = []
+    for below, _, names in walk(folder):
+        for path in (below / name for name in names):
+            if path.suffix.lower() == ".json":
+                refused.append((path, "a table in JSON is one object a line, in a file called .jsonl"))
+            elif path.suffix.lower() in TABLE_SUFFIXES:
+                reason = reason_against(path) or "it lies in a folder below; name it with --table"
+                refused.append((path, reason))
+    return refused
 
 
-def _choose_columns(
-    path: Path, rows: list[dict], image: str | None, text: str | None, writer: str | None, split: str | None
-) -> tuple[str, str, str | None, str | None]:
-    """The table's columns for image, text, writer and split; the last two may be None."""
-    keys = [key for key in (rows[0] if rows else {}) if key]
-    lowered = {key.strip().lower(): key for key in keys}
+def choose_columns(path: Path, table: Table, given: Columns) -> Columns:
+    """The table's columns for image, text, writer and split.
+
+    Raises:
+        UserError: if a column is missing or there twice.
+    """
 
     def choose(flag: str, wanted: str | None, usual: tuple[str, ...], required: bool) -> str | None:
+        lowered = [column.strip().lower() for column in table.columns]
+        names = (wanted,) if wanted is not None else usual
+        shown = f"{', '.join(table.columns[:20])}{', …' if len(table.columns) > 20 else ''}"
+        for name in names:
+            matches = [c for c, low in zip(table.columns, lowered, strict=True) if name in (c, low)]
+            if len(matches) > 1 and (wanted is None or matches.count(wanted) > 1):
+                raise UserError(f"{path}: {len(matches)} columns are called {name}. Rename all but one.")
+            if matches and (wanted is None or wanted in matches):
+                return wanted or matches[0]
         if wanted is not None:
-            if wanted not in keys:
-                raise UserError(f"{flag} {wanted}: {path} has no such column. Its columns: {', '.join(keys)}")
-            return wanted
-        found = next((lowered[name] for name in usual if name in lowered), None)
-        if found is None and required:
+            raise UserError(f"{flag} {wanted}: {path} has no such column. Its columns: {shown}")
+        if required:
             raise UserError(
-                f"{path}: no column by a usual name ({', '.join(usual)}). Its columns: {', '.join(keys)}. "
-                f"Name the right one with {flag}."
+                f"{path}: no column by a usual name ({', '.join(usual)}) in its first line. Its columns:"
+                f" {shown}. Name the right one with {flag}."
             )
-        return found
+        return None
 
-    return (
-        choose("--image_column", image, IMAGE_COLUMNS, True),
-        choose("--text_column", text, TEXT_COLUMNS, True),
-        choose("--writer_column", writer, WRITER_COLUMNS, False),
-        _check_splits(
-            path, rows, choose("--split_column", split, ("split", "set", "subset", "partition"), False), split
-        ),
+    return Columns(
+        image=choose("--image_column", given.image, IMAGE_COLUMNS, True),
+        text=choose("--text_column", given.text, TEXT_COLUMNS, True),
+        writer=choose("--writer_column", given.writer, WRITER_COLUMNS, False),
+        split=choose("--split_column", given.split, SPLIT_COLUMNS, False),
     )
 
 
-def _check_splits(path: Path, rows: list[dict], column: str | None, wanted: str | None) -> str | None:
+def _check_splits(path: Path, table: Table, column: str | None, wanted: str | None) -> str | None:
     """The split column if it holds splits; None if it was found by its name and speaks of something else.
 
     Raises:
-        ValueError: if it holds other names too: their words would train unnoticed.
+        UserError: if it holds other names too: their images would train unnoticed.
     """
+    rows = [row.values for row in table.rows if row.values is not None]
     values = {_as_text(row.get(column)) for row in rows} - {""} if column else set()
     unknown = sorted(value for value in values if value.lower() not in SPLIT_NAMES)
     if unknown and wanted is None and len(unknown) == len(values):

@@ -6,7 +6,7 @@ import torch
 
 from diffusion.dataset import TrainingConditions
 from diffusion.layout import WidthModel
-from diffusion.trainer import pick_previews
+from diffusion.previews import pick_previews
 from utils.charset import Charset
 from utils.text_images import TextImage
 
@@ -79,10 +79,10 @@ def test_unknown_writers_are_the_null_writer(conditions):
 
 
 def test_previews_show_each_hand_first():
-    texts, writers = pick_previews(RECORDS, range(5), ["x", "y"], CHARSET, 3)
+    texts, writers = pick_previews(RECORDS, ["x", "y"], CHARSET, 3)
     assert texts == ["b", "ab", "ba"] or texts == ["ab", "b", "ba"]
     assert set(writers[:2]) == {"x", "y"}
 
 
 def test_previews_are_at_most_as_many_as_asked():
-    assert len(pick_previews(RECORDS * 9, range(45), ["x", "y"], CHARSET, 3, count=5)[0]) == 5
+    assert len(pick_previews(RECORDS * 9, ["x", "y"], CHARSET, 3, count=5)[0]) == 5

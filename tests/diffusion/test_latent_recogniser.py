@@ -12,13 +12,13 @@ from diffusion.latent_recogniser import (
     find_latent_recogniser,
     train_latent_recogniser,
 )
-from diffusion.noise_schedule import PREDICTION_TYPES, NoiseSchedule
+from diffusion.noise_schedule import PREDICTION_TYPES, make_schedule
 from utils.training import make_generator
 
 
 def make_reader(**changes):
     torch.manual_seed(0)
-    return LatentRecogniser(LatentRecogniserConfig(5, channels=(8, 16, 16, 32), **changes))
+    return LatentRecogniser(LatentRecogniserConfig(vocabulary_size=5, channels=(8, 16, 16, 32), **changes))
 
 
 def draw(step):
@@ -113,12 +113,11 @@ def test_it_is_found_in_a_checkpoint_and_in_a_run(tmp_path):
 
 @pytest.mark.parametrize("prediction_type", PREDICTION_TYPES)
 def test_a_right_prediction_implies_the_clean_latents(prediction_type):
-    schedule = NoiseSchedule(prediction_type)
-    scheduler = schedule.make_noise_scheduler()
+    schedule = make_schedule(prediction_type)
     latents, noise = torch.randn(2, 8, 4, 4, 6, generator=make_generator("cpu", 0)).unbind(0)
     timesteps = schedule.spread_timesteps(8, torch.device("cpu"))
-    noisy, target = schedule.add_noise(scheduler, latents, noise, timesteps)
+    noisy, target = schedule.add_noise(latents, noise, timesteps)
     prediction = noise if prediction_type == "epsilon" else target
-    clean, share = schedule.predict_clean(scheduler, noisy, prediction, timesteps)
+    clean, share = schedule.predict_clean(noisy, prediction, timesteps)
     torch.testing.assert_close(clean[:6], latents[:6], atol=1e-3, rtol=1e-3)
     assert share.shape == (8,) and (share.diff() < 0).all() and share.min() > 0 and share.max() <= 1

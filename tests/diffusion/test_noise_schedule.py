@@ -3,7 +3,14 @@
 import pytest
 import torch
 
-from diffusion.noise_schedule import PREDICTION_TYPES, SCHEDULERS, NoiseSchedule, draw_noise, sample_latents
+from diffusion.noise_schedule import (
+    PREDICTION_TYPES,
+    SCHEDULERS,
+    RectifiedFlow,
+    draw_noise,
+    make_schedule,
+    sample_latents,
+)
 from utils.training import make_generator
 
 PAIRS = [
@@ -19,9 +26,9 @@ def make_oracle(schedule, latents):
     """A denoiser that knows the clean latents, and answers in the schedule's terms."""
 
     def denoise(noisy_latents, timestep):
-        if schedule.is_flow:
+        if isinstance(schedule, RectifiedFlow):
             return (noisy_latents - latents) / (timestep / schedule.num_train_timesteps)
-        alpha = schedule.make_noise_scheduler().alphas_cumprod[timestep]
+        alpha = schedule.noise_scheduler.alphas_cumprod[timestep]
         noise = (noisy_latents - alpha.sqrt() * latents) / (1 - alpha).sqrt()
         return (
             noise
@@ -43,7 +50,7 @@ def make_latents(count=2, scale=2.0):
 
 @pytest.mark.parametrize(("prediction_type", "name"), PAIRS)
 def test_an_oracle_is_led_to_the_clean_latents(prediction_type, name):
-    schedule, latents = NoiseSchedule(prediction_type), make_latents()
+    schedule, latents = make_schedule(prediction_type), make_latents()
     noise, generators = make_noise()
     sampled = sample_latents(
         make_oracle(schedule, latents), schedule.make_scheduler(name), noise, 20, generators
@@ -53,7 +60,7 @@ def test_an_oracle_is_led_to_the_clean_latents(prediction_type, name):
 
 @pytest.mark.parametrize(("prediction_type", "name"), PAIRS)
 def test_one_step_is_enough_for_an_oracle(prediction_type, name):
-    schedule, latents = NoiseSchedule(prediction_type), make_latents()
+    schedule, latents = make_schedule(prediction_type), make_latents()
     noise, generators = make_noise()
     sampled = sample_latents(
         make_oracle(schedule, latents), schedule.make_scheduler(name), noise, 1, generators
@@ -63,7 +70,7 @@ def test_one_step_is_enough_for_an_oracle(prediction_type, name):
 
 @pytest.mark.parametrize(("prediction_type", "name"), PAIRS)
 def test_latents_far_outside_the_pixels_range_are_not_clamped(prediction_type, name):
-    schedule, latents = NoiseSchedule(prediction_type), make_latents(scale=6.0)
+    schedule, latents = make_schedule(prediction_type), make_latents(scale=6.0)
     noise, generators = make_noise()
     sampled = sample_latents(
         make_oracle(schedule, latents), schedule.make_scheduler(name), noise, 20, generators
@@ -73,54 +80,52 @@ def test_latents_far_outside_the_pixels_range_are_not_clamped(prediction_type, n
 
 @pytest.mark.parametrize(("prediction_type", "name"), [pair for pair in PAIRS if pair[1] != "euler"])
 def test_spacing_is_set_and_nothing_is_clipped(prediction_type, name):
-    scheduler = NoiseSchedule(prediction_type).make_scheduler(name)
+    scheduler = make_schedule(prediction_type).make_scheduler(name)
     assert scheduler.config.timestep_spacing == "trailing" and not scheduler.config.get("clip_sample", False)
 
 
 @pytest.mark.parametrize(("prediction_type", "name"), PAIRS)
 def test_sampling_begins_at_pure_noise(prediction_type, name):
-    scheduler = NoiseSchedule(prediction_type).make_scheduler(name)
+    scheduler = make_schedule(prediction_type).make_scheduler(name)
     scheduler.set_timesteps(20)
     assert scheduler.timesteps[0] >= 999 and len(scheduler.timesteps) == 20
 
 
 @pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
 def test_training_draws_every_timestep_from_0_to_999(prediction_type):
-    drawn = NoiseSchedule(prediction_type).draw_timesteps(20_000, "cpu", torch.Generator().manual_seed(0))
+    drawn = make_schedule(prediction_type).draw_timesteps(20_000, "cpu", torch.Generator().manual_seed(0))
     assert sorted(set(drawn.tolist())) == list(range(1000))
 
 
 def test_flow_timesteps_fill_their_range():
-    drawn = NoiseSchedule("flow_prediction").draw_timesteps(20_000, "cpu", torch.Generator().manual_seed(0))
+    drawn = make_schedule("flow_prediction").draw_timesteps(20_000, "cpu", torch.Generator().manual_seed(0))
     assert 0 < drawn.min() < 30 and 970 < drawn.max() < 1000
 
 
 @pytest.mark.parametrize("prediction_type", PREDICTION_TYPES)
 def test_validation_timesteps_are_spread_over_the_range(prediction_type):
-    spread = NoiseSchedule(prediction_type).spread_timesteps(10, "cpu")
+    spread = make_schedule(prediction_type).spread_timesteps(10, "cpu")
     assert spread.diff().tolist() == pytest.approx([100] * 9) and 0 <= spread[0] < 100
 
 
 @pytest.mark.parametrize("prediction_type", PREDICTION_TYPES)
 def test_the_target_leads_back_to_the_clean_latents(prediction_type):
-    schedule, latents = NoiseSchedule(prediction_type), make_latents()
+    schedule, latents = make_schedule(prediction_type), make_latents()
     timesteps = torch.tensor([0, 999])
-    noisy_latents, target = schedule.add_noise(
-        schedule.make_noise_scheduler(), latents, make_noise()[0], timesteps
-    )
+    noisy_latents, target = schedule.add_noise(latents, make_noise()[0], timesteps)
     oracle = make_oracle(schedule, latents)
     for i in (0, 1) if prediction_type != "flow_prediction" else (1,):
         torch.testing.assert_close(oracle(noisy_latents, timesteps[i])[i], target[i], rtol=0, atol=2e-3)
 
 
 def test_flow_at_timestep_0_is_the_clean_image():
-    schedule, latents = NoiseSchedule(), make_latents()
-    noisy_latents, target = schedule.add_noise(None, latents, make_noise()[0], torch.zeros(2))
+    schedule, latents = make_schedule(), make_latents()
+    noisy_latents, target = schedule.add_noise(latents, make_noise()[0], torch.zeros(2))
     assert torch.equal(noisy_latents, latents) and torch.equal(target, make_noise()[0] - latents)
 
 
 def test_every_call_makes_a_fresh_scheduler():
-    schedule, latents = NoiseSchedule(), make_latents()
+    schedule, latents = make_schedule(), make_latents()
 
     def sample():
         return sample_latents(make_oracle(schedule, latents), schedule.make_scheduler("unipc"), *args)
@@ -139,14 +144,14 @@ def test_a_scheduler_that_does_not_fit_is_refused_with_those_that_do(prediction_
     with pytest.raises(
         ValueError, match=f"--scheduler {name}: a model of {prediction_type} is sampled by dpmsolver"
     ):
-        NoiseSchedule(prediction_type).make_scheduler(name)
+        make_schedule(prediction_type).make_scheduler(name)
 
 
 def test_an_unknown_prediction_type_is_refused():
     with pytest.raises(
         ValueError, match="--prediction_type sample: not one of epsilon, v_prediction, flow_prediction"
     ):
-        NoiseSchedule("sample")
+        make_schedule("sample")
 
 
 def test_noise_is_the_same_at_any_batch_size():
@@ -155,7 +160,7 @@ def test_noise_is_the_same_at_any_batch_size():
 
 
 def test_ddpm_noise_on_the_way_is_the_same_at_any_batch_size():
-    schedule, latents = NoiseSchedule("epsilon"), make_latents(1).expand(4, -1, -1, -1)
+    schedule, latents = make_schedule("epsilon"), make_latents(1).expand(4, -1, -1, -1)
 
     def sample(indices):
         generators = [make_generator("cpu", 0, i) for i in indices]

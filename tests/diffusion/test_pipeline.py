@@ -1,5 +1,6 @@
 """From texts to images: guidance, hands, batches, and checkpoints."""
 
+import copy
 import json
 import shutil
 from dataclasses import replace
@@ -9,13 +10,15 @@ import pytest
 import torch
 
 from diffusion.autoencoder import CompactAutoencoder, hash_vae
-from diffusion.config import CheckpointConfig, find_checkpoint
+from diffusion.config import CheckpointConfig
 from diffusion.latent_recogniser import LatentRecogniser, LatentRecogniserConfig
-from diffusion.noise_schedule import SCHEDULERS
-from diffusion.pipeline import FULL_INTERVAL, HandwritingPipeline
+from diffusion.loading import find_checkpoint
+from diffusion.noise_schedule import FULL_INTERVAL, SCHEDULERS, make_schedule
+from diffusion.pipeline import HandwritingPipeline
 from generation.jobs import choose_writers, jobs_of_texts
 from tests.helpers import IMG_SIZE, WRITERS
 from utils.charset import Charset
+from utils.errors import UserError
 
 TEXTS = ["cab", "zebra"]
 FAST = {"num_inference_steps": 3}
@@ -63,9 +66,7 @@ def test_an_image_does_not_depend_on_its_batch(pipeline, scheduler):
 
 @pytest.mark.parametrize("name", [name for name in SCHEDULERS if name != "euler"])
 def test_every_scheduler_writes_with_a_noise_schedule(pipeline, name):
-    config = replace(
-        pipeline.config, schedule=replace(pipeline.config.schedule, prediction_type="v_prediction")
-    )
+    config = replace(pipeline.config, schedule=make_schedule("v_prediction"))
     images = HandwritingPipeline(pipeline.unet, pipeline.vae, config)(
         TEXTS, ["01", None], scheduler=name, **FAST
     )
@@ -355,7 +356,7 @@ def test_damaged_weights_are_named(run):
 
 def test_a_damaged_config_is_named(run):
     (run / "step_00000010" / "config.json").write_text('{"unet": {')
-    with pytest.raises(ValueError, match=r"step_00000010: config\.json is damaged"):
+    with pytest.raises(ValueError, match=r"step_00000010/config\.json: damaged"):
         HandwritingPipeline.from_pretrained(run)
 
 
@@ -428,7 +429,7 @@ def test_the_reader_meets_the_characters_in_their_order_along_the_line(pipeline)
 def test_the_reader_is_saved_along(pipeline, tmp_path):
     recogniser = LatentRecogniser(
         LatentRecogniserConfig(
-            pipeline.config.charset.vocabulary_size, latent_height=4, channels=(8, 16, 16, 32)
+            vocabulary_size=pipeline.config.charset.vocabulary_size, latent_height=4, channels=(8, 16, 16, 32)
         )
     )
     HandwritingPipeline(pipeline.unet, pipeline.vae, pipeline.config, recogniser).save_pretrained(tmp_path)
@@ -440,3 +441,145 @@ def test_the_reader_is_saved_along(pipeline, tmp_path):
 def test_errors_name_the_flag_that_was_given(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"^--init_from .*: no step_\* folder"):
         HandwritingPipeline.from_pretrained(tmp_path, flag="--init_from")
+
+
+# What a checkpoint says of itself is checked
+
+
+def change_config(checkpoint, target, **changes):
+    """A copy of a checkpoint with entries of config.json changed; ``unet__x`` is the entry x of unet."""
+    shutil.copytree(checkpoint, target)
+    values = json.loads((target / "config.json").read_text())
+    for name, value in changes.items():
+        *parents, last = name.split("__")
+        entry = values
+        for parent in parents:
+            entry = entry[parent]
+        if value is REMOVED:
+            del entry[last]
+        else:
+            entry[last] = value
+    (target / "config.json").write_text(json.dumps(values))
+    return target
+
+
+REMOVED = object()
+WRONG = [
+    ("charset", "ABZabcdefghijklmnopqrstuvwxy"),
+    ("charset", "AABZabcdefghijklmnopqrstuvwxy"),
+    ("charset", ["A"]),
+    ("charset", 5),
+    ("writers", ["01", "02"]),
+    ("writers", ["01", "02", "02"]),
+    ("writers", ["01", "02", 3]),
+    ("writers", None),
+    ("kind", "htr"),
+    ("kind", 5),
+    ("format_version", "1"),
+    ("img_size", [32]),
+    ("img_size", [32, 0]),
+    ("img_size", [32, 63]),
+    ("img_size", "32x64"),
+    ("canvas_step", 0),
+    ("canvas_step", "32"),
+    ("vae", None),
+    ("vae", {"name": "x"}),
+    ("width_model", None),
+    ("width_model", 5),
+    ("width_model__left", "4"),
+    ("width_model__character_widths", {}),
+    ("width_model__character_widths", {"a": -1.0}),
+    ("width_model__shape_scales", [1.0]),
+    ("width_model__wings", 2),
+    ("schedule", {}),
+    ("schedule", None),
+    ("schedule__prediction_type", "sample"),
+    ("schedule__num_train_timesteps", 0),
+    ("schedule__num_train_timesteps", 10**12),
+    ("unet", None),
+    ("unet", []),
+    ("unet__wings", 2),
+    ("unet__num_writers", REMOVED),
+    ("unet__num_writers", "3"),
+    ("unet__num_writers", 10**12),
+    ("unet__vocabulary_size", 0),
+    ("unet__max_length", 10**9),
+    ("unet__max_length", -1),
+    ("unet__model_channels", 64),
+    ("unet__model_channels", 10**9),
+    ("unet__model_channels", -32),
+    ("unet__num_heads", 0),
+    ("unet__num_heads", 3),
+    ("unet__num_heads", True),
+    ("unet__channel_mult", [1]),
+    ("unet__channel_mult", [1, 10**9]),
+    ("unet__text_layers", 10**9),
+    ("unet__text_layers", 2),
+    ("unet__text_layers", 1.5),
+    ("unet__text_encoder", "huge"),
+    ("unet__text_layout", False),
+    ("unet__text_layout", "yes"),
+    ("unet__layout_channels", 8),
+    ("unet__attention_levels", [3]),
+    ("unet__attention_levels", [2]),
+    ("unet__pad_id", -1),
+    ("unet__pad_id", 99),
+    ("unet__latent_channels", 16),
+    ("unet__has_null_condition", False),
+]
+
+
+@pytest.mark.parametrize(("name", "value"), WRONG)
+def test_a_wrong_entry_of_the_config_is_named_before_the_unet_is_built(checkpoint, tmp_path, name, value):
+    folder = change_config(checkpoint, tmp_path / "model", **{name: value})
+    entry = name.split("__")[0].removesuffix("_version")
+    with pytest.raises(UserError, match=rf"--models_path .*config\.json.*{entry}"):
+        HandwritingPipeline.from_pretrained(folder)
+
+
+@pytest.mark.parametrize("name", ["unet", "charset", "writers", "schedule", "img_size", "width_model", "vae"])
+def test_a_missing_entry_of_the_config_is_named(checkpoint, tmp_path, name):
+    folder = change_config(checkpoint, tmp_path / "model", **{name: REMOVED})
+    with pytest.raises(UserError, match=rf"config\.json: no entry {name}"):
+        HandwritingPipeline.from_pretrained(folder)
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b"[" * 100_000, b"\xff"])
+def test_a_config_that_is_no_json_is_named(checkpoint, tmp_path, content):
+    folder = shutil.copytree(checkpoint, tmp_path / "model")
+    (folder / "config.json").write_bytes(content)
+    with pytest.raises(UserError, match=r"--models_path: .*config\.json: "):
+        HandwritingPipeline.from_pretrained(folder)
+
+
+def test_a_decoder_that_is_not_finite_is_an_error_and_not_black_words(pipeline):
+    vae = copy.deepcopy(pipeline.vae)
+    with torch.no_grad():
+        vae.autoencoder.decoder.conv_out.bias.fill_(torch.nan)
+    broken = HandwritingPipeline(pipeline.unet, vae, pipeline.config)
+    with pytest.raises(UserError, match="the VAE's decoder gives values that are not finite"):
+        broken(["bead"], ["01"], num_inference_steps=1)
+
+
+def test_a_batch_size_bounds_what_is_drawn_at_once_and_changes_no_image(pipeline, monkeypatch):
+    texts, writers = ["bead", "cafe", "ab", "fade", "deed"], ["01", "02", "03", "01", None]
+    whole = pipeline(texts, writers, num_inference_steps=2)
+    sizes = []
+    sample = HandwritingPipeline._sample
+
+    def count(self, denoise, width, generators, *rest):
+        sizes.append(len(generators))
+        return sample(self, denoise, width, generators, *rest)
+
+    monkeypatch.setattr(HandwritingPipeline, "_sample", count)
+    parts = pipeline(texts, writers, num_inference_steps=2, batch_size=2)
+    assert max(sizes) == 2 and sum(sizes) == 5
+    assert np.abs(parts.astype(int) - whole).max() <= 1
+    with pytest.raises(ValueError, match="batch_size 0: at least 1"):
+        pipeline(texts, writers, batch_size=0)
+
+
+@pytest.mark.parametrize("shares", [{"01": float("nan")}, {"01": 1.5, "02": -0.5}, {"01": 0.5, "02": 0.4}])
+def test_the_shares_of_a_mix_are_0_to_1_and_sum_to_1(pipeline, shares):
+    with pytest.raises(ValueError, match="a mix: the share"):
+        pipeline.check(["cab"], [shares])

@@ -2,6 +2,7 @@
 
 import json
 import pickle
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,10 +10,11 @@ import pytest
 import torch
 
 from diffusion.pipeline import HandwritingPipeline
+from diffusion.presets import make_config
 from diffusion.published import load_published
-from inference import read_writer_dict
 from tests.helpers import PUBLISHED
-from unet import PRESETS, UNet, UNetConfig
+from unet import UNet
+from utils.json_files import read_json
 
 WEIGHTS = PUBLISHED / "models" / "ema_ckpt.pt"
 
@@ -47,7 +49,7 @@ def test_the_published_prediction_is_reproduced(published, expected):
 
 def test_the_weights_alone_reproduce_it_too(expected):
     fields, state = load_published(WEIGHTS)
-    unet = UNet(UNetConfig(**(PRESETS["wordstylist"] | fields)))
+    unet = UNet(replace(make_config("wordstylist", num_writers=1, vocabulary_size=2, max_length=1), **fields))
     unet.load_state_dict(state)
     torch.testing.assert_close(predict(unet, expected), expected["noise_pred"], rtol=0, atol=1e-4)
 
@@ -146,7 +148,7 @@ def test_writers_are_called_by_number(published):
 def test_writers_can_be_named(tmp_path, vae_folder):
     (tmp_path / "writers.json").write_text(json.dumps({"000": 2, "001": 0}))
     named = HandwritingPipeline.from_pretrained(
-        PUBLISHED, vae=vae_folder, writer_dict=read_writer_dict(tmp_path / "writers.json")
+        PUBLISHED, vae=vae_folder, writer_dict=read_json(tmp_path / "writers.json", "--writer_dict")
     )
     assert named.config.writers == ("001", "1", "000", "3", "4", "5", "6")
 
@@ -160,8 +162,8 @@ def test_a_row_that_is_not_there_is_an_error(vae_folder, row):
 @pytest.mark.parametrize("content", ["", "[1]", "{"])
 def test_a_writer_dict_is_a_json_object(tmp_path, content):
     (tmp_path / "writers.json").write_text(content)
-    with pytest.raises(ValueError, match=r"--writer_dict .*writers\.json: not "):
-        read_writer_dict(tmp_path / "writers.json")
+    with pytest.raises(ValueError, match=r"--writer_dict: .*writers\.json"):
+        read_json(tmp_path / "writers.json", "--writer_dict")
 
 
 def test_published_weights_become_a_checkpoint(published, tmp_path, expected):

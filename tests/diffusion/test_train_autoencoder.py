@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from diffusion.autoencoder import load_vae, scale_latents
-from diffusion.train_autoencoder import crop_batch, load_words, measure_psnr, measure_scale, parse_args
+from diffusion.autoencoder_trainer import crop_batch, load_words, measure_psnr, measure_scale
+from diffusion.train_autoencoder import parse_args
 from tests.helpers import assert_equal_files, clone_checkpoint, run_script, start_script
 from utils.checkpoint import list_checkpoints
 from utils.images import stack_images, to_pixel_values
@@ -126,9 +127,16 @@ def test_zero_more_steps_only_measure(script, train, tmp_path, capsys):
 
 @pytest.mark.parametrize(
     ("flag", "message"),
-    [(("--max_train_steps", "0"), "at least 1, but with --resume"), (("--crop_width", "7"), "at least 8")],
+    [
+        (("--max_train_steps", "0"), "at least 1, but with --resume"),
+        (("--crop_width", "7"), "at least 8"),
+        (("--learning_rate", "nan"), "--learning_rate nan: must be above 0"),
+        (("--learning_rate", "0"), "must be above 0"),
+        (("--kl_weight", "-1"), "--kl_weight -1.0: must be at least 0"),
+        (("--block_out_channels", "24", "32"), "--block_out_channels 24: must be a multiple of 16"),
+    ],
 )
-def test_flags_that_train_nothing_are_refused(flag, message, capsys):
+def test_flags_out_of_range_are_refused(flag, message, capsys):
     with pytest.raises(SystemExit):
         parse_args(["--dataset_path", "x", "--save_path", "y", *flag])
     assert message in capsys.readouterr().err
@@ -160,12 +168,13 @@ def test_sigterm_saves_and_stops(words_folder, tmp_path):
     process.send_signal(signal.SIGTERM)
     _, errors = process.communicate(timeout=60)
     step = int(list_checkpoints(tmp_path / "run")[-1].name[5:])
-    assert process.returncode == 0 and f"stopped     at step {step}; --resume goes on" in errors
+    assert process.returncode == 0 and f"stopped     at step {step} of 100000; --resume goes on" in errors
 
 
-def test_a_loss_that_is_not_finite_ends_with_advice(train):
-    with pytest.raises(ValueError, match=r"the loss is not finite at step \d+: lower --learning_rate"):
+def test_a_loss_that_is_not_finite_ends_with_advice_and_is_not_saved(train, tmp_path):
+    with pytest.raises(ValueError, match=r"the loss is not finite at step \d+\. .*lower --learning_rate"):
         train("--max_train_steps", 50, "--learning_rate", 1e30, "--save_every", 1000)
+    assert list_checkpoints(tmp_path / "run") == []
 
 
 def test_windows_begin_inside_the_ink(words_folder, images):

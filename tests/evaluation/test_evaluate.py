@@ -11,11 +11,12 @@ from PIL import Image
 from torch import nn
 
 from evaluation import evaluate as evaluation
+from evaluation import features
 from evaluation.comparison import compare_folders
 from evaluation.evaluate import main, parse_args
 from evaluation.inception import load_inception
 from feature_extractor import StyleEncoder, StyleEncoderConfig
-from htr.recogniser import Reading
+from htr.reading import Reading
 from tests.helpers import hash_tree, make_word_folder
 from utils.cli import run
 from utils.text_images import TextImage, read_text_images, write_metadata
@@ -46,7 +47,7 @@ class FakeRecogniser:
     name = "fake"
 
     def read(self, images, *, batch_size=64):
-        return [Reading("cab", float((255 - image.mean()) / 255)) for image in images]
+        return [Reading(text="cab", confidence=float((255 - image.mean()) / 255)) for image in images]
 
 
 class TinyInception(nn.Module):
@@ -92,7 +93,7 @@ def generated(real, tmp_path):
 @pytest.fixture
 def style_encoder(tmp_path):
     torch.manual_seed(0)
-    StyleEncoder(StyleEncoderConfig(("01", "02"), (32, 64), style_dim=8)).save_pretrained(
+    StyleEncoder(StyleEncoderConfig(writers=("01", "02"), img_size=(32, 64), style_dim=8)).save_pretrained(
         tmp_path / "style", {}
     )
     return tmp_path / "style"
@@ -138,10 +139,11 @@ def fail(capsys, evaluate, *flags, **options):
 
 def test_two_folders_alone_give_pixels_copies_and_counts(evaluate, capsys):
     found = evaluate()
-    assert set(found["measures"]) == {"nmae", "copies"}
+    names = ("stroke_width", "slant", "darkness", "character_width", "x_height")
+    assert set(found["measures"]) == {"nmae", "copies", *(f"strokes/{name}" for name in names)}
     nmae = found["measures"]["nmae"]["generated"]
     assert nmae["n"] == 8 and 0 < nmae["low"] <= nmae["value"] <= nmae["high"] < 0.3
-    assert found["words"]["same records"] == "8 of 8 generated words"
+    assert found["words"]["same records"] == "8 of 8 generated images"
     output = capsys.readouterr().out
     for flag in ("--inception_weights", "--style_encoder", "--recogniser", "--num_per_word"):
         assert any(flag in line for line in found["left_out"]) and flag in output
@@ -150,7 +152,7 @@ def test_two_folders_alone_give_pixels_copies_and_counts(evaluate, capsys):
 def test_everything_is_measured_where_everything_is_given(evaluate, style_encoder, vae_folder, monkeypatch):
     torch.manual_seed(0)
     network = TinyInception()
-    monkeypatch.setattr(evaluation, "load_inception", lambda weights: (network, "tiny weights"))
+    monkeypatch.setattr(features, "load_inception", lambda weights: (network, "tiny weights"))
     found = evaluate("--style_encoder", style_encoder, "--vae", vae_folder, "--recogniser", "one", "two")
     measures = found["measures"]
     assert {
@@ -160,6 +162,7 @@ def test_everything_is_measured_where_everything_is_given(evaluate, style_encode
         "style_kid",
         "writer_accuracy",
         "retrieval_map",
+        "nearest_writer",
         "cer/one",
         "wer/one",
         "confidence/one",
@@ -220,7 +223,7 @@ def test_words_are_paired_by_name_and_text_and_never_by_order(evaluate, real, ge
     ]
     write_metadata(generated, renamed)
     measure = evaluate("--metrics", "nmae", save_dir="again")["measures"]["nmae"]
-    assert measure["generated"]["n"] == 5 and "3 generated words have no real partner" in measure["protocol"]
+    assert measure["generated"]["n"] == 5 and "3 generated images have no real partner" in measure["protocol"]
 
 
 def test_words_of_other_records_are_compared_with_the_same_hands(evaluate, generated):
@@ -271,9 +274,9 @@ def test_the_report_is_one_file_that_needs_nothing_else(evaluate, tmp_path, gene
     evaluate("--recogniser", "fake")
     page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
     assert page.startswith("<!DOCTYPE html>") and "<script" not in page and "data:image/png;base64," in page
-    assert "<svg" in page and "&lt;b&gt;&amp;&quot;x" in page and '<b>&"x' not in page
+    assert "<svg" in page and "&lt;b&gt;&amp;&#34;x" in page and '<b>&"x' not in page
     sources = re.findall(r"(?:src|href)=['\"]([^'\"]+)", page)
-    assert sources and all(source.startswith("data:") for source in sources)
+    assert sources and "&lt;svg" not in page and all(source.startswith("data:") for source in sources)
     assert "read “cab” with confidence" in page and "real, the same record" in page
 
 
@@ -297,6 +300,34 @@ def test_the_words_are_only_read(evaluate, real, generated):
 # What can go wrong
 
 
+def test_a_decompression_bomb_is_skipped_and_named(evaluate, generated, monkeypatch):
+    name = read_text_images(generated)[0].file_name
+    Image.new("L", (64 * 30, 32), 255).save(generated / name)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 64 * 32 * 4)
+    (note,) = [line for line in evaluate()["left_out"] if "can't be read" in line]
+    assert name in note and "decompression bomb" in note
+
+
+@pytest.mark.parametrize("content", ["{", "[" * 100_000, "[]"])
+def test_damaged_settings_of_the_generated_images_are_named(evaluate, generated, capsys, content):
+    (generated / "inference.json").write_text(content)
+    assert "inference.json: damaged" in fail(capsys, evaluate).replace("holds list, not an object", "damaged")
+
+
+def test_words_and_lines_of_2000_pixels_are_measured_together(evaluate, real, generated, style_encoder):
+    for folder in (real, generated):
+        records = read_text_images(folder)
+        for number in range(4):
+            word = np.asarray(Image.open(folder / records[0].file_name))
+            line = np.tile(word, (1, 2000 // word.shape[1]))
+            Image.fromarray(line).save(folder / "images" / f"line{number}.png")
+        lines = [TextImage(f"images/line{n}.png", "cab " * 20, "01", "test") for n in range(4)]
+        write_metadata(folder, [*records, *lines])
+    measures = evaluate("--style_encoder", style_encoder, "--recogniser", "fake")["measures"]
+    assert measures["nmae"]["generated"]["n"] == 12 and measures["cer/fake"]["generated"]["n"] == 12
+    assert {"style_fid", "strokes/slant", "diversity_style", "nearest_writer"} <= set(measures)
+
+
 def test_damaged_images_are_skipped_and_counted(evaluate, generated):
     (generated / read_text_images(generated)[0].file_name).write_bytes(b"\x89PNG not")
     found = evaluate()
@@ -308,7 +339,7 @@ def test_a_single_word_is_measured_where_one_is_enough(evaluate, generated, styl
     write_metadata(generated, read_text_images(generated)[:1])
     found = evaluate("--style_encoder", style_encoder, "--recogniser", "fake")
     assert found["measures"]["nmae"]["generated"]["low"] is None and "style_fid" not in found["measures"]
-    assert any("style distances: need two generated words" in line for line in found["left_out"])
+    assert any("style distances: need two generated images" in line for line in found["left_out"])
 
 
 def test_folders_that_do_not_match_are_named(evaluate, tmp_path, generated, capsys):
@@ -351,13 +382,13 @@ def test_writers_that_the_real_words_do_not_have_are_counted(evaluate, generated
         ],
     )
     assert any(
-        "1 generated words are of writers that --real does not have (new)" in line
+        "1 generated images are of writers that --real does not have (new)" in line
         for line in evaluate()["left_out"]
     )
 
 
 def test_a_style_encoder_of_another_height_is_named(evaluate, tmp_path, capsys):
-    StyleEncoder(StyleEncoderConfig(("01", "02"), (64, 64), style_dim=8)).save_pretrained(
+    StyleEncoder(StyleEncoderConfig(writers=("01", "02"), img_size=(64, 64), style_dim=8)).save_pretrained(
         tmp_path / "high", {}
     )
     assert "trained on images 64 pixels high; those of --real" in fail(
@@ -389,17 +420,36 @@ def test_a_missing_split_is_named(evaluate, capsys):
 # FID's network
 
 
-def test_the_weights_of_fid_are_loaded_from_a_file(tmp_path, monkeypatch):
+@pytest.fixture(scope="module")
+def random_inception(tmp_path_factory):
+    """A file of random weights of the right shapes."""
     inception = pytest.importorskip("torch_fidelity.feature_extractor_inceptionv3")
-    with monkeypatch.context() as patch:  # random weights of the right shapes
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr(inception, "load_state_dict_from_url", lambda *args, **options: {})
         patch.setattr(inception.FeatureExtractorInceptionV3, "load_state_dict", lambda self, state: None)
         network = inception.FeatureExtractorInceptionV3("inception-v3-compat", ["2048"])
-    torch.save(network.state_dict(), tmp_path / "random.pth")
-    loaded, description = load_inception(tmp_path / "random.pth")
+    path = tmp_path_factory.mktemp("inception") / "random.pth"
+    torch.save(network.state_dict(), path)
+    return path
+
+
+def test_the_weights_of_fid_are_loaded_from_a_file(random_inception):
+    loaded, description = load_inception(random_inception)
     assert "NOT the standard ones" in description
     with torch.inference_mode():
         assert loaded(torch.zeros(1, 3, 32, 64, dtype=torch.uint8)).shape == (1, 2048)
+
+
+def test_the_features_of_fid_are_torch_fidelitys_own_and_torchmetrics_differs_by_its_resizing(
+    random_inception,
+):
+    fid = pytest.importorskip("torchmetrics.image.fid")
+    ours, _ = load_inception(random_inception)
+    theirs = fid.NoTrainInceptionV3("inception-v3-compat", ["2048"], str(random_inception))
+    torch.manual_seed(0)
+    whole = torch.randint(0, 256, (1, 3, 299, 299), dtype=torch.uint8)
+    with torch.inference_mode():
+        assert torch.allclose(ours(whole), theirs(whole), atol=1e-5), "nothing to resize"
 
 
 @pytest.mark.parametrize("content", [b"", b"not weights", None])

@@ -6,9 +6,9 @@ import json
 
 import pytest
 
-from evaluation import htr_study
+from evaluation import study_steps
 from evaluation.htr_study import main, parse_args
-from htr import trainer as htr_trainer
+from htr import training as htr_training
 from tests.helpers import IMG_SIZE, WORDS, make_word_folder
 from utils.text_images import read_text_images
 
@@ -52,9 +52,9 @@ def real(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def tiny_recogniser(monkeypatch):
-    config = htr_trainer.CRNNConfig
+    config = htr_training.CRNNConfig
     monkeypatch.setattr(
-        htr_trainer, "CRNNConfig", lambda characters, height: config(characters, height, (4, 8, 8, 8), 8, 1)
+        htr_training, "CRNNConfig", lambda **given: config(**given, channels=(4, 8, 8, 8), hidden=8, layers=1)
     )
 
 
@@ -117,11 +117,13 @@ def test_a_whole_study(real, checkpoint, tmp_path, capsys, monkeypatch):
 
     # Started again with another seed: what is done stays, the rest is added.
     calls = []
-    monkeypatch.setattr(htr_study, "call_script", lambda name, *rest: calls.append(name))
+    monkeypatch.setattr(study_steps, "call_script", lambda name, *rest: calls.append(name))
     trained = []
-    original = htr_study.train_recogniser
+    original = study_steps.train_recogniser
     monkeypatch.setattr(
-        htr_study, "train_recogniser", lambda *given, **named: trained.append(1) or original(*given, **named)
+        study_steps,
+        "train_recogniser",
+        lambda *given, **named: trained.append(1) or original(*given, **named),
     )
     study(real, checkpoint, tmp_path / "study", "--seeds", 3)
     assert calls == [] and len(trained) == 8
@@ -148,7 +150,7 @@ def test_bad_input_is_named(real, checkpoint, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"--generator .*nothing: no config\.json"):
         study(real, tmp_path / "nothing", tmp_path / "study")
     make_word_folder(tmp_path / "no_test", WORDS, img_size=IMG_SIZE)
-    with pytest.raises(ValueError, match="no word of split test"):
+    with pytest.raises(ValueError, match="no image of split test"):
         study(tmp_path / "no_test", checkpoint, tmp_path / "other")
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "mine.txt").write_text("")

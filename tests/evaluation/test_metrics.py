@@ -5,34 +5,30 @@ there is any.
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
-from evaluation.comparison import make_thumbnail
+from evaluation.comparison import compare_folders
+from evaluation.copies import choose_controls, find_neighbours, nearest
 from evaluation.distances import frechet_distance, kernel_distance
-from evaluation.measures import (
-    StyledWords,
+from evaluation.image_sets import make_thumbnail
+from evaluation.legibility import compare_readings, group_error_rates, length_names, measure_legibility
+from evaluation.measures import LeftOut, measure_distances
+from evaluation.pixel_measures import class_pairs, measure_variety, thumbnail_distance
+from evaluation.styles import (
+    StyledImages,
     average_precisions,
-    compare_readings,
-    group_error_rates,
-    length_names,
-    measure_distances,
-    measure_legibility,
     measure_retrieval,
     measure_writer_accuracy,
-)
-from evaluation.pixel_measures import (
-    choose_controls,
-    class_pairs,
-    find_neighbours,
-    nearest,
-    thumbnail_distance,
+    nearest_writers,
 )
 from htr.error_rates import character_error_rates, count_errors, keep_letters
-from htr.recogniser import Reading
+from htr.reading import Reading
 from utils.bootstrap import Bootstrap
 from utils.images import pixel_difference
+from utils.text_images import TextImage, write_metadata
 
-BOOTSTRAP = Bootstrap(200, 0)
+BOOTSTRAP = Bootstrap(resamples=200, seed=0)
 
 
 class Identity(nn.Module):
@@ -139,18 +135,20 @@ def test_distances_carry_their_columns_and_their_sizes():
 
 def test_an_interval_is_the_same_again_and_another_with_another_seed():
     values = np.arange(20.0)
-    one = Bootstrap(100, 0).ratio("name", values)
+    one = Bootstrap(resamples=100, seed=0).ratio("name", values)
     assert (
-        one == Bootstrap(100, 0).ratio("name", values)
+        one == Bootstrap(resamples=100, seed=0).ratio("name", values)
         and one.value == 9.5
         and one.low < 9.5 < one.high
         and one.n == 20
     )
-    assert one != Bootstrap(100, 1).ratio("name", values) and one != Bootstrap(100, 0).ratio("other", values)
+    assert one != Bootstrap(resamples=100, seed=1).ratio("name", values) and one != Bootstrap(
+        resamples=100, seed=0
+    ).ratio("other", values)
 
 
 def test_a_ratio_is_of_sums_and_not_a_mean_of_ratios():
-    assert Bootstrap(10, 0).ratio("name", np.array([1, 0]), np.array([1, 9])).value == 0.1
+    assert Bootstrap(resamples=10, seed=0).ratio("name", np.array([1, 0]), np.array([1, 9])).value == 0.1
 
 
 def test_an_interval_covers_the_truth_about_as_often_as_it_says():
@@ -196,7 +194,7 @@ def test_letters_are_what_is_left_of_case_and_marks():
 
 def read(texts, readings, normalise="exact", confidence=0.5):
     return compare_readings(
-        texts, ["w"] * len(texts), [Reading(text, confidence) for text in readings], normalise
+        texts, ["w"] * len(texts), [Reading(text=text, confidence=confidence) for text in readings], normalise
     )
 
 
@@ -219,7 +217,7 @@ def test_the_readers_own_errors_are_subtracted():
 def test_words_without_anything_to_compare_are_left_out_and_counted():
     generated, real = read(["ab", "."], ["ab", "x"], "letters"), read(["ab"], ["ax"], "letters")
     cer = measure_legibility("reader", generated, real, np.zeros((0, 2), int), "letters", BOOTSTRAP)[0]
-    assert cer.values["generated"].n == 1 and "1 generated words have none" in cer.protocol
+    assert cer.values["generated"].n == 1 and "1 generated images whose text has none" in cer.protocol
     assert "of the same writers" in cer.protocol
 
 
@@ -252,26 +250,47 @@ def test_a_query_does_not_find_itself():
 
 def test_writer_accuracy_leaves_out_unknown_writers_and_names_them():
     def words(predicted, writers):
-        return StyledWords(np.zeros((len(writers), 2)), np.array(predicted), writers)
+        return StyledImages(
+            vectors=np.zeros((len(writers), 2)), predicted=np.array(predicted), writers=writers
+        )
 
     measure = measure_writer_accuracy(
         words([0, 1, 0], ["a", "a", "z"]), words([0], ["a"]), ["a", "b"], False, BOOTSTRAP
     )
     assert measure.values["generated"].value == 0.5 and measure.values["real"].value == 1
-    assert "1 words of 1 writers that it does not know (z)" in measure.protocol
-    reason = measure_writer_accuracy(words([0], ["z"]), words([0], ["a"]), ["a", "b"], False, BOOTSTRAP)
-    assert "knows none of the writers (z)" in reason
+    assert "1 images of 1 writers that it does not know (z)" in measure.protocol
+    with pytest.raises(LeftOut, match=r"knows none of the writers \(z\)"):
+        measure_writer_accuracy(words([0], ["z"]), words([0], ["a"]), ["a", "b"], False, BOOTSTRAP)
 
 
 def test_retrieval_is_perfect_where_hands_are_apart():
-    gallery = StyledWords(np.repeat(np.eye(2, dtype="f"), 3, axis=0), np.zeros(6), ["a"] * 3 + ["b"] * 3)
-    measure = measure_retrieval(
-        {"generated": (gallery, np.full(6, -1)), "real": (gallery, np.arange(6))}, gallery, BOOTSTRAP
+    gallery = StyledImages(
+        vectors=np.repeat(np.eye(2, dtype="f"), 3, axis=0),
+        predicted=np.zeros(6),
+        writers=["a"] * 3 + ["b"] * 3,
     )
-    assert [estimate.value for estimate in measure.values.values()] == [
-        1,
-        1,
-    ] and "about 50.0 %" in measure.protocol
+    queries = {"generated": (gallery, np.full(6, -1)), "real": (gallery, np.arange(6))}
+    for measure in measure_retrieval(queries, gallery, BOOTSTRAP):
+        assert [estimate.value for estimate in measure.values.values()] == [1, 1]
+        assert "50.0 %" in measure.protocol
+
+
+def test_the_chance_of_a_retrieval_is_that_of_two_drawn_images():
+    writers = ["a"] * 6 + ["b"] * 3 + ["c"]
+    gallery = StyledImages(vectors=np.eye(10, dtype="f"), predicted=np.zeros(10), writers=writers)
+    retrieval = measure_retrieval({"generated": (gallery, np.full(10, -1))}, gallery, BOOTSTRAP)[1]
+    assert f"by chance about {100 * (0.36 + 0.09 + 0.01):.1f} %" in retrieval.protocol
+
+
+def test_the_nearest_writer_is_found_without_the_image_itself():
+    gallery = np.array([[1, 0], [0, 1], [0, 1], [0.8, 0.6]], "f")
+    labels = np.array([0, 1, 1, 0])
+    # Without itself, writer 0's only other image is the last one, and its mean is further than writer 1's.
+    queries = np.array([[1, 0], [0, 1], [0.1, 0.995]], "f")
+    found = nearest_writers(queries, np.array([0, 1, 0]), gallery, labels, np.array([0, 1, -1]))
+    assert found.tolist() == [0, 1, 1]
+    alone = nearest_writers(queries[:1], np.array([0]), gallery[:3], labels[:3], np.array([0]))
+    assert alone.tolist() == [-1]
 
 
 # Pixels
@@ -330,7 +349,7 @@ def test_a_copy_under_another_text_is_found_too():
 def test_neighbours_are_found_in_parts_as_at_once(monkeypatch):
     one, other = thumbnails(make_words(9)), thumbnails(make_words(20, seed=1))
     whole = nearest(one, other)
-    monkeypatch.setattr("evaluation.pixel_measures._CELLS", 40)
+    monkeypatch.setattr("evaluation.copies._CELLS", 40)
     assert (nearest(one, other)[0] == whole[0]).all() and np.allclose(nearest(one, other)[1], whole[1])
 
 
@@ -353,3 +372,76 @@ def test_diversity_is_within_a_text_and_a_hand():
     words = thumbnails(make_words(2))
     assert thumbnail_distance(words, np.array([[0, 0]])) == pytest.approx(0, abs=1e-3)
     assert thumbnail_distance(words, np.array([[0, 1]])) > 0.2
+
+
+def make_repeated(folder, blots, *, texts=("ab", "ab", "abcdef", "abcdef"), images=3, seed=0):
+    """A folder in which each text is there several times by one writer, its images ``distance`` pixels of
+    shift apart.
+    """
+    rng = np.random.default_rng(seed)
+    (folder / "images").mkdir(parents=True)
+    records = []
+    for number, text in enumerate(dict.fromkeys(texts)):
+        base = make_words(1, seed=number)[0]
+        for copy in range(images):
+            image = base.copy()
+            for _ in range(blots * len(text)):
+                top, left = rng.integers(4, 24), rng.integers(4, 84)
+                image[top : top + 4, left : left + 4] = 20
+            name = f"images/{number}-{copy}.png"
+            Image.fromarray(image).save(folder / name)
+            records.append(TextImage(name, text, "w", "test"))
+    write_metadata(folder, records)
+    return folder
+
+
+def test_the_variety_is_a_share_of_that_of_real_texts_of_the_same_length(tmp_path):
+    real = make_repeated(tmp_path / "real", 3, texts=("ab", "cd", "abcdef"))
+    same = make_repeated(tmp_path / "same", 3, texts=("xy", "ghijkl"), seed=1)
+    none = make_repeated(tmp_path / "none", 0, texts=("xy", "ghijkl"))
+    for folder, low, high in ((same, 0.6, 1.4), (none, -0.01, 0.01)):
+        pair = compare_folders(real, folder, split=None, most=None, seed=0)
+        (measure,) = measure_variety(pair, {}, BOOTSTRAP)
+        assert low < measure.values["ratio"].value < high and measure.values["ratio"].n == 2
+    # Real texts count by the generated texts' lengths: two of two characters as much as one of six.
+    by_length = []
+    for text in ("xy", "ghijkl"):
+        folder = make_repeated(tmp_path / text, 3, texts=(text,))
+        (alone,) = measure_variety(
+            compare_folders(real, folder, split=None, most=None, seed=0), {}, BOOTSTRAP
+        )
+        by_length.append(alone.values["real"])
+    assert [estimate.n for estimate in by_length] == [2, 1]
+    mean = np.mean([estimate.value for estimate in by_length])
+    assert measure.values["real"].value == pytest.approx(mean)
+
+
+def test_the_variety_of_style_is_measured_beside_that_of_shapes(tmp_path):
+    folder = make_repeated(tmp_path / "real", 2)
+    pair = compare_folders(folder, folder, split=None, most=None, seed=0)
+    angles = np.linspace(0, 1, 6)
+    vectors = np.stack([np.cos(angles), np.sin(angles)], axis=1)
+    measures = measure_variety(pair, {"generated": vectors, "real": vectors}, BOOTSTRAP)
+    assert [measure.key for measure in measures] == ["diversity_pixels", "diversity_style"]
+    assert measures[1].values["ratio"].value == pytest.approx(1)
+
+
+def test_a_correlation_over_writers_has_an_interval_and_needs_three_of_them():
+    rng = np.random.default_rng(0)
+    one = rng.normal(size=40)
+    estimate = BOOTSTRAP.correlation("name", one, one + 0.5 * rng.normal(size=40))
+    assert estimate.value == pytest.approx(np.corrcoef(one, one + 0)[0, 1], abs=0.25) and estimate.n == 40
+    assert estimate.low < estimate.value < estimate.high <= 1
+    assert BOOTSTRAP.correlation("name", one, -one).value == pytest.approx(-1)
+    assert np.isnan(BOOTSTRAP.correlation("name", one, np.ones(40)).value)
+    with pytest.raises(ValueError, match="needs three of them; here are 2"):
+        BOOTSTRAP.correlation("name", one[:2], one[:2])
+
+
+def test_a_quotient_of_ratios_has_an_interval_and_is_nothing_over_zero():
+    rng = np.random.default_rng(0)
+    estimate = BOOTSTRAP.quotient("name", (rng.random(200) + 1, None), (rng.random(200) + 2, None))
+    assert (
+        estimate.value == pytest.approx(1.5 / 2.5, abs=0.05) and estimate.low < estimate.value < estimate.high
+    )
+    assert np.isnan(BOOTSTRAP.quotient("name", (np.ones(3), None), (np.zeros(3), None)).value)

@@ -6,15 +6,8 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from evaluation.study import (
-    ARMS,
-    RunErrors,
-    choose_fraction,
-    copy_words,
-    correct_for_several,
-    hold_out_val,
-    summarise,
-)
+from evaluation.fractions import choose_fraction, copy_images, hold_out_val
+from evaluation.study import ARMS, RunErrors, correct_for_several, summarise
 from evaluation.study_report import render_study, verdict, write_table
 from tests.helpers import make_word_folder
 from utils.text_images import TextImage, read_text_images
@@ -39,7 +32,15 @@ def make_runs(rates, *, words=200, fraction=10.0, seeds=3):
 def make_run(arm, fraction, seed, errors, lengths):
     errors = np.asarray(errors)
     words = ((errors > 0).astype(int).tolist(), [1] * len(errors))
-    return RunErrors(arm, fraction, seed, (errors.tolist(), lengths), words, 30, 60.0)
+    return RunErrors(
+        arm=arm,
+        fraction=fraction,
+        seed=seed,
+        characters=(errors.tolist(), lengths),
+        words=words,
+        trained_on=30,
+        seconds=60.0,
+    )
 
 
 def test_fractions_lie_in_each_other_and_take_of_each_writer_alike():
@@ -72,8 +73,8 @@ def test_without_a_val_split_a_tenth_of_train_becomes_it():
 
 def test_a_part_is_a_word_folder_of_its_own(tmp_path):
     records = make_word_folder(tmp_path / "all", ("ab", "cd", "ef"))
-    copy_words(tmp_path / "all", records[1:], tmp_path / "part")
-    copy_words(tmp_path / "all", records[1:], tmp_path / "part")  # again, after a kill
+    copy_images(tmp_path / "all", records[1:], tmp_path / "part")
+    copy_images(tmp_path / "all", records[1:], tmp_path / "part")  # again, after a kill
     assert read_text_images(tmp_path / "part") == records[1:]
     assert (tmp_path / "part" / records[2].file_name).read_bytes() == (
         tmp_path / "all" / records[2].file_name
@@ -153,7 +154,7 @@ def test_table_and_page(tmp_path):
     assert "lowered the character error rate at 10 % (" in verdict(study) and "100 % (" in verdict(study)
     page = render_study(study, {"dataset_path": "<b>", "init_from": None})
     assert (
-        page.count("<polyline") == 8
+        page.count("<polyline") == 10
         and "&lt;b&gt;" in page
         and "upper bound" in page
         and "http://" not in page.replace("http://www.w3.org/2000/svg", "")
@@ -169,5 +170,5 @@ def test_the_verdict_does_not_hide_harm_or_chance():
 
 def test_the_verdict_tells_words_beside_from_words_before():
     text = verdict(summarise(make_runs({REAL: 0.2, MIXED: 0.3, THEN: 0.1})))
-    assert text.startswith("Generated words beside the real ones raised the character error rate at 10 %")
-    assert "Generated words before the real ones lowered the character error rate at 10 %" in text
+    assert text.startswith("Generated images beside the real ones raised the character error rate at 10 %")
+    assert "Generated images before the real ones lowered the character error rate at 10 %" in text

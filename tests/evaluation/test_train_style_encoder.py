@@ -5,10 +5,13 @@ import json
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
-from evaluation.train_style_encoder import augment, main, parse_args
+from evaluation.style_trainer import augment
+from evaluation.train_style_encoder import main, parse_args
 from feature_extractor import StyleEncoder
 from tests.helpers import make_word_folder
+from utils.errors import UserError
 from utils.images import measure_ink
 
 FLAGS = [
@@ -39,7 +42,7 @@ def test_a_run_can_be_loaded_and_says_how_good_it_is(folder, tmp_path, capsys):
     train(folder, tmp_path / "run", "--max_train_steps", "3")
     encoder = StyleEncoder.from_pretrained(tmp_path / "run")
     assert encoder.config.writers == ("01", "02") and encoder.config.img_size == (32, 64)
-    assert "held-out words (by chance 50.0 %)" in capsys.readouterr().out
+    assert "held-out images (by chance 50.0 %)" in capsys.readouterr().out
     config = json.loads((tmp_path / "run" / "step_00000003" / "config.json").read_text())
     assert config["step"] == 3 and 0 <= config["val_accuracy"] <= 1
 
@@ -77,6 +80,20 @@ def test_one_writer_is_not_enough(tmp_path):
     make_word_folder(tmp_path / "words", ["abc", "cab"], ("01",), img_size=(32, 64))
     with pytest.raises(ValueError, match=r"one writer alone \(01\)"):
         train(tmp_path / "words", tmp_path / "run", "--max_train_steps", "1")
+
+
+def test_words_and_a_line_of_2000_pixels_train_together(folder, tmp_path):
+    make_word_folder(tmp_path / "lines", ["abc " * 20, "fed bad"] * 3, ("01", "02"), img_size=(32, 2000))
+    flags = [str(tmp_path / "lines"), "--save_path", str(tmp_path / "run"), *FLAGS, "--max_train_steps", "2"]
+    main(parse_args(["--dataset_path", str(folder), *flags]))
+    encoder = StyleEncoder.from_pretrained(tmp_path / "run")
+    assert encoder.config.writers == ("lines/01", "lines/02", "words/01", "words/02")
+
+
+def test_a_decompression_bomb_is_named(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    with pytest.raises(UserError, match=r"images.*png: not a readable image .*decompression bomb"):
+        train(folder, tmp_path / "run", "--max_train_steps", "1")
 
 
 def test_another_backbone_on_resume_is_refused(folder, tmp_path):

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from generation import filter_words
-from generation.filter_words import choose_best, main, parse_args
+from generation import word_scores
+from generation.filter_words import main, parse_args
+from generation.word_scores import choose_best
 from htr.recogniser import Reading
 from tests.helpers import hash_tree, make_word_folder
 from utils.cli import run
@@ -22,7 +23,7 @@ class FakeRecogniser:
     name = "fake"
 
     def read(self, images, *, batch_size=64):
-        return [Reading("cab", float((255 - image.mean()) / 255)) for image in images]
+        return [Reading(text="cab", confidence=float((255 - image.mean()) / 255)) for image in images]
 
 
 @pytest.fixture
@@ -33,7 +34,7 @@ def folder(tmp_path):
 
 @pytest.fixture
 def fake(monkeypatch):
-    monkeypatch.setattr(filter_words, "load_recogniser", lambda name, **options: FakeRecogniser())
+    monkeypatch.setattr(word_scores, "load_recogniser", lambda name, **options: FakeRecogniser())
 
 
 @pytest.fixture
@@ -145,7 +146,7 @@ def test_the_source_stays_as_it_is(keep, folder):
 
 def test_an_interrupted_run_goes_on(keep, folder, tmp_path, monkeypatch):
     whole = keep(*BY_CONFIDENCE, "--top", 50)
-    monkeypatch.setattr(filter_words, "CHUNK", 4)
+    monkeypatch.setattr(word_scores, "CHUNK", 4)
 
     class Dying(FakeRecogniser):
         calls = 0
@@ -156,14 +157,14 @@ def test_an_interrupted_run_goes_on(keep, folder, tmp_path, monkeypatch):
                 raise KeyboardInterrupt
             return super().read(images)
 
-    monkeypatch.setattr(filter_words, "load_recogniser", lambda name, **options: Dying())
+    monkeypatch.setattr(word_scores, "load_recogniser", lambda name, **options: Dying())
     with pytest.raises(KeyboardInterrupt):
         keep(*BY_CONFIDENCE, "--top", 50, save_dir=tmp_path / "again")
     seen = []
     recogniser = FakeRecogniser()
     read = recogniser.read
     recogniser.read = lambda images, **options: seen.append(len(images)) or read(images)
-    monkeypatch.setattr(filter_words, "load_recogniser", lambda name, **options: recogniser)
+    monkeypatch.setattr(word_scores, "load_recogniser", lambda name, **options: recogniser)
     again = keep(*BY_CONFIDENCE, "--top", 50, save_dir=tmp_path / "again")
     assert sum(seen) == 6 and (again / "metadata.jsonl").read_text() == (whole / "metadata.jsonl").read_text()
 
@@ -223,3 +224,16 @@ def test_bad_flags_are_named(flags, capsys):
     with pytest.raises(SystemExit):
         parse_args(["--dataset_path", "x", "--save_dir", "y", *flags])
     assert "error: " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("save_dir", ["words", "words/best", "words/images/../best"])
+def test_nothing_is_written_into_the_source(fail, folder, tmp_path, save_dir):
+    before = hash_tree(folder)
+    assert "Name a" in fail(*BY_CER, "--top", 50, "--save_dir", tmp_path / save_dir)
+    assert hash_tree(folder) == before
+
+
+@pytest.mark.parametrize("top", [float("nan"), -5, 0, 101])
+def test_a_share_is_a_percentage_also_from_python(top):
+    with pytest.raises(ValueError, match="a percentage above 0, at most 100"):
+        choose_best([TextImage("a.png", "a", "w")], {"a.png": {"cer": 0.0}}, "cer", top)

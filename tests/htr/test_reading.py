@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from htr.dataset import crop_to_ink, make_batch
-from htr.recogniser import Reading, decode_best_path, frames_needed
+from htr.dataset import batch_by_width, crop_to_ink, make_batch
+from htr.reading import Reading, decode_best_path, frames_needed
 from utils.charset import Charset
 
 
@@ -38,6 +38,15 @@ def test_a_batch_is_white_at_the_right_and_has_widths_that_are_multiples_of_16()
     assert (pixel_values[0, ..., :20] == -1).all() and (pixel_values[0, ..., 20:] == 1).all()
 
 
+def test_batches_hold_similar_widths_and_few_of_the_wide_images():
+    widths = [2000, 100, 120, 40_000, 2010, 90] + [2000] * 20
+    batches = list(batch_by_width(widths, 4))
+    assert sorted(row for batch in batches for row in batch) == list(range(26))
+    assert batches[0] == [5, 1, 2, 0] and batches[-1] == [3]
+    wide = list(batch_by_width(widths, 64))
+    assert max(len(rows) for rows in wide) == 16 and [widths[row] for row in wide[-1]] == [40_000]
+
+
 @pytest.mark.parametrize(("text", "frames"), [("a", 1), ("ab", 2), ("aa", 3), ("book", 5), ("aaa", 5)])
 def test_a_repeated_character_needs_a_frame_more(text, frames):
     assert frames_needed(text) == frames
@@ -65,7 +74,7 @@ def test_frames_beyond_a_word_are_not_read():
 
 def test_nothing_read_has_no_confidence():
     assert decode_best_path(make_log_probs((0, 0.9)), torch.tensor([1]), Charset(("a", "b"))) == [
-        Reading("", 0.0)
+        Reading(text="", confidence=0.0)
     ]
 
 

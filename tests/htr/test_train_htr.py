@@ -11,11 +11,17 @@ import torch
 from PIL import Image
 
 from htr import trainer as htr_trainer
+from htr import training as htr_training
+from htr.crnn import CRNN
 from htr.dataset import read_split
-from htr.recogniser import CRNN, load_recogniser
+from htr.error_rates import ErrorRates
+from htr.recogniser import load_recogniser
 from htr.train_htr import main, parse_args
-from htr.trainer import HTRSettings, HTRTrainer, make_model, train_recogniser
+from htr.trainer import HTRSettings, HTRTrainer
+from htr.training import make_model, train_recogniser
 from tests.helpers import assert_equal_files, make_word_folder
+from utils.checkpoint import save_checkpoint
+from utils.errors import UserError
 from utils.sources import parse_sources, read_image, read_sources
 
 WORDS = ("cab", "abe", "deaf", "bad", "ace", "face", "dab", "fed", "bead", "cafe")
@@ -33,14 +39,18 @@ def folder(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def tiny_model(monkeypatch):
     """New models of 5,000 parameters."""
-    config = htr_trainer.CRNNConfig
+    config = htr_training.CRNNConfig
     monkeypatch.setattr(
-        htr_trainer, "CRNNConfig", lambda characters, height: config(characters, height, (4, 8, 8, 8), 8, 1)
+        htr_training, "CRNNConfig", lambda **given: config(**given, channels=(4, 8, 8, 8), hidden=8, layers=1)
     )
 
 
 def train(folder, run, *flags):
     main(parse_args(["--train", str(folder), "--save_path", str(run), *FLAGS, *map(str, flags)]))
+
+
+def make_rates(cer):
+    return ErrorRates(words=2, cer=cer, cer_interval=(0, 1), wer=1.0, wer_interval=(0, 1))
 
 
 def make_trainer(folder, **changes):
@@ -71,7 +81,7 @@ def test_a_run_is_a_recogniser_and_says_how_good_it_is(folder, tmp_path, capsys)
 
 def test_training_lowers_the_loss(folder):
     trainer = make_trainer(folder, max_train_steps=200, learning_rate=1e-2, augment=False)
-    losses = [trainer.train_step() for _ in range(60)]
+    losses = [float(trainer.train_step()["loss"]) for _ in range(60)]
     assert np.mean(losses[-5:]) < 0.5 * np.mean(losses[:5])
 
 
@@ -81,7 +91,7 @@ def test_the_best_weights_are_kept_and_loaded(folder, tmp_path, monkeypatch):
     monkeypatch.setattr(
         htr_trainer,
         "measure_errors",
-        lambda *given: htr_trainer.ErrorRates(2, next(rates), (0, 1), 1.0, (0, 1)),
+        lambda *given: make_rates(next(rates)),
     )
     trainer = make_trainer(folder)
     averages = []
@@ -89,16 +99,14 @@ def test_the_best_weights_are_kept_and_loaded(folder, tmp_path, monkeypatch):
         trainer.train_step()
         trainer.validate()
         averages.append(trainer.ema.module.head.weight.clone())
-    trainer.save(tmp_path / "run")
+    save_checkpoint(tmp_path / "run", trainer.step, trainer.write_checkpoint)
     monkeypatch.setattr(htr_trainer, "measure_errors", measure)
     assert (trainer.best_step, trainer.stale) == (2, 1)
     assert torch.equal(CRNN.from_pretrained(tmp_path / "run").head.weight, averages[1])
 
 
 def test_training_ends_when_validations_stop_getting_better(folder, tmp_path, monkeypatch):
-    monkeypatch.setattr(
-        htr_trainer, "measure_errors", lambda *given: htr_trainer.ErrorRates(2, 1.0, (0, 1), 1.0, (0, 1))
-    )
+    monkeypatch.setattr(htr_trainer, "measure_errors", lambda *given: make_rates(1.0))
     train(folder, tmp_path / "run", "--max_train_steps", 100, "--patience", 2)
     results = json.loads((tmp_path / "run" / "results.json").read_text())
     assert (results["best_step"], results["step"]) == (2, 6)
@@ -202,11 +210,11 @@ def test_a_study_trains_on_word_lists_without_a_word_printed(folder, tmp_path):
         valid=read_split(folder, "val", flag="--valid"),
         test=read_split(folder, "test", flag="--test"),
         mixed_precision="no",
-        say=said.append,
+        report=said.append,
         settings=HTRSettings(max_train_steps=1, batch_size=2),
     )
     assert results == json.loads((tmp_path / "run" / "results.json").read_text(), object_hook=_with_tuples)
-    assert said[0].startswith("words       6 to train on (6 an epoch), 2 to validate on, 2 to test on")
+    assert said[0].startswith("images      6 to train on (6 an epoch), 2 to validate on, 2 to test on")
 
 
 def _with_tuples(values):
@@ -216,7 +224,7 @@ def _with_tuples(values):
 def test_characters_that_no_training_word_has_are_counted_and_said(folder, tmp_path, capsys):
     make_word_folder(tmp_path / "test", ["xay", "cab"], splits=("test",), img_size=(32, 64))
     train(folder, tmp_path / "run", "--max_train_steps", 1, "--test", tmp_path / "test")
-    assert "1 of 2 test words can't be read right: no training word has their x y" in capsys.readouterr().out
+    assert "1 of 2 test texts can't be read right: no training text has their x y" in capsys.readouterr().out
     assert json.loads((tmp_path / "run" / "results.json").read_text())["unknown_characters"]["test"] == {
         "x": 1,
         "y": 1,
@@ -232,10 +240,7 @@ def test_words_too_narrow_for_their_text_are_skipped_and_counted(folder, tmp_pat
     metadata = tmp_path / "words" / "metadata.jsonl"
     metadata.write_text(metadata.read_text().replace('"face"', '"faace"'))
     train(tmp_path / "words", tmp_path / "run", "--max_train_steps", 1)
-    assert (
-        "skipped     1 words whose image is too narrow for their text, e.g. 'faace'"
-        in capsys.readouterr().out
-    )
+    assert "skipped     1 images that are too narrow for their text, e.g. 'faace'" in capsys.readouterr().out
 
 
 def test_one_image_is_enough(tmp_path):
@@ -250,7 +255,7 @@ def test_one_image_is_enough(tmp_path):
 def test_images_of_several_heights_are_refused(folder, tmp_path):
     make_word_folder(tmp_path / "high", ["cab", "bad"], splits=("val", "train"), img_size=(64, 128))
     for flag in ("--train", "--valid"):
-        with pytest.raises(ValueError, match=r"high.*: 64 pixels high, but the words to train on have 32"):
+        with pytest.raises(ValueError, match=r"high.*: 64 pixels high, but the images to train on have 32"):
             train(folder, tmp_path / "run", "--max_train_steps", 1, flag, tmp_path / "high")
 
 
@@ -260,6 +265,12 @@ def test_a_damaged_image_is_named_before_the_training(folder, tmp_path):
     with pytest.raises(ValueError, match=r"0004\.png: not a readable image"):
         train(folder, tmp_path / "run", "--max_train_steps", 1, "--test", tmp_path / "words")
     assert not (tmp_path / "run").exists()
+
+
+def test_a_decompression_bomb_is_named_before_the_training(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    with pytest.raises(UserError, match=r"images.*png: not a readable image .*decompression bomb"):
+        train(folder, tmp_path / "run", "--max_train_steps", 1)
 
 
 def test_a_split_without_words_is_named_with_the_way_out(tmp_path, folder):

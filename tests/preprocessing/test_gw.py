@@ -145,7 +145,7 @@ def test_outside_of_a_polygon_is_paper(tmp_path):
     page = np.full((60, 60, 3), 190, np.uint8)
     page[:20, :20] = 0  # a neighbour's ink in the corner of the box, outside of the triangle
     Image.fromarray(page).save(tmp_path / "p.png")
-    image = PolygonImage(tmp_path / "p.png", ((50.0, 5.0), (50.0, 50.0), (5.0, 50.0))).load()
+    image = PolygonImage(path=tmp_path / "p.png", points=((50.0, 5.0), (50.0, 50.0), (5.0, 50.0))).load()
     assert np.abs(np.asarray(image).astype(int) - 190).max() == 0
 
 

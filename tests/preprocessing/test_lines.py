@@ -26,7 +26,7 @@ def cut(tmp_path, page, lines, *, size=SIZE, settings=SETTINGS, name="page.png")
     else:
         path.write_bytes(page)
     place = PageLines(path=path, size=size, shapes=tuple(map(shape_of, lines)))
-    return [LineImage(place, number).draw(settings) for number in range(len(lines))]
+    return [LineImage(page=place, number=number).draw(settings) for number in range(len(lines))]
 
 
 def cut_texts(tmp_path, texts=TEXTS, **drawing):

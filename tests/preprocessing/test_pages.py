@@ -198,7 +198,7 @@ def test_flags_of_single_words_and_of_other_readers_are_refused(tmp_path, flags,
 
 
 def line(page, text, writer):
-    return RawWord(None, text, writer, None, f"{page}-0", page)
+    return RawWord(image=None, text=text, writer=writer, split=None, source_id=f"{page}-0", page=page)
 
 
 def splits_of(words, val=0.1, test=0.2, unseen=0.0):
@@ -242,7 +242,9 @@ def test_unseen_hands_are_in_test_alone():
 
 
 def test_unseen_hands_are_kept_for_data_sets_of_words_too():
-    words = [RawWord(None, "a", f"w{i % 5}", None, str(i)) for i in range(50)]
+    words = [
+        RawWord(image=None, text="a", writer=f"w{i % 5}", split=None, source_id=str(i)) for i in range(50)
+    ]
     test = [word for word in choose_splits(words, 0, 0, 0.2) if word.split == "test"]
     assert len(test) == 10 and len({word.writer for word in test}) == 1
 

@@ -14,17 +14,18 @@ import pytest
 from PIL import Image
 
 import preprocessing.writing
+from preprocessing.arguments import PRESETS, make_parser, parse_args
 from preprocessing.cleaning import FitSettings
-from preprocessing.process_dataset import PRESETS, READERS, main, make_parser, parse_args, recognise
+from preprocessing.process_dataset import READERS, main, recognise
 from preprocessing.raw_word import DROP_REASONS, DroppedWord, FileImage, RawWord
 from preprocessing.selection import choose_splits, filter_words
 from preprocessing.writing import image_names, process_word
-from tests.helpers import draw_page, draw_word, hash_tree, make_gw, make_iam, make_imgur5k
+from tests.helpers import ROOT, draw_page, draw_word, hash_tree, make_gw, make_iam, make_imgur5k
 from utils.cli import parse_bool
 from utils.images import ink_box
 from utils.text_images import read_text_images
 
-SCRIPT = Path(__file__).resolve().parent.parent / "preprocessing" / "process_dataset.py"
+SCRIPT = ROOT / "preprocessing" / "process_dataset.py"
 
 
 def call(*flags):
@@ -84,7 +85,7 @@ def test_the_published_command_runs_from_any_folder(tmp_path):
     make_iam(tmp_path / "raw")
     done = run_script("--dataset_path", "raw", "--save_dir", "out", "--num_workers", 2, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "wrote 8 words" in done.stdout and "err_segmentation" in done.stdout
+    assert "wrote 8 text images" in done.stdout and "err_segmentation" in done.stdout
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "raw"]
     assert {record.writer for record in read_text_images(tmp_path / "out")} == {"000", "001", "038"}
 
@@ -106,7 +107,7 @@ def test_user_errors_end_with_one_line_and_status_2(tmp_path):
     assert done.returncode == 2
     assert (
         "error: --dataset_path" in done.stderr
-        and "no word is left" in done.stderr
+        and "nothing is left" in done.stderr
         and "charset" in done.stderr
     )
     assert "Traceback" not in done.stderr
@@ -132,7 +133,7 @@ def test_dry_run_writes_nothing(tmp_path, capsys):
     call("--dataset_path", source, "--save_dir", tmp_path / "out", "--dry_run")
     assert hash_tree(tmp_path) == before and not (tmp_path / "out").exists()
     out = capsys.readouterr().out
-    assert "words       8" in out and "err_segmentation" in out and "writers     3" in out
+    assert "images      8" in out and "err_segmentation" in out and "writers     3" in out
 
 
 # --- the output folder ---
@@ -211,11 +212,11 @@ def test_a_finished_folder_is_kept_unless_overwrite_is_given(tmp_path):
 def test_the_source_and_foreign_folders_are_never_written_to(tmp_path):
     source = make_table(tmp_path / "raw")
     for target in (source, tmp_path, source / "inside"):
-        with pytest.raises(ValueError, match=r"would write into|not made by this script"):
+        with pytest.raises(ValueError, match=r"would write into|not made by this command"):
             call("--dataset_path", source, "--save_dir", target, "--overwrite")
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("all of it")
-    with pytest.raises(ValueError, match="not made by this script"):
+    with pytest.raises(ValueError, match="not made by this command"):
         call("--dataset_path", source, "--save_dir", tmp_path / "mine", "--overwrite")
     assert (tmp_path / "mine" / "thesis.txt").read_text() == "all of it"
 
@@ -250,7 +251,9 @@ def test_tables_that_contend_are_an_error_and_not_a_bare_folder(tmp_path):
 
 
 def raw(text="word", writer="a", split=None, source_id="id"):
-    return RawWord(FileImage(Path("x.png")), text, writer, split, source_id)
+    return RawWord(
+        image=FileImage(path=Path("x.png")), text=text, writer=writer, split=split, source_id=source_id
+    )
 
 
 def test_every_dropped_word_is_counted_once():
@@ -261,7 +264,7 @@ def test_every_dropped_word_is_counted_once():
         raw("Ähm"),
         raw("loooong"),
         raw("a"),
-        DroppedWord("x", "no_image"),
+        DroppedWord(source_id="x", reason="no_image"),
         raw("e\u0301a"),
     ]
     kept = list(filter_words(iter(words), "oklongaé", 2, 6, dropped))
@@ -359,7 +362,7 @@ def test_boxes_that_do_not_fit_their_page_are_counted(tmp_path):
     draw_page(["word"]).save(tmp_path / "p.png")
     (tmp_path / "images").mkdir()
     for box, reason in (((80, 50, 2000, 40, 0), "bad_box"), ((900, 900, 40, 40, 0), "empty_image")):
-        word = replace(raw(), image=FileImage(tmp_path / "p.png", box))
+        word = replace(raw(), image=FileImage(path=tmp_path / "p.png", box=box))
         assert process_word(word, "x", tmp_path, FitSettings(), False) == reason
 
 
@@ -535,7 +538,7 @@ def test_flags_of_another_reader_are_refused(tmp_path):
     with pytest.raises(ValueError, match=r"--images .*: is for --dataset imgur5k"):
         call("--dataset", "gw", "--dataset_path", source, "--images", tmp_path, "--dry_run")
     with pytest.raises(
-        ValueError, match=r"--writer_from page: is for --dataset iam or gw; this is read as table"
+        ValueError, match=r"--writer_from page: is for --dataset iam or gw or pages; this is read as table"
     ):
         call("--dataset_path", make_table(tmp_path / "table"), "--writer_from", "page", "--dry_run")
     call("--dataset_path", source, "--preset", "wordstylist", "--writer_from", "page", "--dry_run")

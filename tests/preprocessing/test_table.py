@@ -7,10 +7,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from preprocessing.arguments import parse_args
+from preprocessing.process_dataset import main
 from preprocessing.raw_word import DroppedWord
 from preprocessing.readers import table
 from preprocessing.readers.search import ids_of_paths
 from tests.helpers import draw_word, hash_tree
+from utils.errors import UserError
 
 
 def save_images(root, names):
@@ -192,3 +195,110 @@ def test_the_source_is_only_read(tmp_path):
     before = hash_tree(tmp_path)
     [word.image.load() for word in read(tmp_path)]
     assert hash_tree(tmp_path) == before
+
+
+# --- tables that are damaged, or not understood ---
+
+
+def texts_of(words):
+    return [word.reason if isinstance(word, DroppedWord) else word.text for word in words]
+
+
+@pytest.mark.parametrize(
+    ("rows", "texts"),
+    [
+        (['0.png,",me', "1.png,one,me", "2.png,two,me"], ['"', "one", "two"]),
+        (['0.png,",me', '1.png,",me', "2.png,two,me"], ['"', '"', "two"]),
+        (['0.png,"Yes,me', "1.png,one,me", "2.png,two,me"], ["bad_row", "one", "two"]),
+        (['0.png,"a, b",me', '1.png,"say ""x""",me', '2.png,5" wide,me'], ["a, b", 'say "x"', '5" wide']),
+        (['0.png,"two\nlines",me', "1.png,one,me"], ["two\nlines", "one"]),
+        (["0.png,one,me", '1.png,two,"'], ["one", "two"]),
+        (["0.png," + "x" * 140_000 + ",me", "1.png,one,me"], ["bad_row", "one"]),
+    ],
+)
+def test_a_quotation_mark_that_nobody_closed_swallows_no_row(tmp_path, rows, texts):
+    save_images(tmp_path, ["0.png", "1.png", "2.png"])
+    (tmp_path / "words.csv").write_text("file_name,text,writer\n" + "\n".join(rows) + "\n", newline="")
+    read_texts = texts_of(read(tmp_path))
+    if len(rows[0]) > 100_000:  # longer than a field may be, and yet a line of three fields
+        assert read_texts[1:] == ["one"]
+    else:
+        assert read_texts == texts
+
+
+def test_columns_of_a_jsonl_table_are_those_of_all_rows(tmp_path):
+    save_images(tmp_path, ["0.png", "1.png"])
+    rows = [
+        {"file_name": "0.png", "text": "a"},
+        {"file_name": "1.png", "text": "b", "writer": "kim", "split": "test"},
+    ]
+    (tmp_path / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert [(word.writer, word.split) for word in read(tmp_path)] == [("me", None), ("kim", "test")]
+
+
+@pytest.mark.parametrize("value", [[1], {"a": 1}, True])
+def test_a_json_value_that_is_no_text_is_a_bad_row(tmp_path, value):
+    save_images(tmp_path, ["0.png", "1.png"])
+    rows = [{"file_name": "0.png", "text": value}, {"file_name": "1.png", "text": 5, "writer": None}]
+    (tmp_path / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert texts_of(read(tmp_path)) == ["bad_row", "5"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "reason"),
+    [
+        ("words.csv", "0.png,one\n1.png,two\n", "Its columns: 0.png, one"),
+        ("words.csv", "file_name,says\n0.png,one\n", "no column by a usual name"),
+        ("words.csv", "", None),
+        ("words.jsonl", '[{"file_name": "0.png", "text": "a"}]', "a JSON list"),
+        ("words.jsonl", '{"file_name": "0.png", "text": ' + "[" * 50_000, "nested too deeply|not JSON"),
+        ("words.json", '[{"file_name": "0.png"}]', "one object a line"),
+        ("sub/words.csv", "file_name,text\n0.png,one\n", "name it with --table"),
+    ],
+)
+def test_a_table_that_is_not_understood_is_named(tmp_path, name, content, reason):
+    source = tmp_path / "raw"
+    save_images(source, ["0.png"])
+    (source / name).parent.mkdir(exist_ok=True)
+    (source / name).write_text(content)
+    (source / "prices.csv").write_text("item,price\nink,3\n")
+    args = parse_args(["--dataset_path", str(source), "--save_dir", str(tmp_path / "out")])
+    if reason is None:
+        main(args)  # an empty file names no image
+        return
+    with pytest.raises(UserError, match=rf"{name} names images, but is not understood .*({reason})"):
+        main(args)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "table_text", ["sep=;\nfile_name;text\n0.png;a, b\n", "file_name|text\n0.png|a, b\n"]
+)
+def test_other_delimiters_are_understood(tmp_path, table_text):
+    save_images(tmp_path, ["0.png"])
+    (tmp_path / "words.csv").write_text(table_text)
+    assert texts_of(read(tmp_path)) == ["a, b"]
+
+
+def test_a_table_beside_others_that_is_not_understood_is_named(tmp_path):
+    save_images(tmp_path, ["0.png"])
+    (tmp_path / "train.csv").write_text("file_name,text\n0.png,one\n")
+    (tmp_path / "test.csv").write_text("0.png,one\n")
+    with pytest.raises(UserError, match=r"test\.csv is not understood"):
+        read(tmp_path)
+
+
+def test_two_columns_of_one_name_are_an_error(tmp_path):
+    save_images(tmp_path, ["0.png"])
+    (tmp_path / "words.csv").write_text("file_name,text,Text\n0.png,one,two\n")
+    with pytest.raises(UserError, match="2 columns are called text"):
+        read(tmp_path, table=tmp_path / "words.csv")
+    (tmp_path / "words.jsonl").write_text('{"file_name": "0.png", "text": "one", "text": "two"}\n')
+    with pytest.raises(UserError, match=r"line 1: .*'text' stands twice"):
+        read(tmp_path, table=tmp_path / "words.jsonl")
+
+
+def test_a_file_name_that_no_disk_can_hold_is_one_missing_image(tmp_path):
+    save_images(tmp_path, ["0.png"])
+    (tmp_path / "words.csv").write_text(f"file_name,text\n{'x' * 5000}.png,a\n0.png,b\na\0b.png,c\n")
+    assert texts_of(read(tmp_path)) == ["no_image", "b", "no_image"]

@@ -2,32 +2,21 @@
 printed.
 """
 
-import importlib.util
 import json
-import sys
 
 import pytest
 import torch
 from diffusers import AutoencoderKL
 
+from scripts import benchmark, benchmark_commands, benchmark_models, benchmark_steps
 from scripts.timing import Timing, count_flops, matrix_ceiling, time_interleaved
-from tests.helpers import ROOT
-
-
-@pytest.fixture(scope="module")
-def benchmark():
-    spec = importlib.util.spec_from_file_location("benchmark_script", ROOT / "scripts" / "benchmark.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["benchmark_script"] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture
-def small(benchmark, monkeypatch):
+def small(monkeypatch):
     """Tiny stand-ins for the large models."""
     monkeypatch.setattr(
-        benchmark,
+        benchmark_steps,
         "make_sd_vae",
         lambda: AutoencoderKL(
             in_channels=3,
@@ -39,13 +28,13 @@ def small(benchmark, monkeypatch):
             up_block_types=("UpDecoderBlock2D",) * 4,
         ).eval(),
     )
-    make_unet = benchmark.make_unet
-    monkeypatch.setattr(
-        benchmark, "make_unet", lambda preset: make_unet(preset, model_channels=32, num_heads=2)
-    )
+    make_unet = benchmark_models.make_unet
+    for module in (benchmark_models, benchmark_steps):
+        monkeypatch.setattr(
+            module, "make_unet", lambda preset: make_unet(preset, model_channels=32, num_heads=2)
+        )
     monkeypatch.setattr("scripts.timing.MATRIX", {"cpu": 64})
     monkeypatch.setattr("scripts.timing.COPY_BYTES", 1 << 16)
-    return benchmark
 
 
 def test_training_sampling_and_machine(small, tmp_path, capsys):
@@ -53,7 +42,7 @@ def test_training_sampling_and_machine(small, tmp_path, capsys):
         "--parts training sampling machine --rounds 1 --train_batch_size 2 --batch_sizes 1 2 --num_steps 1 2 "
         "--published_calls 1 --preset tiny --mixed_precision no --device cpu"
     )
-    small.main(small.parse_args([*flags.split(), "--save_path", str(tmp_path / "b.json")]))
+    benchmark.main(benchmark.parse_args([*flags.split(), "--save_path", str(tmp_path / "b.json")]))
     content = json.loads((tmp_path / "b.json").read_text())
     assert {row["part"] for row in content["rows"]} == {"training", "sampling", "machine"}
     assert all(0 < row["low"] <= row["value"] <= row["high"] for row in content["rows"])
@@ -64,25 +53,25 @@ def test_training_sampling_and_machine(small, tmp_path, capsys):
     assert content["machine"]["cores"] >= 1 and " x  sampling: ours" in capsys.readouterr().out
 
 
-def test_preprocessing_is_measured_on_a_made_up_iam(benchmark, tmp_path):
-    args = benchmark.parse_args(["--rounds", "1", "--num_words", "120"])
-    rows = benchmark.benchmark_preprocessing(args, torch.device("cpu"))
+def test_preprocessing_is_measured_on_a_made_up_iam(tmp_path):
+    args = benchmark.parse_args(["--rounds", "1", "--num_words", "120", "--device", "cpu"])
+    rows = benchmark_commands.benchmark_preprocessing(benchmark.read_settings(args))
     assert {row.unit for row in rows} == {"words/s", "MiB"} and any(
         row.what.startswith("120 words, 1 process") for row in rows
     )
 
 
-def test_the_made_up_iam_is_read_whole(benchmark, tmp_path):
+def test_the_made_up_iam_is_read_whole(tmp_path):
     from preprocessing.readers.iam import iter_words
 
-    benchmark.make_iam(tmp_path / "iam", 150)
+    benchmark_commands.make_iam(tmp_path / "iam", 150)
     words = list(iter_words(tmp_path / "iam"))
     assert len(words) == len({word.source_id for word in words}) == 150
 
 
-def test_a_failing_script_is_an_error(benchmark):
+def test_a_failing_script_is_an_error():
     with pytest.raises(ValueError, match=r"inference\.py failed: .*no such folder"):
-        benchmark.run_measured(["inference.py", "--models_path", "/nowhere"])
+        benchmark_commands.run_measured(["inference.py", "--models_path", "/nowhere"])
 
 
 def test_timings_are_interleaved_medians():

@@ -34,7 +34,9 @@ def test_export_is_half_as_large_and_writes_the_same(tiny_run, tmp_path):
 def test_a_reader_is_exported_along(pipeline, tmp_path):
     pipeline.save_pretrained(tmp_path / "checkpoint")
     reader = LatentRecogniser(
-        LatentRecogniserConfig(pipeline.config.charset.vocabulary_size, channels=(8, 16, 16, 32))
+        LatentRecogniserConfig(
+            vocabulary_size=pipeline.config.charset.vocabulary_size, channels=(8, 16, 16, 32)
+        )
     )
     reader.save_pretrained(tmp_path / "checkpoint" / "reader")
     assert export("--models_path", tmp_path / "checkpoint", "--save_path", tmp_path / "small").returncode == 0

@@ -1,24 +1,25 @@
 """Checkpoint folders: whole or not at all, pruned, resumed, readable."""
 
 import os
+import subprocess
+import sys
 
 import pytest
 import torch
 from torch import nn
 
+from tests.helpers import ROOT
 from utils.checkpoint import (
     CONFIG_NAME,
-    STATE_NAME,
-    TRAINING_STATE,
-    choose_resume,
     clean_state_dict,
+    find_in_run,
     list_checkpoints,
-    load_training_state,
+    remove_leftovers,
     save_checkpoint,
-    save_training_state,
     save_weights,
-    truncate_csv,
+    set_newer_aside,
 )
+from utils.resume import STATE_NAME, TRAINING_STATE
 
 
 def write_config(folder):
@@ -82,77 +83,61 @@ def test_wrappers_prefixes_are_stripped(prefix):
     assert list(clean_state_dict({f"{prefix}conv.weight": torch.zeros(1)})) == ["conv.weight"]
 
 
-def test_training_state_comes_back(tmp_path):
-    torch.manual_seed(0)
-    module = nn.Linear(2, 2)
-    optimizer = torch.optim.AdamW(module.parameters())
-    module(torch.ones(1, 2)).sum().backward()
-    optimizer.step()
-    save_training_state(tmp_path, module, optimizer, {"step": 7}, {"ema.weight": torch.full((1,), 3.0)})
-    other = nn.Linear(2, 2)
-    restored = torch.optim.AdamW(other.parameters())
-    assert load_training_state(tmp_path, other, restored) == (
-        {"step": 7},
-        {"ema.weight": torch.full((1,), 3.0)},
-    )
-    assert torch.equal(other.weight, module.weight)
-    moments = zip(
-        optimizer.state_dict()["state"].values(), restored.state_dict()["state"].values(), strict=True
-    )
-    assert all(torch.equal(one[key], two[key]) for one, two in moments for key in one)
-
-
-def test_a_new_run_starts_in_an_absent_or_empty_folder(tmp_path):
-    assert choose_resume(tmp_path, False) is None and choose_resume(tmp_path / "new", False) is None
-
-
-def test_a_run_is_never_overwritten(tmp_path):
-    save_checkpoint(tmp_path, 1, write_config)
-    with pytest.raises(ValueError, match=r"a run is never overwritten\. Give --resume"):
-        choose_resume(tmp_path, False)
-
-
-def test_a_folder_without_checkpoints_is_not_offered_to_resume(tmp_path):
-    (tmp_path / "thesis.tex").touch()
-    with pytest.raises(ValueError, match=r"never overwritten\. Give another folder"):
-        choose_resume(tmp_path, False)
-
-
-def test_a_run_that_ended_before_its_first_checkpoint_starts_anew(tmp_path):
-    (tmp_path / "log.csv").touch()
-    (tmp_path / "previews").mkdir()
-    assert choose_resume(tmp_path, False) is None
-
-
-def test_resume_takes_the_newest_and_removes_leftovers(tmp_path):
-    for step in (1, 2):
+def test_a_path_means_itself_or_the_newest_checkpoint_that_has_the_file(tmp_path):
+    assert find_in_run(tmp_path / "none", "w") is None
+    for step in (1, 2, 3):
         save_checkpoint(tmp_path, step, write_config)
+    (tmp_path / "step_00000002" / "w").touch()
+    (tmp_path / "step_00000001" / "w").touch()
+    assert find_in_run(tmp_path, "w") == tmp_path / "step_00000002"
+    assert find_in_run(tmp_path / "step_00000001", CONFIG_NAME, "w") == tmp_path / "step_00000001"
+    (tmp_path / "w").touch()
+    assert find_in_run(tmp_path, "w") == tmp_path
+
+
+def test_leftovers_of_a_killed_process_are_removed(tmp_path):
+    save_checkpoint(tmp_path, 1, write_config)
+    (tmp_path / "previews").mkdir()
     (tmp_path / ".tmp-step_00000003-77").mkdir()
-    assert choose_resume(tmp_path, True).name == "step_00000002"
-    assert not (tmp_path / ".tmp-step_00000003-77").exists()
+    (tmp_path / "previews" / ".step_00000003.png-77-ab.tmp").touch()
+    (tmp_path / ".log.csv-77-ab.tmp").touch()
+    remove_leftovers(tmp_path)
+    assert {path.name for path in tmp_path.rglob("*") if ".tmp" in path.name} == set()
+    assert len(list_checkpoints(tmp_path)) == 1
 
 
-def test_resume_of_nothing_is_an_error(tmp_path):
-    with pytest.raises(FileNotFoundError, match="--resume: no whole checkpoint"):
-        choose_resume(tmp_path, True)
+def test_checkpoints_after_an_older_one_are_set_aside_not_lost(tmp_path):
+    for _ in range(2):
+        for step in (1, 2, 3):
+            save_checkpoint(tmp_path, step, write_config)
+        set_newer_aside(tmp_path, 1)
+    assert [path.name for path in list_checkpoints(tmp_path)] == ["step_00000001"]
+    assert sorted(path.name for path in (tmp_path / "superseded").iterdir()) == [
+        "step_00000002",
+        "step_00000002-2",
+        "step_00000003",
+        "step_00000003-2",
+    ]
 
 
-def test_resume_of_an_export_is_an_error(tmp_path):
-    save_checkpoint(tmp_path, 1, lambda folder: (folder / CONFIG_NAME).touch())
-    with pytest.raises(FileNotFoundError, match=r"has no training_state.*--init_from"):
-        choose_resume(tmp_path, True)
+FULL_DISK = """
+import resource, sys
+from pathlib import Path
+from torch import nn
+from utils.checkpoint import save_checkpoint, save_weights
+from utils.cli import run
+resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
+write = lambda folder: save_weights(nn.Linear(100, 100), folder / "w")
+run(lambda run: save_checkpoint(run, 7, write), Path(sys.argv[1]))
+"""
 
 
-def test_a_logs_rows_after_the_resumed_step_are_dropped(tmp_path):
-    path = tmp_path / "log.csv"
-    path.write_text("step,loss\n1,0.5\n2,0.4\n3,0.3\n3,")
-    truncate_csv(path, 2, ("step", "loss"))
-    assert path.read_text() == "step,loss\n1,0.5\n2,0.4\n"
-
-
-def test_a_new_log_gets_its_header(tmp_path):
-    truncate_csv(tmp_path / "run" / "log.csv", 0, ("step", "loss"))
-    assert (tmp_path / "run" / "log.csv").read_text() == "step,loss\n"
+def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path):
+    code = [sys.executable, "-c", FULL_DISK, str(tmp_path / "run")]
+    done = subprocess.run(code, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2 and len(done.stderr.splitlines()) == 1, done.stderr
+    assert "step_00000007: can't be written" in done.stderr and "go on with --resume" in done.stderr
+    assert list((tmp_path / "run").iterdir()) == []
 
 
 def test_checkpoints_survive_a_process_killed_while_saving(tmp_path):
@@ -162,11 +147,3 @@ def test_checkpoints_survive_a_process_killed_while_saving(tmp_path):
         save_checkpoint(tmp_path, 2, lambda folder: (write_config(folder), os._exit(9)))
     os.waitpid(child, 0)
     assert [path.name for path in list_checkpoints(tmp_path)] == ["step_00000001"]
-
-
-def test_a_file_in_place_of_the_run_is_named_before_any_work(tmp_path):
-    file = tmp_path / "run"
-    file.write_bytes(b"x")
-    for run in (file, file / "below"):
-        with pytest.raises(ValueError, match=r"--save_path .*is a file\. Name a folder"):
-            choose_resume(run, False)

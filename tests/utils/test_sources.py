@@ -145,3 +145,20 @@ def test_images_of_two_widths_are_read_as_they_are(two_folders, tmp_path):
     make_word_folder(tmp_path / "wide", ["abc"], img_size=(32, 96))
     images = read_images([two_folders[0] / "images/0000.png", tmp_path / "wide/images/0000.png"])
     assert [image.shape for image in images] == [(32, 64), (32, 96)]
+
+
+@pytest.mark.parametrize("split", ["Train", "validation", 5, None])
+def test_an_unknown_split_is_named(tmp_path, split):
+    make_word_folder(tmp_path / "words", ["cab", "bad"], splits=("train", split))
+    with pytest.raises(
+        ValueError, match=rf"0001\.png is of split {split!r}, which is none of train, val, test"
+    ):
+        read_sources(parse_sources([str(tmp_path / "words")]))
+
+
+def test_words_validate_whichever_folder_comes_last(tmp_path):
+    make_word_folder(tmp_path / "one", ["cab"])
+    make_word_folder(tmp_path / "two", ["bad", "ace"], splits=("test",))
+    for order in (("one", "two"), ("two", "one")):
+        words = read_sources(parse_sources([str(tmp_path / name) for name in order]))
+        assert [words.records[i].text for i in words.val_indices()] == ["cab"]

@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from generation.folder_writer import merge_shards, shard_metadata_name
+from generation.output_folder import Part
 from tests.helpers import make_word_folder
 from utils.output import save_image, write_atomically
 from utils.text_images import METADATA_NAME, TextImage, read_metadata, read_text_images, write_metadata
@@ -97,12 +98,12 @@ def test_images_are_saved_without_loss_and_without_leftovers(tmp_path):
 
 def write_shards(folder, parts):
     for i, part in enumerate(parts):
-        write_metadata(folder, part, name=shard_metadata_name(i, len(parts)))
+        write_metadata(folder, part, name=shard_metadata_name(Part(number=i, count=len(parts))))
 
 
 def test_shards_merge_in_the_order_of_the_job(tmp_path):
     expected = [record.file_name for record in RECORDS]
-    write_metadata(tmp_path, RECORDS[1:], name=shard_metadata_name(0, 2))
+    write_metadata(tmp_path, RECORDS[1:], name=shard_metadata_name(Part(number=0, count=2)))
     assert not merge_shards(tmp_path, 2, expected)
     assert not (tmp_path / METADATA_NAME).exists()
     write_shards(tmp_path, [RECORDS[1:], RECORDS[:1]])

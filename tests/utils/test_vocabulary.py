@@ -6,14 +6,14 @@ from itertools import islice
 
 import pytest
 
-from utils.vocabulary import choose_oov_words, dictionary_words, listed_words
+from utils.vocabulary import choose_oov_words, dictionary_words, shuffled_forever
 
 LOWER = "abcdefghijklmnopqrstuvwxyz"
 
 
 def choose(texts, known=(), count=5, **options):
     return choose_oov_words(
-        listed_words(texts, 0), known, count, charset=LOWER, **{"max_length": 10, **options}
+        shuffled_forever(texts, 0), known, count, charset=LOWER, **{"max_length": 10, **options}
     )
 
 

@@ -1,0 +1,217 @@
+"""From texts and writers to a guided denoiser: what the model knows, where characters go, guidance."""
+
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from diffusion.autoencoder import DOWNSCALE
+from diffusion.config import CheckpointConfig
+from diffusion.latent_recogniser import LatentRecogniser
+from diffusion.layout import layout_columns, pad_edges
+from diffusion.noise_schedule import FULL_INTERVAL
+from unet import UNet
+from utils.errors import UserError
+
+Writer = str | Mapping[str, float] | None  # a name, shares of several, or the mean writer
+
+
+def _check_shares(shares: Mapping[str, float]) -> None:
+    for name, share in shares.items():
+        if not 0 <= share <= 1:  # nan, too
+            raise UserError(f"a mix: the share of writer {name!r} is {share}, not 0 to 1")
+    if abs(sum(shares.values()) - 1) > 1e-3:
+        raise UserError(f"a mix: the shares must sum to 1, not {sum(shares.values()):.3f}")
+
+
+class GuidedModel:
+    """A UNet with the names that it knows; texts and writers become its conditions.
+
+    Attributes:
+        latent_recogniser: says which words came out illegible; None for a model that was trained without.
+        device, dtype: of the computation.
+    """
+
+    def __init__(
+        self, unet: UNet, config: CheckpointConfig, latent_recogniser: LatentRecogniser | None = None
+    ) -> None:
+        self.unet = unet.eval().requires_grad_(False)
+        self.config = config
+        self.latent_recogniser = latent_recogniser
+        self.device, self.dtype = torch.device("cpu"), torch.float32
+        self._writer_index = {name: i for i, name in enumerate(config.writers)}
+
+    def check(self, texts: Sequence[str], writers: Sequence[Writer]) -> None:
+        """Check that the checkpoint knows every character and writer, and that no text is too long.
+
+        Raises:
+            UserError: names the first that it does not know, and what it knows.
+        """
+        self.config.charset.encode(list(dict.fromkeys(texts)), self.unet.config.max_length)
+        if "" in texts and not self.unet.config.has_null_condition:
+            raise UserError("an empty text: this model was trained without null conditions")
+        for writer in writers:
+            for name in [writer] if isinstance(writer, str) else (writer or {}):
+                if name not in self._writer_index:
+                    more = ", …" if len(self.config.writers) > 40 else ""
+                    known = ", ".join(self.config.writers[:40]) + more
+                    raise UserError(
+                        f"writer {name!r} is not in this checkpoint. It knows {len(self.config.writers)}:"
+                        f" {known}"
+                    )
+            if writer is None and not self.unet.config.has_null_condition:
+                raise UserError("no writer: this model was trained without null conditions. Name one.")
+            if isinstance(writer, Mapping):
+                _check_shares(writer)
+
+    def check_sampling(
+        self,
+        guidance_scale: float | None = None,
+        writer_guidance_scale: float | None = None,
+        redraws: int | None = None,
+        scheduler: str = "dpmsolver++",
+    ) -> None:
+        """Check that the model can be sampled with these settings; see ``__call__``.
+
+        Raises:
+            UserError: for guidance of a model without null conditions, redraws of one without a latent
+                recogniser, and a scheduler that doesn't fit what the model predicts.
+        """
+        self.config.schedule.make_scheduler(scheduler)
+        if redraws and self.latent_recogniser is None:
+            raise UserError(
+                f"--redraws {redraws}: this model has no latent recogniser to say which words are illegible."
+                " Leave it at 0, or name a --recogniser and --best_of."
+            )
+        for flag, scale in (
+            ("guidance_scale", guidance_scale),
+            ("writer_guidance_scale", writer_guidance_scale),
+        ):
+            if scale not in (None, 1) and not self.unet.config.has_null_condition:
+                raise UserError(
+                    f"--{flag} {scale}: this model was trained without null conditions, so guidance can't"
+                    " work. Leave it at 1."
+                )
+
+    def _edges(self, text: str, writer: Writer) -> np.ndarray:
+        return self.config.width_model.edges(text, {writer: 1.0} if isinstance(writer, str) else writer)
+
+    def make_layout(
+        self, texts: Sequence[str], writers: Sequence[Writer], width: int | None = None
+    ) -> Tensor | None:
+        """(B, 2, L, width / 8) layouts at the expected places; None for a model without text layout.
+
+        Args:
+            width: of the canvas, pixels; the images' by default.
+        """
+        if not self.unet.config.text_layout:
+            return None
+        edges = [
+            pad_edges(self._edges(text, writer), self.unet.config.max_length)
+            for text, writer in zip(texts, writers, strict=True)
+        ]
+        columns = (width or self.config.img_size[1]) // DOWNSCALE
+        return layout_columns(torch.from_numpy(np.stack(edges)).to(self.device), columns)
+
+    def canvas_widths(self, texts: Sequence[str], writers: Sequence[Writer]) -> np.ndarray:
+        """(N,) widths of the canvases that words are written on, pixels. What is right of them stays white.
+
+        Words on one canvas are written together: batches of one width are the fastest.
+        """
+        if self.config.canvas_step is None:
+            return np.full(len(texts), self.config.img_size[1])
+        rights = [
+            self._edges(text, writer).max() if text else np.inf
+            for text, writer in zip(texts, writers, strict=True)
+        ]
+        return self.config.canvas_widths(np.array(rights))
+
+    def _writer_rows(self, writers: Sequence[Writer]) -> tuple[Tensor, Tensor]:
+        """(B, M) rows and (B, M) shares; unused places have share 0."""
+        mixes = []
+        for writer in writers:
+            mix = {writer: 1.0} if isinstance(writer, str) else writer or {}
+            mixes.append(list(mix.items()))
+        most = max(1, *(len(mix) for mix in mixes))
+        rows = torch.zeros(len(writers), most, dtype=torch.int64)
+        shares = torch.zeros(len(writers), most)
+        for i, mix in enumerate(mixes):
+            if not mix:
+                rows[i, 0], shares[i, 0] = self.unet.config.null_writer_id, 1.0
+            for j, (name, share) in enumerate(mix):
+                rows[i, j], shares[i, j] = self._writer_index[name], share
+        return rows.to(self.device), shares.to(self.device)
+
+    def make_denoiser(
+        self,
+        texts: Sequence[str],
+        writers: Sequence[Writer],
+        guidance_scale: float,
+        writer_guidance_scale: float,
+        width: int | None = None,
+        guidance_interval: tuple[float, float] = FULL_INTERVAL,
+    ) -> Callable[[Tensor, Tensor], Tensor]:
+        """A denoiser with guidance on text and on writer, all branches in one batched call.
+
+        ``e00 + s_text (e_t0 - e00) + s_writer (e_tw - e_t0)``, where e00 has neither, e_t0 only the text,
+        e_tw both conditions. Equal scales need no e_t0; scales of 1 need one branch.
+
+        Source: classifier-free guidance, Ho and Salimans 2022, https://arxiv.org/abs/2207.12598, equation 6;
+        two conditions: Brooks et al. 2023, https://arxiv.org/abs/2211.09800, equation 3; on a part of the
+        trajectory: Kynkäänniemi et al. 2024, https://arxiv.org/abs/2404.07724, section 3.
+
+        Args:
+            width: of the canvas, pixels; the images' by default.
+            guidance_interval: of timesteps, as shares from 0 (clean) to 1 (noise), in which there is
+                guidance; in the others one branch does.
+        Raises:
+            UserError: if guidance is asked of a model without null conditions.
+        """
+        layout = self.make_layout(texts, writers, width)
+        input_ids = self.config.charset.encode(texts, self.unet.config.max_length).to(self.device)
+        conditions = (input_ids, *self._writer_rows(writers), layout)
+        if guidance_scale == writer_guidance_scale == 1:
+            return lambda latents, timestep: self._predict(latents, timestep, *conditions)
+        self.check_sampling(guidance_scale, writer_guidance_scale)
+        has_middle = guidance_scale != writer_guidance_scale
+        branches = self._branches(*conditions, has_middle=has_middle)
+        joined = [None if parts[0] is None else torch.cat(parts) for parts in zip(*branches, strict=True)]
+        least, most = (end * self.config.schedule.num_train_timesteps for end in guidance_interval)
+
+        def denoise(latents: Tensor, timestep: Tensor) -> Tensor:
+            if not least <= float(timestep) <= most:
+                return self._predict(latents, timestep, *conditions)
+            repeated = latents.repeat(len(branches), 1, 1, 1)
+            parts = self._predict(repeated, timestep, *joined).chunk(len(branches))
+            guided = parts[0] + guidance_scale * (parts[1] - parts[0])
+            return guided + writer_guidance_scale * (parts[2] - parts[1]) if has_middle else guided
+
+        return denoise
+
+    def _branches(
+        self, input_ids: Tensor, rows: Tensor, shares: Tensor, layout: Tensor | None, *, has_middle: bool
+    ) -> list[tuple[Tensor, Tensor, Tensor, Tensor | None]]:
+        """Conditions of the branches: null text and writer; the text alone, if ``has_middle``; both."""
+        null_ids = torch.full_like(input_ids, self.unet.config.pad_id)
+        null_rows = torch.full_like(rows, self.unet.config.null_writer_id)
+        null_shares = torch.zeros_like(shares)
+        null_shares[:, 0] = 1.0
+        null_layout = None if layout is None else torch.zeros_like(layout)
+        null = (null_ids, null_rows, null_shares, null_layout)
+        text_alone = (input_ids, null_rows, null_shares, layout)
+        both = (input_ids, rows, shares, layout)
+        return [null, text_alone, both] if has_middle else [null, both]
+
+    def _predict(
+        self,
+        latents: Tensor,
+        timestep: Tensor,
+        input_ids: Tensor,
+        rows: Tensor,
+        shares: Tensor,
+        layout: Tensor | None,
+    ) -> Tensor:
+        timesteps = torch.full((len(latents),), float(timestep), device=self.device)  # no copy to wait for
+        with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
+            return self.unet(latents, timesteps, input_ids, rows, layout, writer_weights=shares).float()
