@@ -12,15 +12,17 @@ import math
 import sys
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
-from autoencoder import VAE_FOLDER, CompactAutoencoder
+from autoencoder import DOWNSCALE, VAE_FOLDER, CompactAutoencoder, load_vae
 from utils.checkpoint import (
     CONFIG_NAME,
     FORMAT_VERSION,
@@ -33,7 +35,7 @@ from utils.checkpoint import (
     truncate_csv,
 )
 from utils.cli import positive_int, run
-from utils.sources import parse_sources, read_images, read_sources
+from utils.sources import parse_sources, read_image, read_sources
 from utils.training import (
     EpochSampler,
     ExponentialMovingAverage,
@@ -45,32 +47,65 @@ from utils.training import (
 
 DEFAULTS = {"max_train_steps": 10_000, "batch_size": 32, "crop_width": 128, "learning_rate": 1e-3, "kl_weight": 1e-4,
             "seed": 0}  # fmt: skip
+INK_LEVEL = 200  # of 255: darker pixels are ink
+FIRST_LOG_VARIANCE = -6.0  # of the posterior, before training
+SCALE_IMAGES = 512  # by which the latents' scale is measured
+HELD_OUT_IMAGES, HELD_OUT_WIDTH = 256, 512  # that are measured, and pixels of each
 LOG_COLUMNS = ("step", "loss", "l1", "kl", "learning_rate", "val_psnr", "seconds")
 
 
 @dataclass(frozen=True)
 class Words:
-    """Images in memory: ``images`` (N, H, W) uint8 and each one's ``ink_right``, the last column with ink, in pixels."""
+    """Images of words or lines in memory, each without the white at its right.
 
-    images: Tensor
-    ink_right: Tensor
+    ``strip`` (H, total width) uint8 holds one beside the other; image i has the ``widths[i]`` columns from ``starts[i]``.
+    """
+
+    strip: Tensor
+    starts: Tensor
+    widths: Tensor
+
+    def __len__(self) -> int:
+        return len(self.widths)
 
 
-def load_words(paths: Sequence[Path]) -> Words:
-    """Read images into memory."""
-    images = read_images(paths)
-    columns = torch.arange(images.shape[2])
-    # Part by part: the comparison of all at once would take as much memory as the images.
-    return Words(images, torch.cat([((part < 200).any(dim=1) * columns).amax(dim=1) for part in images.split(1024)]))
+def load_words(paths: Sequence[Path], *, chunk: int = 1024) -> Words:
+    """Read images of one height, of any width, into memory.
+
+    Raises:
+        ValueError: if an image is damaged, or of another height than the first, or that is not a multiple of 8 pixels.
+    """
+    parts, widths = [], []
+    for first in range(0, len(paths), chunk):
+        with ThreadPoolExecutor() as pool:
+            images = list(pool.map(read_image, paths[first : first + chunk]))
+        height = parts[0].shape[0] if parts else images[0].shape[0]
+        for path, image in zip(paths[first:], images):
+            if image.shape[0] != height or height % DOWNSCALE:
+                raise ValueError(f"--dataset_path: {path} is {image.shape[0]} pixels high, {paths[0]} {height}; all images must "
+                                 f"have one height, a multiple of {DOWNSCALE}")  # fmt: skip
+        images = [trim_right(image) for image in images]
+        widths += [image.shape[1] for image in images]
+        parts.append(np.concatenate(images, axis=1))
+    width = torch.tensor(widths)
+    return Words(torch.from_numpy(np.concatenate(parts, axis=1)), width.cumsum(0) - width, width)
+
+
+def trim_right(image: np.ndarray) -> np.ndarray:
+    """(H, W) uint8 without the white columns at its right, at least ``DOWNSCALE`` wide: white tails teach nothing."""
+    columns = np.flatnonzero((image < INK_LEVEL).any(axis=0))
+    return image[:, : max(DOWNSCALE, int(columns[-1]) + 1 if len(columns) else 0)]
 
 
 def crop_batch(words: Words, indices: Tensor, crop_width: int, generator: torch.Generator) -> Tensor:
-    """Random windows that begin inside the ink, as (B, 1, H, crop_width) pixels in [-1, 1]: white tails teach nothing."""
-    width = words.images.shape[2]
-    last = (words.ink_right[indices] - crop_width // 2).clamp(0, width - crop_width)
+    """Random windows that begin inside the ink, as (B, 1, H, crop_width) pixels in [-1, 1]; beyond an image it is white."""
+    widths = words.widths[indices]
+    last = (widths - crop_width // 2).clamp_min(0)
     left = (torch.rand(len(indices), generator=generator) * (last + 1)).long()
     columns = left[:, None] + torch.arange(crop_width)
-    batch = words.images[indices].gather(2, columns[:, None, :].expand(-1, words.images.shape[1], -1))
+    inside = columns < widths[:, None]
+    places = (words.starts[indices][:, None] + columns).clamp_max(words.strip.shape[1] - 1)
+    batch = words.strip[:, places].transpose(0, 1).masked_fill(~inside[:, None], 255)
     return batch[:, None].float() / 127.5 - 1
 
 
@@ -79,6 +114,13 @@ def reconstruction_loss(reconstruction: Tensor, pixel_values: Tensor) -> tuple[T
     error = reconstruction - pixel_values
     l1 = error.abs().mean()
     return l1 + 0.5 * (error.diff(dim=-1).abs().mean() + error.diff(dim=-2).abs().mean()), l1
+
+
+def held_out_windows(words: Words, width: int) -> Tensor:
+    """The first ``width`` pixels of each image, as (N, H, width) uint8; beyond an image it is white."""
+    columns = torch.arange(width)
+    places = (words.starts[:, None] + columns).clamp_max(words.strip.shape[1] - 1)
+    return words.strip[:, places].transpose(0, 1).masked_fill(~(columns < words.widths[:, None])[:, None], 255)
 
 
 @torch.no_grad()
@@ -94,11 +136,52 @@ def measure_psnr(vae: CompactAutoencoder, images: Tensor, device: torch.device, 
 
 
 @torch.no_grad()
-def measure_scale(vae: CompactAutoencoder, images: Tensor, device: torch.device) -> tuple[float, float]:
-    """(1 / standard deviation, mean) of the latents of (N, H, W) uint8 images."""
-    means = [vae.encode(batch[:, None].to(device).float() / 127.5 - 1).latent_dist.mode() for batch in images.split(32)]
+def measure_scale(vae: CompactAutoencoder, pixel_values: Tensor, device: torch.device) -> tuple[float, float]:
+    """(1 / standard deviation, mean) of the latents of (N, 1, H, W) pixels in [-1, 1]."""
+    means = [vae.encode(batch.to(device)).latent_dist.mode() for batch in pixel_values.split(32)]
     latents = torch.cat(means)
     return 1.0 / max(latents.std().item(), 1e-6), latents.mean().item()
+
+
+def widen_latents(vae: CompactAutoencoder, source: CompactAutoencoder) -> None:
+    """Take over the weights of a VAE of the same shape with as many latent channels or fewer: further channels are new.
+
+    Raises:
+        ValueError: if another part of the shape differs.
+    """
+    old, new = source.config.latent_channels, vae.config.latent_channels
+    state = vae.state_dict()
+    given = source.state_dict()
+    if old > new or state.keys() != given.keys():
+        raise ValueError(f"--init_from: a VAE of another shape ({old} latent channels, this one has {new})")
+    for name, value in given.items():
+        target = state[name]
+        if target.shape == value.shape:
+            target.copy_(value)
+        elif not _copy_latents(target, value, old, new):
+            raise ValueError(f"--init_from: a VAE of another shape ({name} is {tuple(value.shape)}, here {tuple(target.shape)})")
+
+
+def _copy_latents(target: Tensor, value: Tensor, old: int, new: int) -> bool:
+    """Copy rows and columns of latent channels; an axis of twice as many holds means and log-variances."""
+    for axis in (0, 1)[: target.dim()]:
+        if target.shape[axis] != value.shape[axis] and (value.shape[axis], target.shape[axis]) not in ((old, new),
+                                                                                          (2 * old, 2 * new)):  # fmt: skip
+            return False
+    if target.shape[2:] != value.shape[2:]:
+        return False
+
+    def places(axis: int) -> Tensor:
+        count = value.shape[axis]
+        if target.shape[axis] == 2 * new and count == 2 * old:
+            return torch.cat([torch.arange(old), new + torch.arange(old)])
+        return torch.arange(count)
+
+    if target.dim() == 1:
+        target[places(0)] = value
+    else:
+        target[places(0)[:, None], places(1)] = value
+    return True
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -123,6 +206,10 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
                         "(default: 64 128)")  # fmt: skip
     parser.add_argument("--layers_per_block", type=positive_int, default=2, help="ResNet blocks a level; a resumed run keeps "
                         "its own (default: %(default)s)")  # fmt: skip
+    parser.add_argument("--latent_channels", type=positive_int, help="channels of the latents, 8x smaller than the image "
+                        "each way; a resumed run keeps its own (default: 4, or those of --init_from)")  # fmt: skip
+    parser.add_argument("--init_from", metavar="VAE", help="compact VAE to begin with, of the same channels and blocks and "
+                        "at most as many latent channels")  # fmt: skip
     parser.add_argument("--mixed_precision", choices=("no", "bf16"), help="default: bf16 where it is native")
     parser.add_argument("--save_every", type=positive_int, default=1000, help="steps between checkpoints, each measured on "
                         "held-out words (default: %(default)s)")  # fmt: skip
@@ -133,6 +220,26 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     if args.crop_width is not None and args.crop_width < 8:
         parser.error(f"--crop_width {args.crop_width}: at least 8")
     return args
+
+
+def make_vae(args: argparse.Namespace) -> CompactAutoencoder:
+    """A new VAE, or one that begins with the weights of another.
+
+    Raises:
+        FileNotFoundError, ValueError: if there is none at --init_from, or its shape is another.
+    """
+    source = load_vae(args.init_from, flag="--init_from") if args.init_from else None
+    if source is not None and not isinstance(source, CompactAutoencoder):
+        raise ValueError(f"--init_from {args.init_from}: not a compact VAE")
+    latent_channels = args.latent_channels or (source.config.latent_channels if source else 4)
+    vae = CompactAutoencoder(block_out_channels=tuple(args.block_out_channels), layers_per_block=args.layers_per_block,
+                             latent_channels=latent_channels)  # fmt: skip
+    # Channels begin with little noise: at the usual unit noise they carry nothing for thousands of steps.
+    bias = vae.autoencoder.quant_conv.bias.data
+    bias[latent_channels:] = FIRST_LOG_VARIANCE
+    if source is not None:
+        widen_latents(vae, source)
+    return vae
 
 
 def write_checkpoint(folder: Path, vae: CompactAutoencoder, ema: ExponentialMovingAverage, optimizer: torch.optim.Optimizer,
@@ -160,18 +267,20 @@ def main(args: argparse.Namespace) -> None:
     train, val = sources.train_indices(), sources.val_indices()
     train = train[:: math.ceil(len(train) / args.max_words)]
     words = load_words([sources.paths[i] for i in train])
-    held_out = read_images([sources.paths[i] for i in val[:256]])
-    width = words.images.shape[2]
-    crop_width = min(args.crop_width, width) // 8 * 8
-    print(f"words       {len(train)} to train on, {len(held_out)} held out, {words.images.shape[1]}x{width} pixels")
+    validation = load_words([sources.paths[i] for i in val[:HELD_OUT_IMAGES]])
+    widest = min(HELD_OUT_WIDTH, -(-int(validation.widths.max()) // DOWNSCALE) * DOWNSCALE)
+    held_out = held_out_windows(validation, widest)
+    crop_width = args.crop_width // DOWNSCALE * DOWNSCALE
+    print(f"images      {len(train)} to train on, {len(held_out)} held out, {words.strip.shape[0]} pixels high, "
+          f"{words.widths.float().mean():.0f} wide")  # fmt: skip
 
     # The model.
     torch.manual_seed(args.seed)
     if checkpoint:
         vae = CompactAutoencoder.from_config(CompactAutoencoder.load_config(checkpoint / VAE_FOLDER))
     else:
-        vae = CompactAutoencoder(block_out_channels=tuple(args.block_out_channels), layers_per_block=args.layers_per_block)
-    vae.to(device)
+        vae = make_vae(args)
+    vae.to(device).to(memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(vae.parameters(), lr=args.learning_rate, betas=(0.9, 0.99), weight_decay=1e-4)
     ema = ExponentialMovingAverage(vae, 0.999)
     step = 0
@@ -193,7 +302,8 @@ def main(args: argparse.Namespace) -> None:
     def save() -> None:
         nonlocal psnr
         psnr = measure_psnr(ema.module, held_out, device)
-        sample = words.images[torch.linspace(0, len(train) - 1, min(512, len(train))).long()]
+        rows = torch.linspace(0, len(train) - 1, min(SCALE_IMAGES, len(train))).long()
+        sample = crop_batch(words, rows, crop_width, make_generator("cpu", args.seed, 0, 3))
         save_checkpoint(args.save_path, step, lambda folder: write_checkpoint(
             folder, vae, ema, optimizer, step, settings | {"val_psnr": psnr}, sample), keep=2)  # fmt: skip
 
@@ -236,7 +346,7 @@ def main(args: argparse.Namespace) -> None:
         psnr = measure_psnr(ema.module, held_out, device)
     if is_stopped and step < args.max_train_steps:
         print(f"stopped     at step {step}; --resume goes on", file=sys.stderr)
-    print(f"PSNR        {psnr:.2f} dB on {len(held_out)} held-out words")
+    print(f"PSNR        {psnr:.2f} dB on {len(held_out)} held-out images")
     print(f"saved       {args.save_path}: give it to train_diffusion.py as --vae {args.save_path}")
 
 
