@@ -13,7 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from utils.checkpoint import load_described, save_described
-from utils.latents import to_pixel_values
+from utils.errors import UserError
+from utils.images import to_pixel_values
 
 STYLE_WEIGHTS_NAME = "style_encoder.safetensors"
 KIND = "style_encoder"
@@ -30,7 +31,8 @@ class StyleEncoderConfig:
 
     Attributes:
         writers: names, in the order of the logits.
-        img_size: (height, width) in pixels of the images that it was trained on; other widths can be given too.
+        img_size: (height, width) in pixels of the images that it was trained on; other widths can be given
+            too.
         backbone: a torchvision model.
         style_dim: length of a style vector.
     """
@@ -44,17 +46,20 @@ class StyleEncoderConfig:
         object.__setattr__(self, "writers", tuple(self.writers))
         object.__setattr__(self, "img_size", tuple(self.img_size))
         if self.backbone not in BACKBONES:
-            raise ValueError(f"--backbone {self.backbone}: not one of {', '.join(BACKBONES)}")
+            raise UserError(f"--backbone {self.backbone}: not one of {', '.join(BACKBONES)}")
 
 
 def build_backbone(name: str) -> tuple[nn.Module, int]:
-    """A torchvision backbone's convolutions for one channel, untrained, and the channels of its feature map."""
+    """A torchvision backbone's convolutions for one channel, untrained, and the channels of its feature
+    map.
+    """
     import torchvision
 
     model = getattr(torchvision.models, name)(weights=None)
     if name.startswith("resnet"):
         model.conv1 = nn.Conv2d(1, 64, 7, stride=2, padding=3, bias=False)
-        # Without the last level, whose map is two rows high: a hand shows in strokes and joints, not in whole words.
+        # Without the last level, whose map is two rows high: a hand shows in strokes and joints, not in whole
+        # words.
         layers = [model.conv1, model.bn1, model.relu, model.maxpool, model.layer1, model.layer2, model.layer3]
         return nn.Sequential(*layers), model.layer3[-1].conv2.out_channels
     first = model.features[0][0]
@@ -63,18 +68,19 @@ def build_backbone(name: str) -> tuple[nn.Module, int]:
 
 
 def quicken_batch_norms(module: nn.Module) -> None:
-    """Let running statistics follow within tens of steps: a short training is measured early, and some backbones average
-    over hundreds."""
+    """Let running statistics follow within tens of steps: a short training is measured early, and some
+    backbones average over hundreds."""
     for layer in module.modules():
         if isinstance(layer, nn.BatchNorm2d):
             layer.momentum = 0.1
 
 
 class StyleEncoder(nn.Module):
-    """A torchvision backbone, pooled over the ink alone, to a style vector of unit length and a cosine classifier.
+    """A torchvision backbone, pooled over the ink alone, to a style vector of unit length and a cosine
+    classifier.
 
-    The classifier is that of NormFace (Wang et al. 2017, https://arxiv.org/abs/1704.06369, section 3.2), so that the cosine
-    of two style vectors means what the logits mean.
+    The classifier is that of NormFace (Wang et al. 2017, https://arxiv.org/abs/1704.06369, section 3.2), so
+    that the cosine of two style vectors means what the logits mean.
     """
 
     def __init__(self, config: StyleEncoderConfig) -> None:
@@ -102,15 +108,20 @@ class StyleEncoder(nn.Module):
         return style, LOGIT_SCALE * style @ F.normalize(self.writers.float(), dim=-1).T
 
     @torch.inference_mode()
-    def embed(self, images: np.ndarray | Sequence[np.ndarray], *, batch_size: int = 64) -> tuple[np.ndarray, np.ndarray]:
-        """Style vectors and writer logits of (N, H, W) uint8 images, as (N, style_dim) and (N, writers) float32 arrays.
+    def embed(
+        self, images: np.ndarray | Sequence[np.ndarray], *, batch_size: int = 64
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Style vectors and writer logits of (N, H, W) uint8 images, as (N, style_dim) and (N, writers)
+        float32 arrays.
 
         Raises:
             ValueError: if the images' height is not the one that it was trained on.
         """
         if any(image.shape[0] != self.config.img_size[0] for image in images):
-            raise ValueError(f"images of {images[0].shape[0]} pixels height; this style encoder was trained on "
-                             f"{self.config.img_size[0]}")  # fmt: skip
+            raise UserError(
+                f"images of {images[0].shape[0]} pixels height; this style encoder was trained on "
+                f"{self.config.img_size[0]}"
+            )
         styles = np.zeros((len(images), self.config.style_dim), np.float32)
         logits = np.zeros((len(images), len(self.config.writers)), np.float32)
         # Each at the width that its ink needs, whatever it is batched with.
@@ -132,12 +143,19 @@ class StyleEncoder(nn.Module):
         """Load a style encoder, in evaluation mode, on the CPU.
 
         Args:
-            path: a folder that ``save_pretrained`` wrote, or a run of ``train_style_encoder.py`` (its newest checkpoint).
+            path: a folder that ``save_pretrained`` wrote, or a run of ``evaluation/train_style_encoder.py``
+                (its newest checkpoint).
         Raises:
             FileNotFoundError: if there is none; ValueError: if it is damaged, or something else.
         """
-        return load_described(lambda config: cls(StyleEncoderConfig(**config)), Path(path), STYLE_WEIGHTS_NAME, KIND, flag=flag,
-                              script="train_style_encoder.py")  # fmt: skip
+        return load_described(
+            lambda config: cls(StyleEncoderConfig(**config)),
+            Path(path),
+            STYLE_WEIGHTS_NAME,
+            KIND,
+            flag=flag,
+            script="evaluation/train_style_encoder.py",
+        )
 
 
 def ink_width(image: np.ndarray) -> int:

@@ -1,7 +1,9 @@
-"""The denoiser: a UNet over latents, conditioned on characters, writer and (if configured) a layout of the text.
+"""The denoiser: a UNet over latents, conditioned on characters, writer and (if configured) a layout of the
+text.
 
-Source: WordStylist, Nikolaidou et al. 2023, https://arxiv.org/abs/2303.16576, section 3, whose UNet is that of latent
-diffusion (Rombach et al. 2022, https://arxiv.org/abs/2112.10752); null conditions, masks and text layout are additions.
+Source: WordStylist, Nikolaidou et al. 2023, https://arxiv.org/abs/2303.16576, section 3, whose UNet is that
+of latent diffusion (Rombach et al. 2022, https://arxiv.org/abs/2112.10752); null conditions, masks and text
+layout are additions.
 """
 
 import math
@@ -14,7 +16,7 @@ from torch import Tensor, nn
 LAYOUT_FEATURES = 5  # per column: coverage, and the position inside the character as sine and cosine, twice
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class UNetConfig:
     """Everything that fixes the UNet's tensors.
 
@@ -25,13 +27,14 @@ class UNetConfig:
         model_channels: channels of both levels, a multiple of 32 and of ``num_heads``.
         num_heads: attention heads.
         channel_mult: the two levels' channels in units of ``model_channels``.
-        text_encoder: ``transformer`` (pre-norm layers with masks) or ``published`` (one attention layer without scale,
-            residual or norm).
+        text_encoder: ``transformer`` (pre-norm layers with masks) or ``published`` (one attention layer
+            without scale, residual or norm).
         text_layers: layers of the ``transformer`` encoder.
         text_layout: the text is laid out over the columns and given to the first convolution.
         layout_channels: channels of a character in that layout.
-        attention_levels: levels with spatial transformers: (1, 2), or (2,) for those in the middle alone, which leaves out
-            the attention over all positions of the latents, more than half of a small model's work.
+        attention_levels: levels with spatial transformers: (1, 2), or (2,) for those in the middle alone,
+            which leaves out the attention over all positions of the latents, more than half of a small
+            model's work.
         pad_id: the id of padding; 0 but for the published weights.
         mask_padding: padding is hidden from attention.
         has_null_condition: a null writer exists, and an all-padding text means null text.
@@ -56,7 +59,9 @@ class UNetConfig:
 
     def __post_init__(self) -> None:
         if self.model_channels % 32 or self.model_channels % self.num_heads:
-            raise ValueError(f"model_channels {self.model_channels} is not a multiple of 32 and of {self.num_heads} heads")
+            raise ValueError(
+                f"model_channels {self.model_channels} is not a multiple of 32 and of {self.num_heads} heads"
+            )
         if min(self.num_writers, self.vocabulary_size - 1, self.max_length) < 1:
             raise ValueError("a UNet needs at least one writer, one character and one position")
         object.__setattr__(self, "channel_mult", tuple(self.channel_mult))
@@ -66,10 +71,14 @@ class UNetConfig:
 
     @classmethod
     def from_dict(cls, values: dict) -> "UNetConfig":
-        """Build from ``config.json``; unknown fields are an error, so that a newer format is not half understood."""
+        """Build from ``config.json``; unknown fields are an error, so that a newer format is not half
+        understood.
+        """
         unknown = set(values) - {field.name for field in fields(cls)}
         if unknown:
-            raise ValueError(f"config.json has unknown UNet fields {sorted(unknown)}: written by a newer version?")
+            raise ValueError(
+                f"config.json has unknown UNet fields {sorted(unknown)}: written by a newer version?"
+            )
         return cls(**values)
 
     def to_dict(self) -> dict:
@@ -88,42 +97,32 @@ class UNetConfig:
         return self.num_writers
 
 
-PRESETS: dict[str, dict] = {
-    "wordstylist": {"model_channels": 320, "num_heads": 4, "text_encoder": "published", "text_layout": False,
-                    "mask_padding": False, "has_null_condition": False},
-    "base": {"model_channels": 320, "num_heads": 4},
-    "small": {"model_channels": 96, "num_heads": 3, "layout_channels": 48, "attention_levels": (2,)},
-    "tiny": {"model_channels": 32, "num_heads": 2, "text_layers": 1, "layout_channels": 16},
-}  # fmt: skip
-
-
-def make_config(preset: str, *, num_writers: int, vocabulary_size: int, max_length: int, **changes) -> UNetConfig:
-    """The configuration of a preset for a data set; ``changes`` override single fields."""
-    if preset not in PRESETS:
-        raise ValueError(f"--preset {preset}: not one of {', '.join(PRESETS)}")
-    config = UNetConfig(num_writers, vocabulary_size, max_length, **PRESETS[preset])
-    return replace(config, **changes)
-
-
 def timestep_embedding(timesteps: Tensor, dim: int, max_period: float = 10000.0) -> Tensor:
-    """(B, dim) cosines and sines of (B,) timesteps in [0, 1000]; Vaswani et al. 2017, section 3.5, cosine first."""
+    """(B, dim) cosines and sines of (B,) timesteps in [0, 1000]; Vaswani et al. 2017, section 3.5, cosine
+    first.
+    """
     half = dim // 2
-    frequencies = torch.exp(-math.log(max_period) * torch.arange(half, dtype=torch.float32, device=timesteps.device) / half)
+    frequencies = torch.exp(
+        -math.log(max_period) * torch.arange(half, dtype=torch.float32, device=timesteps.device) / half
+    )
     angles = timesteps.float()[:, None] * frequencies
     return torch.cat([angles.cos(), angles.sin()], dim=-1)
 
 
 def sinusoidal_positions(length: int, dim: int) -> Tensor:
-    """(length, dim) positions: channel i is the sine (even i) or cosine (odd i) of position / 10000^(i / dim).
+    """(length, dim) positions: channel i is the sine (even i) or cosine (odd i) of position / 10000^(i /
+    dim).
 
-    The published table: unlike in Vaswani et al. 2017, section 3.5, a cosine has its own frequency, not its sine's.
+    The published table: unlike in Vaswani et al. 2017, section 3.5, a cosine has its own frequency, not its
+        sine's.
     """
     channels = torch.arange(dim, dtype=torch.float64)
     angles = torch.arange(length, dtype=torch.float64)[:, None] / 10000.0 ** (channels / dim)
     return torch.where(channels % 2 == 0, angles.sin(), angles.cos()).float()
 
 
-# Text ---------------------------------------------------------------------------------------------------------------
+# Text
+# ------------------------------------------------------------------------------------------------------------
 
 
 class PublishedTextAttention(nn.Module):
@@ -138,7 +137,9 @@ class PublishedTextAttention(nn.Module):
     def forward(self, hidden: Tensor, mask: Tensor | None) -> Tensor:
         """(B, L, C) to (B, L, C)."""
         q, k, v = self.to_q(hidden), self.to_k(hidden), self.to_v(hidden)
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=None if mask is None else mask[:, None], scale=1.0)
+        return F.scaled_dot_product_attention(
+            q, k, v, attn_mask=None if mask is None else mask[:, None], scale=1.0
+        )
 
 
 class TextLayer(nn.Module):
@@ -171,7 +172,9 @@ class CharacterEncoder(nn.Module):
             self.norm = nn.Identity()
         else:
             nn.init.normal_(self.embedding.weight, std=0.5)
-            self.layers = nn.ModuleList(TextLayer(channels, config.num_heads) for _ in range(config.text_layers))
+            self.layers = nn.ModuleList(
+                TextLayer(channels, config.num_heads) for _ in range(config.text_layers)
+            )
             self.norm = nn.LayerNorm(channels)
         self.register_buffer("positions", sinusoidal_positions(config.max_length, channels), persistent=False)
 
@@ -183,7 +186,8 @@ class CharacterEncoder(nn.Module):
         return self.norm(hidden)
 
 
-# Blocks -------------------------------------------------------------------------------------------------------------
+# Blocks
+# ------------------------------------------------------------------------------------------------------------
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
@@ -233,7 +237,8 @@ class FeedForward(nn.Module):
 def group_norm(channels: int, config: UNetConfig, eps: float = 1e-5) -> nn.GroupNorm:
     """32 groups; fewer, of four channels, where there are under 128 channels, but for the published weights.
 
-    In a group of one channel the norm takes out what was added to the whole map: the embedding of time and writer.
+    In a group of one channel the norm takes out what was added to the whole map: the embedding of time and
+        writer.
     """
     groups = 32 if config.text_encoder == "published" else min(32, channels // 4)
     return nn.GroupNorm(groups, channels, eps=eps)
@@ -302,8 +307,8 @@ class TextLayoutEmbedding(nn.Module):
 
         Args:
             input_ids: (B, L).
-            layout: (B, 2, L, W): each character's share of each column in [0, 1], and the position inside the character
-                at the column's centre in [0, 1] (utils/layout.py makes it).
+            layout: (B, 2, L, W): each character's share of each column in [0, 1], and the position inside the
+                character at the column's centre in [0, 1] (utils/layout.py makes it).
         Returns:
             (B, layout_channels + 5, W).
         """
@@ -322,7 +327,8 @@ def zero_init(module: nn.Module) -> nn.Module:
     return module
 
 
-# The model ----------------------------------------------------------------------------------------------------------
+# The model
+# ------------------------------------------------------------------------------------------------------------
 
 
 class UNet(nn.Module):
@@ -333,8 +339,9 @@ class UNet(nn.Module):
         self.config = config
         first, second = (config.model_channels * mult for mult in config.channel_mult)
         embedding = 4 * config.model_channels
-        self.time_embedding = nn.Sequential(nn.Linear(config.model_channels, embedding), nn.SiLU(),
-                                            nn.Linear(embedding, embedding))  # fmt: skip
+        self.time_embedding = nn.Sequential(
+            nn.Linear(config.model_channels, embedding), nn.SiLU(), nn.Linear(embedding, embedding)
+        )
         self.writer_embedding = nn.Embedding(config.num_writers + config.has_null_condition, embedding)
         self.character_encoder = CharacterEncoder(config)
         self.layout_embedding = TextLayoutEmbedding(config) if config.text_layout else None
@@ -372,8 +379,15 @@ class UNet(nn.Module):
         embedded = self.writer_embedding(writer_ids)
         return embedded if weights is None else (embedded * weights[..., None].to(embedded.dtype)).sum(dim=1)
 
-    def forward(self, noisy_latents: Tensor, timesteps: Tensor, input_ids: Tensor, writer_ids: Tensor,
-                layout: Tensor | None = None, writer_weights: Tensor | None = None) -> Tensor:  # fmt: skip
+    def forward(
+        self,
+        noisy_latents: Tensor,
+        timesteps: Tensor,
+        input_ids: Tensor,
+        writer_ids: Tensor,
+        layout: Tensor | None = None,
+        writer_weights: Tensor | None = None,
+    ) -> Tensor:
         """Predict the schedule's target.
 
         Args:
@@ -389,10 +403,14 @@ class UNet(nn.Module):
             ValueError: if the text is longer than the model's positions, or the layout is missing.
         """
         if input_ids.shape[1] > self.config.max_length:
-            raise ValueError(f"text of {input_ids.shape[1]} positions; this model has {self.config.max_length}")
+            raise ValueError(
+                f"text of {input_ids.shape[1]} positions; this model has {self.config.max_length}"
+            )
         if (layout is None) != (self.layout_embedding is None):
             raise ValueError("layout must be given to a model with text_layout, and to no other")
-        embedding = self.time_embedding(timestep_embedding(timesteps, self.config.model_channels).to(noisy_latents.dtype))
+        embedding = self.time_embedding(
+            timestep_embedding(timesteps, self.config.model_channels).to(noisy_latents.dtype)
+        )
         embedding = embedding + self.embed_writers(writer_ids, writer_weights)  # (B, E)
         mask = self.attention_mask(input_ids)
         text = self.character_encoder(input_ids, mask)  # (B, L, C)
@@ -426,16 +444,22 @@ class UNet(nn.Module):
 
 @torch.no_grad()
 def grow_unet(unet: UNet, *, num_writers: int, vocabulary_size: int, max_length: int) -> UNet:
-    """A copy of a UNet with more writers, characters or positions; known rows keep their place, new ones are the mean.
+    """A copy of a UNet with more writers, characters or positions; known rows keep their place, new ones are
+    the mean.
 
-    The null writer's row stays the last one. New rows would all be alike, and stay alike for characters that the training
-    never tells apart, so a hundredth of the rows' own spread is added to them.
+    The null writer's row stays the last one. New rows would all be alike, and stay alike for characters that
+    the training never tells apart, so a hundredth of the rows' own spread is added to them.
 
     Args:
         num_writers, vocabulary_size, max_length: at least the UNet's own.
     """
     old = unet.config
-    config = replace(old, num_writers=num_writers, vocabulary_size=vocabulary_size, max_length=max(old.max_length, max_length))
+    config = replace(
+        old,
+        num_writers=num_writers,
+        vocabulary_size=vocabulary_size,
+        max_length=max(old.max_length, max_length),
+    )
     grown = UNet(config)
     state = unet.state_dict()
     generator = torch.Generator().manual_seed(0)

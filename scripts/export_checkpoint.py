@@ -1,6 +1,6 @@
 """Make a checkpoint small enough to share: half-precision weights, no training state.
 
-  python3 scripts/export_checkpoint.py --models_path runs/iam --save_path exported
+python3 scripts/export_checkpoint.py --models_path runs/iam --save_path exported
 """
 
 import argparse
@@ -8,32 +8,37 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-sys.path[:0] = [str(Path(__file__).resolve().parent.parent)]  # so that this script runs from any folder
+if not __package__:
+    sys.path[0] = str(
+        Path(__file__).resolve().parents[1]
+    )  # the project's root, from whichever folder this is run
 
-import torch  # noqa: E402
+import torch
 
-from pipeline import HandwritingPipeline  # noqa: E402
-from utils.cli import run  # noqa: E402
-from utils.word_folder import check_no_file  # noqa: E402
+from diffusion.pipeline import HandwritingPipeline
+from utils.cli import HelpFormatter, run
+from utils.output import claim_folder
 
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Parse the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models_path", type=Path, required=True, help="a checkpoint, or a run (its newest checkpoint)")
-    parser.add_argument("--save_path", type=Path, required=True, help="the folder to write; must not exist or be empty")
-    parser.add_argument("--dtype", choices=tuple(DTYPES), default="fp16", help="of the weights (default: %(default)s)")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=HelpFormatter)
+    parser.add_argument(
+        "--models_path", type=Path, required=True, help="checkpoint, or run (its newest checkpoint)"
+    )
+    parser.add_argument("--save_path", type=Path, required=True, help="folder to write, absent or empty")
+    parser.add_argument("--dtype", choices=tuple(DTYPES), default="fp16", help="precision of the weights")
     return parser.parse_args(argv)
 
 
 def main(args: argparse.Namespace) -> None:
     """Load, write, measure."""
-    check_no_file(args.save_path, "--save_path")
-    if args.save_path.exists() and any(args.save_path.iterdir()):
-        raise ValueError(f"--save_path {args.save_path}: not empty. Name another folder.")
-    HandwritingPipeline.from_pretrained(args.models_path).save_pretrained(args.save_path, dtype=DTYPES[args.dtype])
+    claim_folder(args.save_path, "--save_path")
+    HandwritingPipeline.from_pretrained(args.models_path).save_pretrained(
+        args.save_path, dtype=DTYPES[args.dtype]
+    )
     size = sum(path.stat().st_size for path in args.save_path.rglob("*") if path.is_file())
     print(f"wrote       {args.save_path}, {size / 2**20:.1f} MiB")
 

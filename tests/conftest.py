@@ -5,14 +5,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from autoencoder import CompactAutoencoder, hash_vae, load_vae
-from model_card import ModelCard
-from pipeline import HandwritingPipeline
+from diffusion.autoencoder import CompactAutoencoder, hash_vae, load_vae
+from diffusion.config import CheckpointConfig
+from diffusion.layout import CANVAS_STEP, WidthModel
+from diffusion.noise_schedule import RectifiedFlow
+from diffusion.pipeline import HandwritingPipeline
+from diffusion.presets import make_config
 from tests.helpers import IMG_SIZE, TINY_TRAINING, WORDS, WRITERS, make_word_folder, nudge_zeros, run_script
-from unet import UNet, make_config
+from unet import UNet
 from utils.charset import Charset
-from utils.diffusion import NoiseSchedule
-from utils.layout import CANVAS_STEP, WidthModel
 
 
 @pytest.fixture(scope="session")
@@ -20,7 +21,9 @@ def vae_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A compact VAE of random weights, 58,000 of them."""
     folder = tmp_path_factory.mktemp("vae")
     torch.manual_seed(0)
-    vae = CompactAutoencoder(block_out_channels=(16, 16), layers_per_block=1, scaling_factor=3.0, shift_factor=0.1)
+    vae = CompactAutoencoder(
+        block_out_channels=(16, 16), layers_per_block=1, scaling_factor=3.0, shift_factor=0.1
+    )
     vae.save_pretrained(folder)
     return folder
 
@@ -35,16 +38,29 @@ def words_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def pipeline(vae_folder: Path) -> HandwritingPipeline:
-    """A model of random weights, none of them zero, so that everything that it is given changes its images."""
+    """A model of random weights, none of them zero, so that everything that it is given changes its
+    images.
+    """
     characters = tuple("ABZabcdefghijklmnopqrstuvwxyz")
     torch.manual_seed(1)
-    unet = nudge_zeros(UNet(make_config("tiny", num_writers=3, vocabulary_size=len(characters) + 1, max_length=8)))
+    unet = nudge_zeros(
+        UNet(make_config("tiny", num_writers=3, vocabulary_size=len(characters) + 1, max_length=8))
+    )
     vae = load_vae(vae_folder)
-    width_model = WidthModel(dict.fromkeys(characters, 7.0), dict(zip(WRITERS, (0.9, 1.0, 1.1))), left=2.0, room=60.0)
-    card = ModelCard(Charset(characters), WRITERS, NoiseSchedule(), IMG_SIZE, width_model,
-                     {"name": str(vae_folder), "hash": hash_vae(vae)}, canvas_step=CANVAS_STEP,
-                     extra={"preset": "tiny", "step": 0})  # fmt: skip
-    return HandwritingPipeline(unet, vae, card)
+    width_model = WidthModel(
+        dict.fromkeys(characters, 7.0), dict(zip(WRITERS, (0.9, 1.0, 1.1), strict=True)), left=2.0, room=60.0
+    )
+    config = CheckpointConfig(
+        charset=Charset(characters),
+        writers=WRITERS,
+        schedule=RectifiedFlow(),
+        img_size=IMG_SIZE,
+        width_model=width_model,
+        vae={"name": str(vae_folder), "hash": hash_vae(vae)},
+        canvas_step=CANVAS_STEP,
+        extra={"preset": "tiny", "step": 0},
+    )
+    return HandwritingPipeline(unet, vae, config)
 
 
 @pytest.fixture(scope="session")
@@ -59,6 +75,16 @@ def checkpoint(pipeline: HandwritingPipeline, tmp_path_factory: pytest.TempPathF
 def tiny_run(words_folder: Path, vae_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of train_diffusion.py: four steps, checkpoints at 2 and 4."""
     run = tmp_path_factory.mktemp("runs") / "tiny"
-    run_script("train_diffusion", "--dataset_path", words_folder, "--vae", vae_folder, "--save_path", run,
-               "--max_train_steps", 4, *TINY_TRAINING)  # fmt: skip
+    run_script(
+        "train_diffusion",
+        "--dataset_path",
+        words_folder,
+        "--vae",
+        vae_folder,
+        "--save_path",
+        run,
+        "--max_train_steps",
+        4,
+        *TINY_TRAINING,
+    )
     return run

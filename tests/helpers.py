@@ -1,4 +1,6 @@
-"""Tiny made-up data sets in the grammars of the real ones, drawn with Pillow's own font; and what runs the scripts."""
+"""Tiny made-up data sets in the grammars of the real ones, drawn with Pillow's own font; and what runs the
+scripts.
+"""
 
 import hashlib
 import importlib
@@ -14,34 +16,65 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import nn
 
-from utils.word_folder import IMAGE_FOLDER, WordRecord, save_image, write_metadata
+from utils.output import save_image
+from utils.text_images import IMAGE_FOLDER, TextImage, write_metadata
 
 ROOT = Path(__file__).resolve().parent.parent
-PUBLISHED = ROOT / "tests" / "data" / "published"  # random weights in the published layout, and what they predict
+PUBLISHED = (
+    ROOT / "tests" / "data" / "published"
+)  # random weights in the published layout, and what they predict
 IMG_SIZE = (32, 64)  # of the tests that train
 WRITERS = ("01", "02", "03")
 WORDS = ("cab", "abe", "deaf", "bad", "ace", "face", "dab", "fed", "bead", "cafe", "deed", "fade") * 2
-TINY_TRAINING = ("--preset", "tiny", "--batch_size", "4", "--save_every", "2", "--log_every", "1", "--keep_checkpoints", "5",
-                 "--lr_warmup_steps", "1", "--mixed_precision", "no", "--preview_every", "1000")  # fmt: skip
+TINY_TRAINING = (
+    "--preset",
+    "tiny",
+    "--batch_size",
+    "4",
+    "--save_every",
+    "2",
+    "--log_every",
+    "1",
+    "--keep_checkpoints",
+    "5",
+    "--lr_warmup_steps",
+    "1",
+    "--mixed_precision",
+    "no",
+    "--preview_every",
+    "1000",
+)
 
 
 def run_script(name: str, *argv: object) -> None:
-    """Call a script's ``main`` in this process with a command line."""
+    """Call a script's ``main`` in this process with a command line; ``name`` is its path from the root,
+    without ``.py``.
+    """
     from accelerate.state import AcceleratorState
 
     AcceleratorState._reset_state(reset_partial_state=True)  # a process has one, with one precision
-    script = importlib.import_module(name)
+    script = importlib.import_module(name.replace("/", "."))
     script.main(script.parse_args([str(value) for value in argv]))
 
 
-def start_script(name: str, *argv: object, prefix: Sequence[str] = (), **environment: str) -> subprocess.Popen:
+def start_script(
+    name: str, *argv: object, prefix: Sequence[str] = (), **environment: str
+) -> subprocess.Popen:
     """Start a script as a process of its own; ``communicate()`` gives its text output."""
-    return subprocess.Popen([sys.executable, *prefix, str(ROOT / f"{name}.py"), *map(str, argv)], text=True, cwd=ROOT,
-                            stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={**os.environ, **environment})  # fmt: skip
+    return subprocess.Popen(
+        [sys.executable, *prefix, str(ROOT / f"{name}.py"), *map(str, argv)],
+        text=True,
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env={**os.environ, **environment},
+    )
 
 
 def nudge_zeros(module: nn.Module) -> nn.Module:
-    """Give the parameters that start at zero small random values: behind zeros nothing has a gradient or an effect."""
+    """Give the parameters that start at zero small random values: behind zeros nothing has a gradient or an
+    effect.
+    """
     for parameter in module.parameters():
         if not parameter.any():
             nn.init.normal_(parameter, std=0.1)
@@ -69,12 +102,21 @@ def assert_equal_files(one: Path, other: Path, names: Sequence[str]) -> None:
 def assert_equal_states(one: Path, other: Path) -> None:
     """Two checkpoints have the same averaged and raw weights, optimiser moments and settings."""
     state = "training_state/state.json"
-    assert_equal_files(one, other, ("unet.safetensors", "training_state/raw_weights.safetensors",
-                                    "training_state/optimizer.safetensors"))  # fmt: skip
+    assert_equal_files(
+        one,
+        other,
+        (
+            "unet.safetensors",
+            "training_state/raw_weights.safetensors",
+            "training_state/optimizer.safetensors",
+        ),
+    )
     assert (one / state).read_text() == (other / state).read_text()
 
 
-def draw_word(text: str, *, font_size: int = 32, ink: int = 30, paper: int = 255, margin: int = 6) -> np.ndarray:
+def draw_word(
+    text: str, *, font_size: int = 32, ink: int = 30, paper: int = 255, margin: int = 6
+) -> np.ndarray:
     """``text`` in dark ink on light paper, (H, W) uint8, as wide as the text."""
     font = ImageFont.load_default(size=font_size)
     left, top, right, bottom = font.getbbox(text)
@@ -90,7 +132,7 @@ def make_word_folder(
     *,
     splits: Sequence[str] = ("train",),
     img_size: tuple[int, int] = (64, 256),
-) -> list[WordRecord]:
+) -> list[TextImage]:
     """Write a complete word folder: word i by writer i and of split i, both modulo their number."""
     (path / IMAGE_FOLDER).mkdir(parents=True)
     records = []
@@ -99,7 +141,9 @@ def make_word_folder(
         picture = Image.fromarray(draw_word(word, font_size=img_size[0] // 2))
         picture.thumbnail((img_size[1] - 8, img_size[0] - 8))
         canvas.paste(picture, (4, (img_size[0] - picture.height) // 2))
-        record = WordRecord(f"{IMAGE_FOLDER}/{i:04d}.png", word, writers[i % len(writers)], splits[i % len(splits)])
+        record = TextImage(
+            f"{IMAGE_FOLDER}/{i:04d}.png", word, writers[i % len(writers)], splits[i % len(splits)]
+        )
         save_image(canvas, path / record.file_name)
         records.append(record)
     write_metadata(path, records)
@@ -140,26 +184,40 @@ IAM_ROWS = (
 )
 IAM_FORMS = {"a01-000u": "000", "a01-000x": "001", "b02-013": "038"}
 IAM_LAYOUTS = {
-    "own": ("words", "ascii"), "kaggle": ("iam_words/words", "iam_words"), "simplehtr": ("img", "gt"), "flat": ("", ""),
-}  # fmt: skip
+    "own": ("words", "ascii"),
+    "kaggle": ("iam_words/words", "iam_words"),
+    "simplehtr": ("img", "gt"),
+    "flat": ("", ""),
+}
 
 
-def make_iam(root: Path, rows: Sequence[str] = IAM_ROWS, *, layout: str = "own", newline: str = "\n",
-             writers: str = "forms", images: bool = True) -> Path:  # fmt: skip
+def make_iam(
+    root: Path,
+    rows: Sequence[str] = IAM_ROWS,
+    *,
+    layout: str = "own",
+    newline: str = "\n",
+    writers: str = "forms",
+    images: bool = True,
+) -> Path:
     """IAM in one of the layouts that users have; ``writers`` is ``forms``, ``xml`` or ``none``."""
     image_root, text_root = (root / part for part in IAM_LAYOUTS[layout])
     text_root.mkdir(parents=True, exist_ok=True)
     content = IAM_WORDS_HEADER + "".join(f"{row}\n" for row in rows)
     (text_root / "words.txt").write_bytes(content.replace("\n", newline).encode())
     if writers == "forms":
-        table = "# a01-000u 000 2 prt 7 5 52 36\n" + "".join(f"{f} {w} 2 prt 7 5 52 36\n" for f, w in IAM_FORMS.items())
+        table = "# a01-000u 000 2 prt 7 5 52 36\n" + "".join(
+            f"{f} {w} 2 prt 7 5 52 36\n" for f, w in IAM_FORMS.items()
+        )
         (text_root / "forms.txt").write_bytes(table.replace("\n", newline).encode())
     elif writers == "xml":
         (root / "xml").mkdir(parents=True)
         for form, writer in IAM_FORMS.items():
             (root / "xml" / f"{form}.xml").write_text(
-                f'<?xml version="1.0" encoding="ISO-8859-1"?>\n<form created="é" id="{form}" writer-id="{writer}">'
-                "<handwritten-part/></form>", encoding="iso-8859-1")  # fmt: skip
+                f'<?xml version="1.0" encoding="ISO-8859-1"?>\n<form created="é" id="{form}"'
+                f' writer-id="{writer}"><handwritten-part/></form>',
+                encoding="iso-8859-1",
+            )
     for row in rows if images else ():
         word_id, *_, text = row.split(" ", 8)
         form = "-".join(word_id.split("-")[:2])
@@ -185,13 +243,19 @@ GW_ROWS = (
 GW_SETS = {"train": ("270-01", "271-01"), "valid": ("270-03",), "test": ("272-01",), "keywords": ("l-a-r",)}
 
 
-def make_gw(root: Path, rows: Sequence[str] = GW_ROWS, *, sets: Mapping[str, Sequence[str]] | None = GW_SETS) -> Path:
-    """washingtondb-v1.0: bilevel word images, labels of words and of lines, fold cv1 (none if ``sets`` is None)."""
+def make_gw(
+    root: Path, rows: Sequence[str] = GW_ROWS, *, sets: Mapping[str, Sequence[str]] | None = GW_SETS
+) -> Path:
+    """washingtondb-v1.0: bilevel word images, labels of words and of lines, fold cv1 (none if ``sets`` is
+    None).
+    """
     base = root / "washingtondb-v1.0"
     for folder in ("data/word_images_normalized", "data/line_images_normalized", "ground_truth", "sets/cv1"):
         (base / folder).mkdir(parents=True, exist_ok=True)
     (base / "ground_truth/word_labels.txt").write_text("".join(f"{row}\n" for row in rows))
-    (base / "ground_truth/transcription.txt").write_text("270-01 s_2-s_7-s_0-s_pt|L-e-t-t-e-r-s-s_cm|O-r-d-e-r-s\n")
+    (base / "ground_truth/transcription.txt").write_text(
+        "270-01 s_2-s_7-s_0-s_pt|L-e-t-t-e-r-s-s_cm|O-r-d-e-r-s\n"
+    )
     for row in rows:
         word_id, spelling = row.split(" ")
         word = Image.fromarray(draw_word(spelling.replace("s_", "").replace("-", "")[:8]))
@@ -208,18 +272,32 @@ def make_gw(root: Path, rows: Sequence[str] = GW_ROWS, *, sets: Mapping[str, Seq
 # --- IMGUR5K ---
 
 IMGUR5K_PAGES = {
-    "aBcDe12": ("train", [("Hello", "[80.0, 50.0, 110.0, 44.0, 0.0]"), ("world", "[80.0, 120.0, 110.0, 44.0, 0.0]"),
-                          (".", "[20, 20, 10, 10, 0]"), ("", "[20, 20, 10, 10, 0]")]),
+    "aBcDe12": (
+        "train",
+        [
+            ("Hello", "[80.0, 50.0, 110.0, 44.0, 0.0]"),
+            ("world", "[80.0, 120.0, 110.0, 44.0, 0.0]"),
+            (".", "[20, 20, 10, 10, 0]"),
+            ("", "[20, 20, 10, 10, 0]"),
+        ],
+    ),
     "XyZ9876": ("val", [("green", "[80.0, 50.0, 110.0, 44.0, -30.0]")]),
-    "q1W2e": ("test", [("Étude", "[80.0, 50.0, 44.0, 110.0, 90.0]"), ("flat", "[80, 50, 110, 0.4, 0]"),
-                       ("odd", "[80, 50, 110]"), ("far", "[80, 50, 1e9, 44, 0]")]),
-}  # fmt: skip
+    "q1W2e": (
+        "test",
+        [
+            ("Étude", "[80.0, 50.0, 44.0, 110.0, 90.0]"),
+            ("flat", "[80, 50, 110, 0.4, 0]"),
+            ("odd", "[80, 50, 110]"),
+            ("far", "[80, 50, 1e9, 44, 0]"),
+        ],
+    ),
+}
 
 
 def draw_page(texts: Sequence[str], *, seed: int = 0) -> Image.Image:
     """A 200x160 RGB page with up to two words, centred on (80, 50) and (80, 120) in pixels."""
     page = np.random.default_rng(seed).integers(235, 256, (160, 200, 3), dtype=np.uint8)
-    for text, y in zip(texts, (50, 120)):
+    for text, y in zip(texts, (50, 120), strict=False):
         word = draw_word(text, font_size=28)[:44, :110]
         top, left = y - word.shape[0] // 2, 80 - word.shape[1] // 2
         part = page[top : top + word.shape[0], left : left + word.shape[1]]
@@ -227,8 +305,12 @@ def draw_page(texts: Sequence[str], *, seed: int = 0) -> Image.Image:
     return Image.fromarray(page)
 
 
-def make_imgur5k(root: Path, pages: Mapping[str, tuple[str, list]] = IMGUR5K_PAGES, *,
-                 files: Sequence[str] = ("whole", "lists", "hashes")) -> Path:  # fmt: skip
+def make_imgur5k(
+    root: Path,
+    pages: Mapping[str, tuple[str, list]] = IMGUR5K_PAGES,
+    *,
+    files: Sequence[str] = ("whole", "lists", "hashes"),
+) -> Path:
     """IMGUR5K as its downloader leaves it; ``files`` of whole, splits (json), data, lists, hashes (lst).
 
     Pages whose names differ have different contents, and so different MD5 sums.
@@ -238,18 +320,29 @@ def make_imgur5k(root: Path, pages: Mapping[str, tuple[str, list]] = IMGUR5K_PAG
     images.mkdir()
     hashes = {}
     for seed, (page, (_, words)) in enumerate(pages.items()):
-        draw_page([text for text, _ in words if len(text) > 1], seed=seed).save(images / f"{page}.jpg", quality=95)
+        draw_page([text for text, _ in words if len(text) > 1], seed=seed).save(
+            images / f"{page}.jpg", quality=95
+        )
         hashes[page] = hashlib.md5((images / f"{page}.jpg").read_bytes()).hexdigest()
 
     def as_json(chosen: Sequence[str]) -> str:
         ids = {page: [f"{page}_{i}" for i in range(len(pages[page][1]))] for page in chosen}
-        words = {i: w for page in chosen for i, w in zip(ids[page], pages[page][1])}
-        return json.dumps({
-            "index_id": {p: {"image_url": f"https://i.imgur.com/{p}.jpg", "image_path": f"images/{p}.jpg",
-                             "image_hash": hashes[p]} for p in chosen},
-            "index_to_ann_map": ids,
-            "ann_id": {i: {"word": text, "bounding_box": box} for i, (text, box) in words.items()},
-        }, indent=4)  # fmt: skip
+        words = {i: w for page in chosen for i, w in zip(ids[page], pages[page][1], strict=True)}
+        return json.dumps(
+            {
+                "index_id": {
+                    p: {
+                        "image_url": f"https://i.imgur.com/{p}.jpg",
+                        "image_path": f"images/{p}.jpg",
+                        "image_hash": hashes[p],
+                    }
+                    for p in chosen
+                },
+                "index_to_ann_map": ids,
+                "ann_id": {i: {"word": text, "bounding_box": box} for i, (text, box) in words.items()},
+            },
+            indent=4,
+        )
 
     if "whole" in files:
         (info / "imgur5k_annotations.json").write_text(as_json(list(pages)))
@@ -263,6 +356,10 @@ def make_imgur5k(root: Path, pages: Mapping[str, tuple[str, list]] = IMGUR5K_PAG
     if "hashes" in files:
         (info / "imgur5k_hashes.lst").write_text("".join(f"{page}\t{md5}\n" for page, md5 in hashes.items()))
     if "data" in files:
-        rows = [f"https://i.imgur.com/{p}.jpg\t{box}\t{text}\n" for p, (_, words) in pages.items() for text, box in words]
+        rows = [
+            f"https://i.imgur.com/{p}.jpg\t{box}\t{text}\n"
+            for p, (_, words) in pages.items()
+            for text, box in words
+        ]
         (info / "imgur5k_data.lst").write_text("".join(rows), encoding="utf-8")
     return root

@@ -4,11 +4,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from diffusion.layout import layout_columns
+from diffusion.noise_schedule import RectifiedFlow, draw_noise, sample_latents
+from diffusion.presets import PRESETS, make_config
 from tests.helpers import nudge_zeros
-from unet import PRESETS, UNet, UNetConfig, attend, grow_unet, make_config
+from unet import UNet, UNetConfig, attend, grow_unet
 from utils.charset import Charset
-from utils.diffusion import NoiseSchedule, draw_noise, sample_latents
-from utils.layout import layout_columns
 from utils.training import make_generator
 
 # At IAM's sizes: 339 writers, 52 letters, 10 positions.
@@ -18,8 +19,14 @@ TEXT = torch.tensor([[3, 1, 2, 0, 0, 0], [5, 0, 0, 0, 0, 0]])
 
 
 def make_unet(preset="tiny", **changes):
-    sizes = {"num_writers": 3, "vocabulary_size": 8, "max_length": 6, "model_channels": 32, "num_heads": 2,
-             "layout_channels": 8}  # fmt: skip
+    sizes = {
+        "num_writers": 3,
+        "vocabulary_size": 8,
+        "max_length": 6,
+        "model_channels": 32,
+        "num_heads": 2,
+        "layout_channels": 8,
+    }
     torch.manual_seed(0)
     return nudge_zeros(UNet(make_config(preset, **(sizes | changes))))
 
@@ -87,7 +94,7 @@ def test_any_latent_size_comes_back(size):
 
 def test_unfit_channels_are_refused():
     with pytest.raises(ValueError, match="model_channels 40 is not a multiple of 32"):
-        UNetConfig(1, 2, 1, model_channels=40)
+        UNetConfig(num_writers=1, vocabulary_size=2, max_length=1, model_channels=40)
 
 
 def test_unknown_preset_is_refused_with_the_known_ones():
@@ -135,7 +142,9 @@ def test_null_text_is_a_learned_condition():
 
 
 def test_only_the_first_position_of_a_null_text_is_visible():
-    assert make_unet().attention_mask(torch.zeros(1, 4, dtype=torch.long)).tolist() == [[True, False, False, False]]
+    assert make_unet().attention_mask(torch.zeros(1, 4, dtype=torch.long)).tolist() == [
+        [True, False, False, False]
+    ]
 
 
 def test_the_mask_shows_characters_and_the_first_position():
@@ -175,7 +184,9 @@ def test_a_mix_of_one_hand_is_that_hand():
     unet = make_unet()
     inputs = make_inputs(unet)
     mixed = [*inputs[:3], torch.tensor([[0, 1], [2, 1]]), inputs[4]]
-    torch.testing.assert_close(unet(*mixed, torch.tensor([[1.0, 0.0], [1.0, 0.0]])), unet(*inputs), rtol=0, atol=1e-5)
+    torch.testing.assert_close(
+        unet(*mixed, torch.tensor([[1.0, 0.0], [1.0, 0.0]])), unet(*inputs), rtol=0, atol=1e-5
+    )
 
 
 def test_a_model_without_null_has_no_null_writer():
@@ -203,13 +214,19 @@ def test_a_grown_model_predicts_the_same(grown):
 def test_known_rows_keep_their_place(grown):
     unet, larger = grown
     assert torch.equal(larger.writer_embedding.weight[:3], unet.writer_embedding.weight[:3])
-    assert torch.equal(larger.character_encoder.embedding.weight[:8], unet.character_encoder.embedding.weight[:8])
-    assert torch.equal(larger.layout_embedding.embedding.weight[:8], unet.layout_embedding.embedding.weight[:8])
+    assert torch.equal(
+        larger.character_encoder.embedding.weight[:8], unet.character_encoder.embedding.weight[:8]
+    )
+    assert torch.equal(
+        larger.layout_embedding.embedding.weight[:8], unet.layout_embedding.embedding.weight[:8]
+    )
 
 
 def test_the_null_writer_stays_the_last_row(grown):
     unet, larger = grown
-    assert torch.equal(larger.writer_embedding.weight[larger.config.null_writer_id], unet.writer_embedding.weight[3])
+    assert torch.equal(
+        larger.writer_embedding.weight[larger.config.null_writer_id], unet.writer_embedding.weight[3]
+    )
 
 
 def test_new_rows_are_near_the_mean_and_differ(grown):
@@ -238,7 +255,7 @@ def make_toy_latents(words, generator):
 
 
 def test_a_tiny_model_learns_which_letter_goes_where():
-    words, charset, schedule = ["ab", "ba", "aa", "bb"], Charset(("a", "b")), NoiseSchedule()
+    words, charset, schedule = ["ab", "ba", "aa", "bb"], Charset(("a", "b")), RectifiedFlow()
     torch.manual_seed(0)
     unet = UNet(make_config("tiny", num_writers=1, vocabulary_size=3, max_length=2))
     optimizer = torch.optim.AdamW(unet.parameters(), lr=3e-3)
@@ -249,15 +266,20 @@ def test_a_tiny_model_learns_which_letter_goes_where():
         latents = make_toy_latents(words * 4, generator)
         timesteps = schedule.draw_timesteps(16, "cpu", generator)
         noise = torch.randn(latents.shape, generator=generator)
-        noisy_latents, target = schedule.add_noise(None, latents, noise, timesteps)
+        noisy_latents, target = schedule.add_noise(latents, noise, timesteps)
         loss = F.mse_loss(unet(noisy_latents, timesteps, *conditions), target)
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
     generators = [make_generator("cpu", 1, i) for i in range(16)]
     noise = draw_noise((4, 4, 8), generators, "cpu")
-    written = sample_latents(lambda latents, t: unet(latents, t.expand(16), *conditions), schedule.make_scheduler("euler"),
-                             noise, 10, generators)  # fmt: skip
+    written = sample_latents(
+        lambda latents, t: unet(latents, t.expand(16), *conditions),
+        schedule.make_scheduler("euler"),
+        noise,
+        10,
+        generators,
+    )
     halves = written.unflatten(3, (2, 4)).mean(dim=(1, 2, 4))  # (16, 2): each letter's mean
     expected = torch.tensor([[1.0 if c == "a" else -1.0 for c in word] for word in words * 4])
     assert (halves * expected > 0.4).all()

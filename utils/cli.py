@@ -1,26 +1,58 @@
-"""What the scripts share at their edge: errors of the user's making become one readable line."""
+"""What the scripts share at their edge: messages for users' mistakes, types of flags, and calls of other
+scripts.
+"""
 
 import argparse
+import os
+import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from utils.errors import UserError
 
 
 def run(main: Callable[[argparse.Namespace], None], args: argparse.Namespace) -> None:
-    """Call ``main(args)``; a ValueError or OSError (missing file, full disk) ends with its message and status 2, Ctrl-C with
-    130."""
+    """Call ``main(args)``; a UserError, an OSError (missing file, full disk) and full memory end with a
+    message and status 2, Ctrl-C with 130."""
     try:
         main(args)
-    except (ValueError, OSError) as error:
+    except (UserError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
-    except RuntimeError as error:
-        if type(error).__name__ != "OutOfMemoryError":
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, MemoryError) or "DefaultCPUAllocator" in str(error):  # the latter is torch's
+            kind = "this machine's"
+        elif type(error).__name__ == "OutOfMemoryError":
+            kind = "the GPU's"
+        else:
             raise
-        print(f"error: the GPU's memory is full; give a smaller --batch_size. ({str(error).splitlines()[0]})", file=sys.stderr)
+        reason = (str(error).splitlines() or ["no more can be had"])[0]
+        print(
+            f"error: {kind} memory is full; give a smaller --batch_size, or less at once. ({reason[:300]})",
+            file=sys.stderr,
+        )
         sys.exit(2)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
+
+
+class HelpFormatter(argparse.RawDescriptionHelpFormatter):
+    """Help that keeps the line breaks of the description and ends each flag's text with its default.
+
+    Nothing is added where there is no default (None), to switches (``store_true``), and to a text that speaks
+    of the default itself.
+    """
+
+    def _get_help_string(self, action: argparse.Action) -> str:
+        text = action.help or ""
+        is_switch = action.nargs == 0 and not isinstance(action, argparse.BooleanOptionalAction)
+        if is_switch or action.default in (None, argparse.SUPPRESS) or "default" in text.lower():
+            return text
+        values = action.default if isinstance(action.default, (list, tuple)) else [action.default]
+        default = " ".join(map(str, values)).replace("%", "%%")
+        return f"{text} (default: {default})" if default else text
 
 
 def parse_bool(value: str) -> bool:
@@ -46,3 +78,55 @@ def positive_int(value: str) -> int:
     if number < 1:
         raise argparse.ArgumentTypeError(f"{value} is not at least 1")
     return number
+
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def call_script(name: str, arguments: Sequence[object], log: Path, device: str | None) -> None:
+    """Run another script of this program, its output in ``log``.
+
+    Raises:
+        ValueError: if it failed; the message has its last words.
+    """
+    # Not a part of this launch: the scripts would take its rank for their share of the work.
+    env = {
+        key: value
+        for key, value in os.environ.items()
+        if key
+        not in (
+            "RANK",
+            "WORLD_SIZE",
+            "LOCAL_RANK",
+            "MASTER_ADDR",
+            "MASTER_PORT",
+            "LOCAL_WORLD_SIZE",
+            "GROUP_RANK",
+            "ROLE_RANK",
+        )
+    }
+    if device is not None:
+        env["CUDA_VISIBLE_DEVICES"] = device
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("a", encoding="utf-8") as file:
+        start = file.tell()
+        process = subprocess.Popen(
+            [sys.executable, str(ROOT / name), *map(str, arguments)], stdout=file, stderr=file, env=env
+        )
+        try:
+            code = process.wait()
+        except BaseException:
+            process.terminate()  # it saves and stops
+            process.wait()
+            raise
+    if code:
+        lines = log.read_bytes()[start:].decode("utf-8", errors="replace").strip().splitlines()
+        last = next(
+            (line for line in reversed(lines) if line.startswith("error: ")), lines[-1] if lines else ""
+        )
+        raise UserError(f"{name} ended with {code}: {last.rsplit(chr(13), 1)[-1]} (all of it in {log})")
+
+
+def flags(**values: object) -> list[str]:
+    """``--name value`` of those that are not None."""
+    return [part for name, value in values.items() if value is not None for part in (f"--{name}", str(value))]

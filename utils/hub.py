@@ -1,4 +1,6 @@
-"""The Hugging Face hub, where it may be out of reach: what is cached, and whether it answers within seconds."""
+"""The Hugging Face hub, where it may be out of reach: what is cached, and whether it answers within
+seconds.
+"""
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -15,7 +17,9 @@ def is_cached(hub_id: str, needed: str, weights: Sequence[str]) -> bool:
     """
     from huggingface_hub import try_to_load_from_cache
 
-    has_needed, *has_weights = (isinstance(try_to_load_from_cache(hub_id, name), str) for name in (needed, *weights))
+    has_needed, *has_weights = (
+        isinstance(try_to_load_from_cache(hub_id, name), str) for name in (needed, *weights)
+    )
     return has_needed and any(has_weights)
 
 
@@ -48,13 +52,16 @@ def hub_answers() -> bool:
 
     def ask() -> None:
         with suppress(urllib.error.HTTPError):  # an answer, whatever it says
-            urllib.request.urlopen(urllib.request.Request(constants.ENDPOINT, method="HEAD"), timeout=HUB_TIMEOUT).close()
+            urllib.request.urlopen(
+                urllib.request.Request(constants.ENDPOINT, method="HEAD"), timeout=HUB_TIMEOUT
+            ).close()
 
     return answers_in_time(ask, HUB_TIMEOUT)
 
 
 def find_model(source: str, needed: str, weights: Sequence[str], *, label: str) -> tuple[str, bool]:
-    """A folder or hub id as the libraries take it, and whether it is on this disk (a folder, or cached whole).
+    """A folder or hub id as the libraries take it, and whether it is on this disk (a folder, or cached
+    whole).
 
     Args:
         needed, weights: see ``is_cached``.
@@ -69,7 +76,9 @@ def find_model(source: str, needed: str, weights: Sequence[str], *, label: str) 
     if is_cached(source, needed, weights):
         return source, True
     if not hub_answers():
-        raise FileNotFoundError(f"{label}: no such folder, not in the local cache, and the hub did not answer in "
-                                f"{HUB_TIMEOUT:.0f} s. Give a folder, or fetch it on a machine with a connection: hf download "
-                                f"{source}")  # fmt: skip
+        raise FileNotFoundError(
+            f"{label}: no such folder, not in the local cache, and the hub did not answer in "
+            f"{HUB_TIMEOUT:.0f} s. Give a folder, or fetch it on a machine with a connection: hf download "
+            f"{source}"
+        )
     return source, False

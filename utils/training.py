@@ -1,10 +1,11 @@
-"""Pieces of a training loop that are functions of (seed, step, rank), so that a resume needs no saved generator."""
+"""Pieces of a training loop that are functions of (seed, step, rank), so that a resume needs no saved
+generator.
+"""
 
 import copy
 import math
 import signal
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +14,8 @@ from torch import Tensor, nn
 class ExponentialMovingAverage:
     """Averaged weights with warm-up: decay at step n is min(decay, (1 + n) / (10 + n)).
 
-    Source: the warm-up of TensorFlow's ExponentialMovingAverage (``num_updates``), as used by diffusers' EMAModel.
+    Source: the warm-up of TensorFlow's ExponentialMovingAverage (``num_updates``), as used by diffusers'
+        EMAModel.
     """
 
     def __init__(self, module: nn.Module, decay: float) -> None:
@@ -26,13 +28,15 @@ class ExponentialMovingAverage:
         weight = 1.0 - min(self.decay, (1 + step) / (10 + step))
         averaged, current = list(self.module.parameters()), [p.detach() for p in module.parameters()]
         torch._foreach_lerp_(averaged, current, weight)
-        for mean, buffer in zip(self.module.buffers(), module.buffers()):
+        for mean, buffer in zip(self.module.buffers(), module.buffers(), strict=True):
             mean.copy_(buffer)
 
     def state_dict(self) -> dict[str, Tensor]:
         """Copies of the averages as a run saves them: on the CPU, their names begin with ``ema.``."""
-        return {f"ema.{name}": value.detach().cpu().clone(memory_format=torch.contiguous_format)
-                for name, value in self.module.state_dict().items()}  # fmt: skip
+        return {
+            f"ema.{name}": value.detach().cpu().clone(memory_format=torch.contiguous_format)
+            for name, value in self.module.state_dict().items()
+        }
 
     def load_state_dict(self, averages: dict[str, Tensor]) -> None:
         """Take over what ``state_dict`` gave."""
@@ -40,7 +44,8 @@ class ExponentialMovingAverage:
 
 
 def learning_rate_factor(step: int, *, warmup_steps: int, horizon: int, schedule: str) -> float:
-    """Factor on the learning rate at ``step`` (from 0): linear warm-up, then ``constant`` or ``cosine`` down to 2 %.
+    """Factor on the learning rate at ``step`` (from 0): linear warm-up, then ``constant`` or ``cosine`` down
+    to 2 %.
 
     ``horizon`` is the step at which the cosine ends; stopping earlier does not shorten it.
     """
@@ -69,12 +74,15 @@ class EpochSampler:
     Args:
         indices: what to draw from, e.g. record numbers (a number may stand there several times).
         batch_size: samples a step over all ranks.
-        sizes: a size of each of ``indices``: samples of similar size then come in one batch, which is random otherwise.
+        sizes: a size of each of ``indices``: samples of similar size then come in one batch, which is random
+            otherwise.
     """
 
     POOL = 16  # batches that are sorted by size together
 
-    def __init__(self, indices: Sequence[int], batch_size: int, seed: int, sizes: Sequence[float] | None = None) -> None:
+    def __init__(
+        self, indices: Sequence[int], batch_size: int, seed: int, sizes: Sequence[float] | None = None
+    ) -> None:
         self.indices = torch.as_tensor(indices, dtype=torch.int64)
         self.batch_size = batch_size
         self.seed = seed
@@ -87,16 +95,22 @@ class EpochSampler:
             order = torch.randperm(len(self.indices), generator=generator)
             if self.sizes is not None:
                 order = self._group(order, -epoch * len(order) % self.batch_size, generator)
-            self._epochs = {e: p for e, p in self._epochs.items() if e >= epoch - 1} | {epoch: self.indices[order]}
+            self._epochs = {e: p for e, p in self._epochs.items() if e >= epoch - 1} | {
+                epoch: self.indices[order]
+            }
         return self._epochs[epoch]
 
     def _group(self, order: Tensor, begun: int, generator: torch.Generator) -> Tensor:
-        """Sort pools of an epoch by size, and shuffle their batches; the first ``begun`` fill the last epoch's batch."""
+        """Sort pools of an epoch by size, and shuffle their batches; the first ``begun`` fill the last
+        epoch's batch.
+        """
         parts = [order[:begun]]
         for pool in order[begun:].split(self.POOL * self.batch_size):
             batches = pool[self.sizes[pool].argsort(stable=True)].split(self.batch_size)
             whole = len(pool) // self.batch_size  # what is left over at the epoch's end stays there
-            parts += [batches[i] for i in torch.randperm(whole, generator=generator).tolist()] + list(batches[whole:])
+            parts += [batches[i] for i in torch.randperm(whole, generator=generator).tolist()] + list(
+                batches[whole:]
+            )
         return torch.cat(parts)
 
     def batch(self, step: int, rank: int = 0, ranks: int = 1) -> Tensor:
@@ -130,22 +144,3 @@ class StopFlag:
         if self.is_set and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.is_set = True
-
-
-def has_fast_bf16(device: torch.device) -> bool:
-    """True where bf16 arithmetic is native: recent NVIDIA GPUs, and CPUs with AVX-512 BF16 or AMX."""
-    if device.type == "cuda":
-        # Not is_bf16_supported: that is also true where bf16 is emulated, at a fraction of the speed.
-        return torch.cuda.get_device_capability(device) >= (8, 0)
-    if device.type == "cpu":
-        check = getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", None)
-        return bool(check and check()) and "avx512_bf16" in _cpu_flags()
-    return False
-
-
-def _cpu_flags() -> str:
-    try:
-        with Path("/proc/cpuinfo").open(encoding="ascii", errors="ignore") as file:
-            return next((line for line in file if line.startswith("flags")), "")
-    except OSError:
-        return ""

@@ -1,0 +1,30 @@
+"""What of the encoded images of trainings is removed, and when.
+
+They lie in the run's folder, which keeps those of its last images and VAE alone, and are removed with it. A
+folder named on the command line is shared by runs, and loses only what killed processes left half done.
+"""
+
+import shutil
+import time
+from pathlib import Path
+
+RUN_CACHE_FOLDER = "latent_cache"
+ABANDONED_AFTER = 2 * 24 * 3600  # seconds after which nobody can still be writing a half-written cache
+
+
+def tidy_cache_root(root: Path, key: str, *, is_shared: bool) -> None:
+    """Remove what nobody will use again; call it on one process, under the run's lock.
+
+    Args:
+        root: the folder that holds caches.
+        key: the name of the cache that is about to be used; see ``dataset.cache_key``.
+        is_shared: whether other runs use the folder.
+    """
+    for path in root.iterdir() if root.is_dir() else ():
+        if is_shared:
+            age = time.time() - path.stat().st_mtime
+            is_useless = path.name.startswith(".tmp-") and age > ABANDONED_AFTER
+        else:
+            is_useless = path.name != key
+        if is_useless:
+            shutil.rmtree(path, ignore_errors=True)

@@ -1,0 +1,466 @@
+"""The one way from texts to images: for inference, previews, evaluation, and one's own Python.
+
+from diffusion.pipeline import HandwritingPipeline
+pipeline = HandwritingPipeline.from_pretrained("runs/iam")
+images = pipeline(["handwriting", "archive"], ["000", {"000": 0.7, "011": 0.3}])   # (N, H, W) uint8
+"""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from diffusion.autoencoder import (
+    DOWNSCALE,
+    VAE_FOLDER,
+    CompactAutoencoder,
+    decode_latents,
+    hash_vae,
+    load_vae,
+)
+from diffusion.config import CheckpointConfig
+from diffusion.latent_recogniser import LATENT_RECOGNISER_FOLDER, LatentRecogniser
+from diffusion.layout import layout_columns, pad_edges
+from diffusion.loading import load_checkpoint, load_published_generator
+from diffusion.noise_schedule import FULL_INTERVAL, draw_noise, sample_latents
+from diffusion.published import find_published
+from unet import UNet
+from utils.charset import normalise_text, order_along_line
+from utils.checkpoint import CONFIG_NAME, WEIGHTS_NAME, list_checkpoints, save_weights, share_files
+from utils.errors import UserError
+from utils.training import make_generator
+
+Writer = str | Mapping[str, float] | None
+DEFAULT_STEPS = 12
+DEFAULT_GUIDANCE = 3.0
+DEFAULT_REDRAWS = 2
+READABLE_LOSS = 0.1  # nats a character: a word that the latent recogniser finds less probable is drawn again
+
+
+def _check_shares(shares: Mapping[str, float]) -> None:
+    for name, share in shares.items():
+        if not 0 <= share <= 1:  # nan, too
+            raise UserError(f"a mix: the share of writer {name!r} is {share}, not 0 to 1")
+    if abs(sum(shares.values()) - 1) > 1e-3:
+        raise UserError(f"a mix: the shares must sum to 1, not {sum(shares.values()):.3f}")
+
+
+class HandwritingPipeline:
+    """UNet, VAE, noise schedule, charset, writers and width model: everything that writing needs.
+
+    Attributes:
+        latent_recogniser: says which words came out illegible; None for a model that was trained without.
+    """
+
+    def __init__(
+        self,
+        unet: UNet,
+        vae: nn.Module,
+        config: CheckpointConfig,
+        latent_recogniser: LatentRecogniser | None = None,
+    ) -> None:
+        self.unet = unet.eval().requires_grad_(False)
+        self.vae = vae
+        self.latent_recogniser = latent_recogniser
+        self.config = config
+        self.device = torch.device("cpu")
+        self.dtype = torch.float32
+        self._writer_index = {name: i for i, name in enumerate(config.writers)}
+
+    # Loading and saving
+    # ---------------------------------------------------------------------------------------------
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        models_path: str | Path,
+        *,
+        vae: str | Path | None = None,
+        writer_dict: Mapping[str, int] | None = None,
+        max_length: int | None = None,
+        warn: Callable[[str], None] = print,
+        flag: str = "--models_path",
+    ) -> "HandwritingPipeline":
+        """Load a checkpoint, a run's newest checkpoint, or the published weights.
+
+        Args:
+            vae: another VAE than the checkpoint names; needed for published weights.
+            writer_dict: names to rows, for published weights; without, writers are called by their numbers.
+            max_length: positions of published weights, where they are not 10.
+            warn: takes a line of warning.
+            flag: the command line flag to name in messages.
+        Raises:
+            FileNotFoundError, ValueError: with the flag, the value and the way out.
+        """
+        models_path = Path(models_path)
+        published = find_published(models_path) if models_path.is_dir() else None
+        if published is not None and not list_checkpoints(models_path):
+            generator = load_published_generator(
+                published, vae=vae, writer_dict=writer_dict, max_length=max_length, flag=flag
+            )
+        else:
+            generator = load_checkpoint(models_path, vae=vae, warn=warn, flag=flag)
+        return cls(generator.unet, generator.vae, generator.config, generator.latent_recogniser)
+
+    def save_pretrained(self, folder: str | Path, *, dtype: torch.dtype | None = None) -> None:
+        """Write a checkpoint folder that ``from_pretrained`` reads.
+
+        Args:
+            dtype: of the saved weights (torch.float16 halves them); the model in memory stays as it is.
+        """
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        config = self.config
+        if isinstance(self.vae, CompactAutoencoder):
+            self.vae.save_pretrained(folder / VAE_FOLDER)
+            if dtype is not None:
+                save_weights(
+                    self.vae, folder / VAE_FOLDER / "diffusion_pytorch_model.safetensors", dtype=dtype
+                )
+            # It travels with the checkpoint: where it once came from says nothing, and the hash is of what is
+            # loaded again.
+            saved_hash = config.vae["hash"] if dtype is None else hash_vae(load_vae(folder / VAE_FOLDER))
+            config = replace(config, vae={"name": VAE_FOLDER, "hash": saved_hash})
+        if self.latent_recogniser is not None:
+            self.latent_recogniser.save_pretrained(folder / LATENT_RECOGNISER_FOLDER, dtype=dtype)
+        save_weights(self.unet, folder / WEIGHTS_NAME, dtype=dtype)
+        content = json.dumps(config.to_dict(self.unet.config), indent=2, ensure_ascii=False)
+        (folder / CONFIG_NAME).write_text(content, encoding="utf-8")
+        share_files(folder)
+
+    def to(self, device: torch.device | str, dtype: torch.dtype = torch.float32) -> "HandwritingPipeline":
+        """Move to a device; ``dtype`` bfloat16 or float16 computes under autocast, weights stay fp32."""
+        self.device, self.dtype = torch.device(device), dtype
+        self.unet.to(self.device)
+        self.vae.to(self.device)
+        if self.latent_recogniser is not None:
+            self.latent_recogniser.to(self.device)
+        return self
+
+    # Conditions
+    # -----------------------------------------------------------------------------------------------------
+
+    def check(self, texts: Sequence[str], writers: Sequence[Writer]) -> None:
+        """Check that the checkpoint knows every character and writer, and that no text is too long.
+
+        Raises:
+            ValueError: names the first that it does not know, and what it knows.
+        """
+        self.config.charset.encode(list(dict.fromkeys(texts)), self.unet.config.max_length)
+        if "" in texts and not self.unet.config.has_null_condition:
+            raise UserError("an empty text: this model was trained without null conditions")
+        for writer in writers:
+            for name in [writer] if isinstance(writer, str) else (writer or {}):
+                if name not in self._writer_index:
+                    known = ", ".join(self.config.writers[:40]) + (
+                        ", …" if len(self.config.writers) > 40 else ""
+                    )
+                    raise UserError(
+                        f"writer {name!r} is not in this checkpoint. It knows {len(self.config.writers)}:"
+                        f" {known}"
+                    )
+            if writer is None:
+                self.unet.config.null_writer_id  # noqa: B018 (raises where there is none)
+            elif not isinstance(writer, str):
+                _check_shares(writer)
+
+    def check_sampling(
+        self,
+        guidance_scale: float | None = None,
+        writer_guidance_scale: float | None = None,
+        redraws: int | None = None,
+        scheduler: str = "dpmsolver++",
+    ) -> None:
+        """Check that the model can be sampled with these settings; see ``__call__``.
+
+        Raises:
+            ValueError: for guidance of a model without null conditions, redraws of one without a latent
+                recogniser, and a scheduler that doesn't fit what the model predicts.
+        """
+        self.config.schedule.make_scheduler(scheduler)
+        if redraws and self.latent_recogniser is None:
+            raise UserError(
+                f"--redraws {redraws}: this model has no latent recogniser to say which words are illegible."
+                " Leave it at 0, or name a --recogniser and --best_of."
+            )
+        for flag, scale in (
+            ("guidance_scale", guidance_scale),
+            ("writer_guidance_scale", writer_guidance_scale),
+        ):
+            if scale not in (None, 1) and not self.unet.config.has_null_condition:
+                raise UserError(
+                    f"--{flag} {scale}: this model was trained without null conditions, so guidance can't"
+                    " work. Leave it at 1."
+                )
+
+    def _edges(self, text: str, writer: Writer) -> np.ndarray:
+        return self.config.width_model.edges(text, {writer: 1.0} if isinstance(writer, str) else writer)
+
+    def make_layout(
+        self, texts: Sequence[str], writers: Sequence[Writer], width: int | None = None
+    ) -> Tensor | None:
+        """(B, 2, L, width / 8) layouts at the expected places; None for a model without text layout.
+
+        Args:
+            width: of the canvas, pixels; the images' by default.
+        """
+        if not self.unet.config.text_layout:
+            return None
+        edges = [
+            pad_edges(self._edges(text, writer), self.unet.config.max_length)
+            for text, writer in zip(texts, writers, strict=True)
+        ]
+        columns = (width or self.config.img_size[1]) // DOWNSCALE
+        return layout_columns(torch.from_numpy(np.stack(edges)).to(self.device), columns)
+
+    def canvas_widths(self, texts: Sequence[str], writers: Sequence[Writer]) -> np.ndarray:
+        """(N,) widths of the canvases that words are written on, pixels. What is right of them stays white.
+
+        Words on one canvas are written together: batches of one width are the fastest.
+        """
+        if self.config.canvas_step is None:
+            return np.full(len(texts), self.config.img_size[1])
+        rights = [
+            self._edges(text, writer).max() if text else np.inf
+            for text, writer in zip(texts, writers, strict=True)
+        ]
+        return self.config.canvas_widths(np.array(rights))
+
+    def _writer_rows(self, writers: Sequence[Writer]) -> tuple[Tensor, Tensor]:
+        """(B, M) rows and (B, M) shares; unused places have share 0."""
+        mixes = [
+            [(name, 1.0)] if isinstance(name := writer, str) else list((writer or {}).items())
+            for writer in writers
+        ]
+        most = max(1, *(len(mix) for mix in mixes))
+        rows = torch.zeros(len(writers), most, dtype=torch.int64)
+        shares = torch.zeros(len(writers), most)
+        for i, mix in enumerate(mixes):
+            if not mix:
+                rows[i, 0], shares[i, 0] = self.unet.config.null_writer_id, 1.0
+            for j, (name, share) in enumerate(mix):
+                rows[i, j], shares[i, j] = self._writer_index[name], share
+        return rows.to(self.device), shares.to(self.device)
+
+    def make_denoiser(
+        self,
+        texts: Sequence[str],
+        writers: Sequence[Writer],
+        guidance_scale: float,
+        writer_guidance_scale: float,
+        width: int | None = None,
+        guidance_interval: tuple[float, float] = FULL_INTERVAL,
+    ) -> Callable[[Tensor, Tensor], Tensor]:
+        """A denoiser with guidance on text and on writer, all branches in one batched call.
+
+        ``e00 + s_text (e_t0 - e00) + s_writer (e_tw - e_t0)``, where e00 has neither, e_t0 only the text,
+        e_tw both conditions. Equal scales need no e_t0; scales of 1 need one branch.
+
+        Source: classifier-free guidance, Ho and Salimans 2022, https://arxiv.org/abs/2207.12598, equation 6;
+            two
+        conditions: Brooks et al. 2023, https://arxiv.org/abs/2211.09800, equation 3; on a part of the
+        trajectory: Kynkäänniemi et al. 2024, https://arxiv.org/abs/2404.07724, section 3.
+
+        Args:
+            width: of the canvas, pixels; the images' by default.
+            guidance_interval: of timesteps, as shares from 0 (clean) to 1 (noise), in which there is
+                guidance; in the others one branch does.
+        Raises:
+            ValueError: if guidance is asked of a model without null conditions.
+        """
+        unet_config = self.unet.config
+        input_ids = self.config.charset.encode(texts, unet_config.max_length).to(self.device)
+        rows, shares = self._writer_rows(writers)
+        layout = self.make_layout(texts, writers, width)
+        if guidance_scale == writer_guidance_scale == 1:
+            return lambda latents, timestep: self._predict(latents, timestep, input_ids, rows, shares, layout)
+        self.check_sampling(guidance_scale, writer_guidance_scale)
+        null_ids = torch.full_like(input_ids, unet_config.pad_id)
+        null_rows = torch.full_like(rows, unet_config.null_writer_id)
+        null_shares = torch.zeros_like(shares)
+        null_shares[:, 0] = 1.0
+        branches = [(null_ids, null_rows, null_shares, None if layout is None else torch.zeros_like(layout))]
+        if guidance_scale != writer_guidance_scale:
+            branches.append((input_ids, null_rows, null_shares, layout))
+        branches.append((input_ids, rows, shares, layout))
+        joined = [torch.cat(parts) if parts[0] is not None else None for parts in zip(*branches, strict=True)]
+
+        least, most = (end * self.config.schedule.num_train_timesteps for end in guidance_interval)
+
+        def denoise(latents: Tensor, timestep: Tensor) -> Tensor:
+            if not least <= float(timestep) <= most:
+                return self._predict(latents, timestep, input_ids, rows, shares, layout)
+            parts = self._predict(latents.repeat(len(branches), 1, 1, 1), timestep, *joined).chunk(
+                len(branches)
+            )
+            if len(parts) == 2:
+                return parts[0] + guidance_scale * (parts[1] - parts[0])
+            return (
+                parts[0]
+                + guidance_scale * (parts[1] - parts[0])
+                + writer_guidance_scale * (parts[2] - parts[1])
+            )
+
+        return denoise
+
+    def _predict(
+        self,
+        latents: Tensor,
+        timestep: Tensor,
+        input_ids: Tensor,
+        rows: Tensor,
+        shares: Tensor,
+        layout: Tensor | None,
+    ) -> Tensor:
+        timesteps = torch.full((len(latents),), float(timestep), device=self.device)  # no copy to wait for
+        with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
+            return self.unet(latents, timesteps, input_ids, rows, layout, writer_weights=shares).float()
+
+    # Writing
+    # --------------------------------------------------------------------------------------------------------
+
+    @torch.inference_mode()
+    def __call__(
+        self,
+        texts: Sequence[str],
+        writers: Sequence[Writer],
+        *,
+        num_inference_steps: int = DEFAULT_STEPS,
+        guidance_scale: float | None = None,
+        writer_guidance_scale: float | None = None,
+        guidance_interval: tuple[float, float] | None = None,
+        scheduler: str = "dpmsolver++",
+        redraws: int | None = None,
+        seed: int = 0,
+        indices: Sequence[int] | None = None,
+        batch_size: int | None = None,
+    ) -> np.ndarray:
+        """Write one image per text; those on canvases of one width together.
+
+        Args:
+            writers: a name, shares of several names (a mixed hand), or None (the mean hand) for each text.
+            guidance_scale: weight of the text; None is 3, or 1 for a model without null conditions.
+            writer_guidance_scale: weight of the writer; None is the same as ``guidance_scale``.
+            guidance_interval: see ``make_denoiser``; None is 0.25 to 0.9 for a model of flow prediction, else
+                all.
+            scheduler: ``dpmsolver++``, ``unipc``, ``ddim``, ``ddpm`` or ``euler``.
+            redraws: how often a word is drawn anew that the model's latent recogniser can't read; the drawing
+                that it reads best is kept. None is 2, or 0 for a model without a latent recogniser.
+            indices: the images' record numbers, which with ``seed`` fix the noise; 0, 1, ... by default.
+            batch_size: most images that are drawn at once, which bounds the memory; None draws all of one
+                width at once.
+        Returns:
+            (N, H, W) uint8 grey.
+        Raises:
+            ValueError: for texts or writers that the model doesn't know, guidance of a model without null
+                conditions, redraws of one without a latent recogniser, and latents that are not finite.
+        """
+        if len(texts) != len(writers):
+            raise UserError(f"{len(texts)} texts for {len(writers)} writers")
+        if batch_size is not None and batch_size < 1:
+            raise UserError(f"batch_size {batch_size}: at least 1")
+        texts = [normalise_text(text) for text in texts]
+        self.check(texts, writers)
+        self.check_sampling(guidance_scale, writer_guidance_scale, redraws, scheduler)
+        if guidance_scale is None:
+            guidance_scale = DEFAULT_GUIDANCE if self.unet.config.has_null_condition else 1.0
+        if writer_guidance_scale is None:
+            writer_guidance_scale = guidance_scale
+        if guidance_interval is None:
+            guidance_interval = self.config.schedule.guidance_interval
+        if redraws is None:
+            redraws = 0 if self.latent_recogniser is None else DEFAULT_REDRAWS
+        indices = list(range(len(texts)) if indices is None else indices)
+
+        def draw(rows: Sequence[int], width: int, attempt: int) -> Tensor:
+            """Latents of some of the images, all on canvases of one width."""
+            # The first attempt's noise is that of a model without a latent recogniser.
+            keys = (attempt,) if attempt else ()
+            denoise = self.make_denoiser(
+                [texts[row] for row in rows],
+                [writers[row] for row in rows],
+                guidance_scale,
+                writer_guidance_scale,
+                width,
+                guidance_interval,
+            )
+            generators = [make_generator("cpu", seed, indices[row], *keys) for row in rows]
+            return self._sample(denoise, width, generators, scheduler, num_inference_steps)
+
+        widths = self.canvas_widths(texts, writers)
+        images = np.full((len(texts), *self.config.img_size), 255, np.uint8)
+        for width in sorted(set(widths.tolist())):
+            of_width = np.flatnonzero(widths == width)
+            for start in range(0, len(of_width), batch_size or len(of_width)):
+                rows = of_width[start : start + (batch_size or len(of_width))]
+                latents = self._draw_legibly(draw, rows, width, texts, redraws)
+                with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
+                    images[rows, :, :width] = decode_latents(self.vae, latents)
+        return images
+
+    def _draw_legibly(
+        self,
+        draw: Callable[[Sequence[int], int, int], Tensor],
+        rows: np.ndarray,
+        width: int,
+        texts: Sequence[str],
+        redraws: int,
+    ) -> Tensor:
+        """(N, 4, h, w) latents of images; those that can't be read are drawn anew, at most ``redraws`` times.
+
+        Args:
+            draw: the latents of images by their rows, at an attempt (from 0), on canvases of a width.
+            rows: (N,) of the images among all ``texts``.
+        """
+        latents = draw(rows, width, 0)
+        if not redraws:
+            return latents
+        losses = self._reading_losses(latents, [texts[row] for row in rows])
+        for attempt in range(1, redraws + 1):
+            illegible = np.flatnonzero(losses > READABLE_LOSS)
+            if not len(illegible):
+                break
+            redrawn = draw(rows[illegible], width, attempt)
+            new_losses = self._reading_losses(redrawn, [texts[row] for row in rows[illegible]])
+            is_better = new_losses < losses[illegible]
+            latents[illegible[is_better]] = redrawn[torch.from_numpy(is_better).to(redrawn.device)]
+            losses[illegible[is_better]] = new_losses[is_better]
+        return latents
+
+    def _reading_losses(self, latents: Tensor, texts: Sequence[str]) -> np.ndarray:
+        """(N,) nats a character that the latent recogniser lacks to read the texts; 0 where there is nothing
+        to read.
+        """
+        in_order = [order_along_line(text) for text in texts]
+        input_ids = self.config.charset.encode(in_order, self.unet.config.max_length).to(self.device)
+        lengths = torch.tensor([len(text) for text in texts])
+        return (
+            (self.latent_recogniser.loss(latents, input_ids, lengths) * (lengths > 0).to(self.device))
+            .cpu()
+            .numpy()
+        )
+
+    def _sample(
+        self,
+        denoise: Callable[[Tensor, Tensor], Tensor],
+        width: int,
+        generators: Sequence[torch.Generator],
+        scheduler: str,
+        num_inference_steps: int,
+    ) -> Tensor:
+        """(N, 4, h, width / 8) latents from noise."""
+        shape = (self.unet.config.latent_channels, self.config.img_size[0] // DOWNSCALE, width // DOWNSCALE)
+        noise = draw_noise(shape, generators, self.device)
+        latents = sample_latents(
+            denoise, self.config.schedule.make_scheduler(scheduler), noise, num_inference_steps, generators
+        )
+        if not latents.isfinite().all():
+            raise UserError(
+                f"the latents are not finite: too many or too few steps for --scheduler {scheduler}, too much"
+                " guidance, or --mixed_precision fp16 where bf16 or no is needed"
+            )
+        return latents

@@ -1,0 +1,317 @@
+"""The training of a handwriting generator: one step, validation, previews, checkpoints.
+
+Everything random is a function of (seed, step, rank), so that a resumed run goes on exactly as if it had not
+stopped.
+"""
+
+import math
+import shutil
+from contextlib import nullcontext
+from dataclasses import asdict, replace
+from itertools import groupby
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from diffusion.autoencoder import DOWNSCALE
+from diffusion.config import CheckpointConfig
+from diffusion.dataset import LatentCache, LatentColumns, TrainingConditions
+from diffusion.latent_recogniser import (
+    LatentRecogniser,
+    LatentRecogniserConfig,
+    add_some_noise,
+    train_latent_recogniser,
+)
+from diffusion.pipeline import HandwritingPipeline
+from diffusion.previews import write_preview
+from diffusion.training_settings import TrainingSettings
+from unet import UNet
+from utils.checkpoint import CONFIG_NAME
+from utils.errors import UserError
+from utils.resume import TRAINING_STATE, load_training_state, save_training_state
+from utils.sources import TrainingSet
+from utils.training import EpochSampler, ExponentialMovingAverage, learning_rate_factor, make_generator
+from utils.training_loop import Column
+
+VALIDATION_WORDS = 256
+GPU_SHARE = 0.3  # of a GPU's free memory that latents may take
+LOG_COLUMNS = (
+    Column(name="step", spec="d"),
+    Column(name="epoch", spec=".3f"),
+    Column(name="loss", is_mean=True, is_shown=True),
+    Column(name="val_loss", is_shown=True),
+    Column(name="learning_rate", spec=".3e"),
+    Column(name="grad_norm", spec=".4f"),
+    Column(name="words_per_second", spec=".1f", is_shown=True),
+    Column(name="seconds", spec=".1f"),
+)
+
+
+def make_optimizer(unet: UNet, settings: TrainingSettings, device: torch.device) -> torch.optim.AdamW:
+    """AdamW whose groups have a ``rate_factor``: 1, or for the writer embedding
+    ``settings.writer_rate_factor``.
+    """
+    groups = []
+    # Neighbours make a group, so that the optimiser numbers the parameters as the UNet does: a saved state
+    # fits any groups.
+    for is_writer, named in groupby(
+        unet.named_parameters(), lambda item: item[0] == "writer_embedding.weight"
+    ):
+        has_own_rate = is_writer and settings.writer_rate_factor is not None
+        groups.append(
+            {
+                "params": [parameter for _, parameter in named],
+                "rate_factor": settings.writer_rate_factor if has_own_rate else 1.0,
+                "weight_decay": 0.0 if has_own_rate else settings.weight_decay,
+            }
+        )
+    return torch.optim.AdamW(groups, lr=settings.learning_rate, fused=device.type in ("cpu", "cuda"))
+
+
+class DiffusionTrainer:
+    """Model, data and optimiser of one run."""
+
+    def __init__(
+        self,
+        accelerator: Accelerator,
+        unet: UNet,
+        config: CheckpointConfig,
+        vae: nn.Module,
+        words: TrainingSet,
+        cache: LatentCache,
+        settings: TrainingSettings,
+    ) -> None:
+        self.accelerator, self.settings = accelerator, settings
+        self.config, self.vae, self.words = config, vae, words
+        self.device = accelerator.device
+        self.step, self.last_step, self.batch_size = 0, settings.max_train_steps, settings.batch_size
+        self.seconds, self.learning_rate = 0.0, 0.0
+        self.train_indices = words.train_indices()
+        # A model that others' words taught may have wider images than these.
+        self.canvases = config.canvas_widths(cache.ink[:, 2])
+        # Batches of words of similar width, on canvases that just hold them.
+        self.val_indices = sorted(words.val_indices()[:VALIDATION_WORDS], key=self.canvases.__getitem__)
+        sizes = None if config.canvas_step is None else self.canvases[self.train_indices]
+        self.sampler = EpochSampler(self.train_indices, settings.batch_size, settings.seed, sizes)
+        self.schedule = config.schedule
+        self.has_null = unet.config.has_null_condition
+        self.ema = ExponentialMovingAverage(unet, settings.ema_decay)
+        self.ema.module.to(self.device)
+        self.unet, self.optimizer = accelerator.prepare(unet, make_optimizer(unet, settings, self.device))
+        self.unet.train()
+        self.bare_unet: UNet = accelerator.unwrap_model(self.unet)
+        self.modules = (self.bare_unet, self.ema.module)
+        self.conditions = TrainingConditions(
+            words.records,
+            charset=config.charset,
+            max_length=unet.config.max_length,
+            writers={name: row for row, name in enumerate(config.writers)},
+            null_writer=unet.config.null_writer_id if self.has_null else None,
+            width_model=config.width_model if unet.config.text_layout else None,
+            ink=cache.ink,
+            device=self.device,
+        )
+        self.latent_recogniser: LatentRecogniser | None = None  # see prepare_latent_recogniser
+        # On a GPU all latents live there (44,000 words are 180 MB) as far as they fit; else they stay
+        # memory-mapped on disk.
+        in_memory = (
+            self.device.type == "cuda"
+            and cache.columns.nbytes < GPU_SHARE * torch.cuda.mem_get_info(self.device)[0]
+        )
+        self.latents = LatentColumns(cache, self.device, in_memory=in_memory)
+
+    @property
+    def epoch(self) -> float:
+        """Passes over the training words so far."""
+        return self.step * self.settings.batch_size / len(self.train_indices)
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether all steps are done."""
+        return self.step >= self.last_step
+
+    def draw_latents(self, indices: Tensor, generator: torch.Generator) -> Tensor:
+        """(B, 4, h, w) fresh samples of the records' posteriors, on the canvas that holds the widest of them.
+
+        Args:
+            indices: (B,) on the CPU, where they come from and the canvases are: a GPU would have to be waited
+                for.
+        """
+        moments = self.latents.batch(indices, int(self.canvases[indices].max()) // DOWNSCALE)
+        means, deviations = moments.unbind(dim=1)
+        return means + deviations * torch.randn(means.shape, device=self.device, generator=generator)
+
+    def loss(
+        self,
+        model: nn.Module,
+        indices: Tensor,
+        timesteps: Tensor,
+        generator: torch.Generator,
+        dropped: tuple[Tensor, Tensor] | None = None,
+        *,
+        recognition_weight: float = 0.0,
+    ) -> Tensor:
+        """Mean squared error of the prediction on records at given timesteps, and what can't be read in it;
+        scalar.
+        """
+        latents = self.draw_latents(indices, generator)
+        lengths, indices = self.conditions.lengths[indices], indices.to(self.device)
+        noise = torch.randn(latents.shape, device=self.device, generator=generator)
+        noisy_latents, target = self.schedule.add_noise(latents, noise, timesteps)
+        with self.accelerator.autocast():
+            prediction = model(
+                noisy_latents, timesteps, *self.conditions.batch(indices, latents.shape[-1], dropped)
+            ).float()
+        loss = F.mse_loss(prediction, target)
+        if recognition_weight:
+            clean, share = self.schedule.predict_clean(noisy_latents, prediction, timesteps)
+            with self.accelerator.autocast():
+                illegibility = self.latent_recogniser.loss(
+                    add_some_noise(clean, generator), self.conditions.reading_ids[indices], lengths
+                )
+            if dropped is not None:
+                share = share.masked_fill(dropped[0], 0.0)  # null text has nothing to read
+            # Where there is more noise than signal, the clean latents are a guess that nobody could read.
+            loss = loss + recognition_weight * (share * illegibility).mean()
+        return loss
+
+    def prepare_latent_recogniser(self, folder: Path, start: Path | None = None) -> None:
+        """Teach a latent recogniser this run's words, on the main process, and save it in ``folder``; a run
+        that goes on keeps its own.
+
+        Args:
+            start: folder of a latent recogniser that knows the letters already: it learns for a fifth of the
+                steps. Of a run that goes on, that of its checkpoint: it is taken as it is.
+        Raises:
+            UserError: for published weights, whose padding is a letter too.
+        """
+        if self.config.charset.pad_id:
+            raise UserError(
+                "--recognition_weight: published weights have one symbol for padding and z, which no"
+                " recogniser can tell apart. Give --recognition_weight 0."
+            )
+        if self.accelerator.is_main_process:
+            has_one = bool(self.step and (folder / CONFIG_NAME).is_file())
+            if self.step and start and not has_one:
+                shutil.copytree(start, folder)
+            elif not has_one:
+                self._teach_recogniser(folder, start)
+        self.accelerator.wait_for_everyone()
+        self.latent_recogniser = LatentRecogniser.from_pretrained(folder).to(self.device)
+
+    def _teach_recogniser(self, folder: Path, start: Path | None) -> None:
+        s, vocabulary_size = self.settings, self.config.charset.vocabulary_size
+        torch.manual_seed(s.seed)
+        if start is None:
+            steps = s.recogniser_steps
+            cache = self.latents.cache
+            config = LatentRecogniserConfig(
+                vocabulary_size=vocabulary_size, latent_channels=cache.channels, latent_height=cache.height
+            )
+            recogniser = LatentRecogniser(config)
+        else:
+            steps = math.ceil(s.recogniser_steps / 5)
+            recogniser = LatentRecogniser.from_pretrained(start).grow(vocabulary_size)
+        # fp16 would need its loss scaled.
+        autocast = nullcontext if self.accelerator.mixed_precision == "fp16" else self.accelerator.autocast
+        loss = train_latent_recogniser(
+            recogniser.to(self.device), self._draw_readable, steps, seed=s.seed, autocast=autocast
+        )
+        recogniser.save_pretrained(folder)
+        print(f"recogniser  {steps} steps, loss {loss:.3f} nats a character")
+
+    def _draw_readable(self, step: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Latents, ids in the order along the line, and lengths, for a step of the latent recogniser."""
+        indices = self.sampler.batch(step)
+        latents = self.draw_latents(indices, make_generator(self.device, self.settings.seed, step, 0xDA7A))
+        ids = self.conditions.reading_ids[indices.to(self.device)]
+        return latents, ids, self.conditions.lengths[indices]
+
+    def train_step(self) -> dict[str, Tensor | float]:
+        """One optimiser step; returns loss and gradient norm, both left on the device, and the epoch."""
+        s, accelerator = self.settings, self.accelerator
+        self.learning_rate = s.learning_rate * learning_rate_factor(
+            self.step, warmup_steps=s.lr_warmup_steps, horizon=s.schedule_steps, schedule=s.lr_schedule
+        )
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.learning_rate * group["rate_factor"]
+        rank, ranks = accelerator.process_index, accelerator.num_processes
+        indices = self.sampler.batch(self.step, rank, ranks)
+        # Those of the next step, during this one.
+        self.latents.prefetch(self.sampler.batch(self.step + 1, rank, ranks).tolist())
+        generator = make_generator(self.device, s.seed, self.step, rank, 0x11)
+        timesteps = self.schedule.draw_timesteps(len(indices), self.device, generator)
+        dropped = None
+        if self.has_null:
+            chances = torch.rand(2, len(indices), device=self.device, generator=generator)
+            dropped = (chances[0] < s.text_dropout, chances[1] < s.writer_dropout)
+        loss = self.loss(
+            self.unet, indices, timesteps, generator, dropped, recognition_weight=s.recognition_weight
+        )
+        accelerator.backward(loss)
+        grad_norm = accelerator.clip_grad_norm_(self.unet.parameters(), s.max_grad_norm)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.step += 1
+        self.ema.update(self.bare_unet, self.step)
+        return {"loss": loss.detach(), "grad_norm": grad_norm, "epoch": self.epoch}
+
+    @torch.no_grad()
+    def validate(self) -> dict[str, float]:
+        """Loss of the averaged weights on fixed words, noise and evenly spread timesteps."""
+        total = 0.0
+        for first in range(0, len(self.val_indices), 64):
+            indices = torch.tensor(self.val_indices[first : first + 64])
+            generator = make_generator(self.device, self.settings.seed, first, 0x7A1)
+            # Shuffled, since the words are in the order of their widths.
+            order = torch.randperm(len(indices), device=self.device, generator=generator)
+            timesteps = self.schedule.spread_timesteps(len(indices), self.device)[order]
+            total += self.loss(self.ema.module, indices, timesteps, generator).item() * len(indices)
+        return {"val_loss": total / len(self.val_indices)}
+
+    def write_checkpoint(self, folder: Path) -> None:
+        """Fill a checkpoint's folder: what sampling needs, and the training state."""
+        s = self.settings
+        dropout = (
+            {"text": s.text_dropout, "writer": s.writer_dropout}
+            if self.has_null
+            else {"text": 0.0, "writer": 0.0}
+        )
+        config = replace(
+            self.config,
+            extra={
+                **self.config.extra,
+                "step": self.step,
+                "epoch": round(self.epoch, 2),
+                "condition_dropout": dropout,
+                "training": asdict(s),
+            },
+        )
+        HandwritingPipeline(self.ema.module, self.vae, config, self.latent_recogniser).save_pretrained(folder)
+        state = {"step": self.step, "settings": asdict(self.settings)}
+        if self.accelerator.scaler is not None:
+            state["grad_scaler"] = self.accelerator.scaler.state_dict()
+        save_training_state(
+            folder / TRAINING_STATE, self.bare_unet, self.optimizer.optimizer, self.ema, state
+        )
+
+    def restore(self, checkpoint: Path) -> None:
+        """Take over a checkpoint's state.
+
+        Raises:
+            UserError: if it is damaged, or another model's.
+        """
+        state = load_training_state(checkpoint, self.bare_unet, self.optimizer.optimizer, self.ema)
+        if self.accelerator.scaler is not None and "grad_scaler" in state:
+            self.accelerator.scaler.load_state_dict(state["grad_scaler"])
+        self.step = state["step"]
+
+    def write_preview(self, path: Path) -> None:
+        """Save a sheet of validation words by their writers."""
+        pipeline = HandwritingPipeline(self.ema.module, self.vae, self.config).to(self.device)
+        records = [self.words.records[i] for i in self.val_indices]
+        write_preview(pipeline, records, path, seed=self.settings.seed)
+        self.vae.to("cpu")

@@ -1,0 +1,290 @@
+"""The command line of inference.py."""
+
+import argparse
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from diffusion.noise_schedule import FLOW_INTERVAL, FULL_INTERVAL, SCHEDULERS
+from diffusion.pipeline import DEFAULT_GUIDANCE, DEFAULT_REDRAWS, DEFAULT_STEPS
+from htr.error_rates import NORMALISERS
+from htr.recogniser import CHOICES
+from utils.charset import normalise_texts
+from utils.cli import HelpFormatter, parse_bool, positive_int
+from utils.text_images import SPLITS
+from utils.vocabulary import SCOPES
+
+ROOT = Path(__file__).resolve().parents[1]
+SHIPPED_MODEL = ROOT / "models" / "demo"
+OUTPUT_FORMATS = ("folder", "webdataset")
+PRECISIONS = ("no", "bf16", "fp16")
+WORDS_PER_TAR = 1000
+
+
+def parse_inference_args(argv: Sequence[str] | None, description: str) -> argparse.Namespace:
+    """Parse the command line of inference.py, with the flags that change nothing refused.
+
+    ``save_path`` is set, too: by default beside the model, but never in the program's own folder of models.
+    """
+    parser = argparse.ArgumentParser(description=description, formatter_class=HelpFormatter)
+    _add_model_and_output(parser.add_argument_group("model and output"))
+    _add_texts(parser.add_argument_group("what to write"))
+    _add_sampling(parser.add_argument_group("how"))
+    _add_selection(parser.add_argument_group("only legible words", "a wrong label harms a training set"))
+    args = parser.parse_args(argv)
+    for find_mistake in (_mistake_in_texts, _mistake_in_sampling):
+        if mistake := find_mistake(args):
+            parser.error(mistake)
+    args.num_per_word = args.num_per_word or 1
+    args.oov_scope = args.oov_scope or SCOPES[0]
+    args.words_per_tar = args.words_per_tar or WORDS_PER_TAR
+    args.normalise = args.normalise or "exact"
+    args.best_of = args.best_of or 1
+    if args.save_path is None:
+        is_of_program = args.models_path.resolve().is_relative_to(SHIPPED_MODEL.parent)
+        args.save_path = (Path() if is_of_program else args.models_path) / "samples"
+    return args
+
+
+def parse_shard(value: str) -> tuple[int, int]:
+    """``I/N`` with 0 <= I < N, for ``argparse``."""
+    match = re.fullmatch(r"(\d+)/(\d+)", value)
+    if not match or not int(match.group(1)) < int(match.group(2)):
+        raise argparse.ArgumentTypeError(f"{value!r} is not I/N with I from 0 to N - 1")
+    return int(match.group(1)), int(match.group(2))
+
+
+# Flags
+# ------------------------------------------------------------------------------------------------------------
+
+
+def _add_model_and_output(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--models_path",
+        type=Path,
+        default=SHIPPED_MODEL,
+        help=(
+            "checkpoint, run of train_diffusion.py (its newest checkpoint), or folder with the published"
+            " models/ema_ckpt.pt (default: the model that ships with the program, models/demo)"
+        ),
+    )
+    group.add_argument(
+        "--save_path",
+        type=Path,
+        help="folder to write (default: <models_path>/samples; with a model that ships ./samples)",
+    )
+    group.add_argument(
+        "--overwrite", action="store_true", help="write a finished folder, or one of other settings, anew"
+    )
+    group.add_argument(
+        "--output_format",
+        choices=OUTPUT_FORMATS,
+        default="folder",
+        help="folder of text images, or WebDataset tar files for millions of words",
+    )
+    group.add_argument(
+        "--words_per_tar",
+        type=positive_int,
+        help=f"words in a tar file of --output_format webdataset (default: {WORDS_PER_TAR})",
+    )
+    group.add_argument(
+        "--vae",
+        help="VAE in place of the checkpoint's: folder or Hugging Face id; needed with published weights",
+    )
+    group.add_argument(
+        "--writer_dict", type=Path, help="JSON file of writer names to embedding rows, for published weights"
+    )
+    group.add_argument(
+        "--max_length",
+        type=positive_int,
+        help="longest text in characters of published weights (default: 10)",
+    )
+
+
+def _add_texts(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--words",
+        nargs="+",
+        help="words (default: some that the model was trained on; for older checkpoints common English ones)",
+    )
+    group.add_argument("--words_file", type=Path, help="text file in UTF-8, one word or phrase a line")
+    group.add_argument(
+        "--dataset_path",
+        type=Path,
+        help="folder of text images: its texts again, each in its own writer's style",
+    )
+    group.add_argument("--split", choices=SPLITS, help="split of --dataset_path (default: all)")
+    group.add_argument(
+        "--skip_unknown",
+        action="store_true",
+        help="count and leave out words that the model can't write, instead of ending with an error",
+    )
+    group.add_argument(
+        "--writer",
+        nargs="+",
+        metavar="ID",
+        help=(
+            "writers by name, or 'random', or 'all' (default: random; with --dataset_path each word's own;"
+            " with --single_image False all)"
+        ),
+    )
+    group.add_argument(
+        "--mix",
+        nargs="+",
+        metavar="ID:SHARE",
+        help="one style mixed of several writers', e.g. --mix 000:0.7 011:0.3",
+    )
+    group.add_argument(
+        "--oov",
+        type=positive_int,
+        metavar="N",
+        help=(
+            "number of new words for each writer of --dataset_path (or of --writer), which its training words"
+            " there lack; of their lengths, with rare characters well represented; from --words_file or a"
+            " dictionary"
+        ),
+    )
+    group.add_argument(
+        "--oov_scope",
+        choices=SCOPES,
+        help=f"what --oov words are new to: their writer, or the whole data set (default: {SCOPES[0]})",
+    )
+    group.add_argument(
+        "--num_per_word", type=positive_int, help="images of each word and writer (default: 1)"
+    )
+    group.add_argument(
+        "--single_image",
+        type=parse_bool,
+        default=True,
+        metavar="True|False",
+        help="True: one PNG a word; False: also one sheet a word, with all its writers",
+    )
+
+
+def _add_sampling(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--num_steps", type=positive_int, default=DEFAULT_STEPS, help="denoising steps")
+    group.add_argument("--scheduler", choices=SCHEDULERS, default="dpmsolver++", help="sampler")
+    group.add_argument(
+        "--guidance_scale",
+        type=float,
+        help=(
+            f"weight of the text; 1 is no guidance (default: {DEFAULT_GUIDANCE:g}, or 1 for a model trained"
+            " without null conditions)"
+        ),
+    )
+    group.add_argument(
+        "--writer_guidance_scale", type=float, help="weight of the writer's style (default: --guidance_scale)"
+    )
+    group.add_argument(
+        "--guidance_interval",
+        type=float,
+        nargs=2,
+        metavar=("LOW", "HIGH"),
+        help=(
+            "noise levels with guidance, from 0 (clean) to 1 (noise); the others take half of the time"
+            f" (default: {FLOW_INTERVAL[0]:g} {FLOW_INTERVAL[1]:g} for a model of flow prediction, else all)"
+        ),
+    )
+    group.add_argument("--seed", type=int, default=0, help="random seed: another one gives other drawings")
+    group.add_argument(
+        "--batch_size",
+        type=positive_int,
+        default=32,
+        help="words drawn at once; a matter of speed and memory, not of the result",
+    )
+    group.add_argument("--mixed_precision", choices=PRECISIONS, default="no", help="arithmetic of the UNet")
+    group.add_argument(
+        "--compile", action="store_true", help="torch.compile the UNet: pays on a GPU, for thousands of words"
+    )
+    group.add_argument("--device", help="e.g. cpu or cuda:1 (default: a GPU if there is one)")
+    group.add_argument(
+        "--shard",
+        type=parse_shard,
+        metavar="I/N",
+        help=(
+            "part I (from 0) of N to write; the last part to finish puts them together (under accelerate"
+            " launch each process is a part)"
+        ),
+    )
+
+
+def _add_selection(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--redraws",
+        type=int,
+        metavar="N",
+        help=(
+            "most times that a word is drawn again which the model's own latent recogniser can't read; the"
+            f" best is kept (default: {DEFAULT_REDRAWS}, or 0 without a latent recogniser)"
+        ),
+    )
+    group.add_argument(
+        "--recogniser",
+        metavar="NAME",
+        help=f"recogniser that reads every word: {CHOICES}. Judge the words by another one afterwards",
+    )
+    group.add_argument(
+        "--best_of",
+        type=positive_int,
+        help=(
+            "most variants of a word, until one is read within --max_cer (or without error); the best is kept"
+            " (default: 1)"
+        ),
+    )
+    group.add_argument(
+        "--max_cer",
+        type=float,
+        help="highest character error rate of a word that is kept, e.g. 0 or 0.2 (default: all are kept)",
+    )
+    group.add_argument(
+        "--normalise",
+        choices=tuple(NORMALISERS),
+        help="how texts are compared: exactly, or their letters and digits without case (default: exact)",
+    )
+
+
+# Mistakes
+# ------------------------------------------------------------------------------------------------------------
+
+
+def _mistake_in_texts(args: argparse.Namespace) -> str | None:
+    sources = sum(value is not None for value in (args.words, args.words_file, args.dataset_path))
+    if sources > 1 + bool(args.oov):
+        return "give one of --words, --words_file and --dataset_path"
+    if args.oov:
+        if not args.dataset_path or args.words or args.mix:
+            return (
+                f"--oov {args.oov}: goes with --dataset_path (the training words), not with --words or --mix"
+            )
+        if args.num_per_word:
+            return f"--num_per_word {args.num_per_word}: not with --oov, whose words are written once each"
+        if not args.single_image:
+            return "--single_image False: not with --oov, where a word has one writer"
+    elif args.oov_scope:
+        return f"--oov_scope {args.oov_scope}: goes with --oov"
+    if args.mix and args.writer:
+        return "give --writer or --mix, not both"
+    if args.words and not normalise_texts(args.words):
+        return "--words: nothing but white space"
+    if args.split and not args.dataset_path:
+        return f"--split {args.split}: goes with --dataset_path"
+    return None
+
+
+def _mistake_in_sampling(args: argparse.Namespace) -> str | None:
+    for name in ("best_of", "max_cer", "normalise"):
+        if getattr(args, name) is not None and not args.recogniser:
+            return f"--{name} {getattr(args, name)}: goes with --recogniser"
+    if args.redraws is not None and args.redraws < 0:
+        return f"--redraws {args.redraws}: at least 0"
+    low, high = args.guidance_interval or FULL_INTERVAL
+    if not 0 <= low < high <= 1:
+        return f"--guidance_interval {low:g} {high:g}: two shares, 0 <= LOW < HIGH <= 1"
+    if args.max_cer is not None and not 0 <= args.max_cer < float("inf"):
+        return f"--max_cer {args.max_cer}: a share of at least 0"
+    is_tars = args.output_format == "webdataset"
+    if is_tars and not args.single_image:
+        return "--single_image False: sheets are written into folders; leave --output_format out"
+    if args.words_per_tar and not is_tars:
+        return f"--words_per_tar {args.words_per_tar}: goes with --output_format webdataset"
+    return None

@@ -1,0 +1,225 @@
+"""From a scan or photograph of a word to clean ink on white, fitted to the canvas."""
+
+import itertools
+import unicodedata
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from PIL import Image, ImageOps
+
+from utils.images import WHITE, ink_box, ink_mask
+
+LARGEST_FACTOR = 6  # times the canvas's height; higher pictures are reduced before they are cleaned
+
+
+@dataclass(frozen=True, kw_only=True)
+class FitSettings:
+    """How a raw word picture becomes an image of the word folder.
+
+    Attributes:
+        img_size: (height, width) in pixels, multiples of 8.
+        background: ``whiten`` (ink on clean white) or ``keep``.
+        crop: cut to the ink before fitting.
+        fit: ``aspect`` (scaled to fit inside, shape kept), ``squeeze`` (scaled to the height; what is too
+            wide is squeezed to the width: the published procedure).
+        align: ``left`` or ``center``, horizontally; vertically always centred.
+        margin: white pixels kept free on each side.
+        max_scale: a word is enlarged by this factor at most, so that a full stop stays smaller than a letter.
+        remove_rules: erase ruler lines at the upper and lower edge (long, flat, separate strokes).
+        invert_dark: turn light writing on a dark ground into dark on light.
+    """
+
+    img_size: tuple[int, int] = (64, 256)
+    background: str = "whiten"
+    crop: bool = True
+    fit: str = "aspect"
+    align: str = "left"
+    margin: int = 4
+    max_scale: float = 2.0
+    remove_rules: bool = False
+    invert_dark: bool = False
+
+
+def to_grey(image: Image.Image) -> np.ndarray:
+    """Any Pillow image as (H, W) uint8 grey, 0 black to 255 white; transparency lies on white.
+
+    Handles alpha, palettes, 1 bit, 16 bit, float (0-1 or 0-255) and CMYK.
+    """
+    if image.mode.startswith("I"):  # 16-bit files open as I;16, older ones as I
+        values = np.asarray(image).astype(np.float64)
+        scale = 257.0 if values.max(initial=0) > WHITE else 1.0
+        return np.clip(np.rint(values / scale), 0, WHITE).astype(np.uint8)
+    if image.mode == "F":
+        values = np.asarray(image)
+        scale = WHITE if values.max(initial=0) <= 1 else 1
+        return np.clip(np.rint(values * scale), 0, WHITE).astype(np.uint8)
+    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
+        rgba = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
+    if image.mode not in ("L", "RGB"):
+        image = image.convert("L" if image.mode == "1" else "RGB")
+    return np.asarray(image.convert("L")).copy()
+
+
+def is_dark_ground(grey: np.ndarray) -> bool:
+    """True if the picture's border is mostly darker than its Otsu threshold, with clear contrast between the
+    classes.
+    """
+    threshold, _ = cv2.threshold(grey, 0, 255, cv2.THRESH_BINARY | cv2.THRESH_OTSU)
+    dark, light = grey[grey <= threshold], grey[grey > threshold]
+    if dark.size == 0 or light.size == 0 or light.mean() - dark.mean() < 40:
+        return False
+    border = np.concatenate([grey[0], grey[-1], grey[:, 0], grey[:, -1]])
+    return bool((border <= threshold).mean() > 0.6)
+
+
+def whiten_paper(grey: np.ndarray) -> np.ndarray:
+    """Divide by the paper's local brightness and lift what is lighter than the ink to pure white.
+
+    A closing with a square keeps steps between paper patches (IAM's grey rectangles on white filler) in the
+    paper's estimate; small patches that it takes for ink are lifted by the white point instead.
+
+    Args:
+        grey: (H, W) uint8.
+    Returns:
+        (H, W) uint8, paper at 255, ink as dark as it was against its paper.
+    """
+    side = max(15, min(grey.shape) // 2 | 1)
+    paper = cv2.morphologyEx(
+        grey, cv2.MORPH_CLOSE, np.ones((side, side), np.uint8), borderType=cv2.BORDER_REPLICATE
+    )
+    flat = np.clip(grey.astype(np.float32) * WHITE / np.maximum(paper, 1), 0, WHITE)
+    threshold, _ = cv2.threshold(flat.astype(np.uint8), 0, 255, cv2.THRESH_BINARY | cv2.THRESH_OTSU)
+    is_ink = flat <= threshold
+    if is_ink.all() or not is_ink.any():
+        return flat.astype(np.uint8)
+    paper_level = float(np.median(flat[~is_ink]))
+    middle = (float(flat[is_ink].mean()) + paper_level) / 2
+    # On clean paper what lies between ink and paper is the soft edge of a stroke; away from strokes it is
+    # paper of a second kind, such as the patches.
+    near_ink = cv2.dilate(is_ink.astype(np.uint8), np.ones((5, 5), np.uint8)) > 0
+    between = ~near_ink & (flat > threshold) & (flat < middle + 0.8 * (paper_level - middle))
+    has_patches = between.sum() > 0.4 * is_ink.sum()
+    white_point = middle + (0.3 if has_patches else 0.65) * (paper_level - middle)
+    return np.clip(np.rint(flat * WHITE / max(white_point, 1.0)), 0, WHITE).astype(np.uint8)
+
+
+def erase_rules(grey: np.ndarray) -> np.ndarray:
+    """Paint white the flat, long strokes in the outer tenth of the height: ruler lines and their stubs.
+
+    A component counts as a rule if it lies wholly in the top or bottom tenth, is at least 8 % of the picture
+    wide and six times as wide as it is high.
+    """
+    height, width = grey.shape
+    mask = (grey < 225).astype(np.uint8)
+    count, labels, stats, _ = cv2.connectedComponentsWithStats(mask, connectivity=8)
+    is_rule = np.zeros(count, bool)
+    for index in range(1, count):
+        _, top, w, h, _ = stats[index]
+        at_edge = top + h <= 0.1 * height or top >= 0.9 * height
+        is_rule[index] = at_edge and w >= max(0.08 * width, 6 * h)
+    if not is_rule.any():
+        return grey
+    erased = grey.copy()
+    erased[cv2.dilate(is_rule[labels].astype(np.uint8), np.ones((3, 3), np.uint8)) > 0] = WHITE
+    return erased
+
+
+def clean_word(image: Image.Image, settings: FitSettings) -> np.ndarray | None:
+    """Grey, whitened and cropped as the settings say, not yet fitted.
+
+    Returns:
+        (h, w) uint8, or None if there is nothing to see: a single pixel, or no ink.
+    """
+    grey = to_grey(image)
+    if min(grey.shape) < 1 or max(grey.shape) <= 1:
+        return None
+    excess = grey.shape[0] / (LARGEST_FACTOR * settings.img_size[0])
+    if excess > 1:  # a photograph: more pixels than the canvas can show only cost time
+        size = (max(1, round(grey.shape[1] / excess)), max(1, round(grey.shape[0] / excess)))
+        grey = cv2.resize(grey, size, interpolation=cv2.INTER_AREA)
+    if settings.invert_dark and is_dark_ground(grey):
+        grey = WHITE - grey
+    if settings.background == "whiten":
+        grey = whiten_paper(grey)
+    if settings.remove_rules:
+        grey = erase_rules(grey)
+    cropped = crop_to_ink(grey)
+    return cropped if cropped is None or settings.crop else grey
+
+
+def fit_word(grey: np.ndarray, settings: FitSettings) -> np.ndarray:
+    """Scale a word onto the canvas.
+
+    Args:
+        grey: (h, w) uint8 of any size.
+    Returns:
+        (H, W) uint8 with (H, W) = ``settings.img_size``.
+    """
+    height, width = settings.img_size
+    if settings.fit == "squeeze":
+        # The published fit: height first, too wide is squeezed, too narrow is centred on white.
+        picture = Image.fromarray(grey)
+        picture = picture.resize(
+            (max(1, int(picture.width * height / picture.height)), height), Image.LANCZOS
+        )
+        if picture.width > width:
+            return np.asarray(picture.resize((width, height), Image.LANCZOS))
+        return np.asarray(ImageOps.pad(picture, (width, height), color=WHITE))
+    inner_height, inner_width = height - 2 * settings.margin, width - 2 * settings.margin
+    scale = min(inner_height / grey.shape[0], inner_width / grey.shape[1], settings.max_scale)
+    size = (max(1, round(grey.shape[1] * scale)), max(1, round(grey.shape[0] * scale)))
+    picture = Image.fromarray(grey).resize(size, Image.LANCZOS)
+    left = settings.margin if settings.align == "left" else (width - picture.width) // 2
+    canvas = Image.new("L", (width, height), WHITE)
+    canvas.paste(picture, (left, (height - picture.height) // 2))
+    return np.asarray(canvas)
+
+
+def split_at_spaces(grey: np.ndarray, text: str) -> list[tuple[np.ndarray, str]] | None:
+    """Cut a picture of several words at its clear spaces.
+
+    The widest gaps between ink columns must be as many as the text's spaces, and the narrowest of them
+    clearly wider (1.6 times, and a fifth of the ink's height) than the widest of the others.
+
+    Args:
+        grey: (h, w) uint8, clean paper.
+    Returns:
+        (picture, word) for each word, cropped to its ink; None where the spaces are not clear, or words may
+        stand from right to left.
+    """
+    words = text.split(" ")
+    if len(words) == 1:
+        return [(grey, text)]
+    if any(unicodedata.bidirectional(character) in ("R", "AL") for character in text):
+        return None
+    mask = ink_mask(grey)
+    columns = np.flatnonzero(mask.any(axis=0))
+    if columns.size == 0:
+        return None
+    rows = np.flatnonzero(mask.any(axis=1))
+    starts = np.flatnonzero(np.diff(columns) > 1)
+    gaps = sorted(((int(columns[i + 1] - columns[i] - 1), int(columns[i]) + 1) for i in starts), reverse=True)
+    if len(gaps) < len(words) - 1:
+        return None
+    chosen, others = gaps[: len(words) - 1], gaps[len(words) - 1 :]
+    narrowest, rival = chosen[-1][0], others[0][0] if others else 1
+    if narrowest < 1.6 * rival or narrowest < 0.2 * (rows[-1] - rows[0] + 1):
+        return None
+    cuts = [0, *sorted(start + gap // 2 for gap, start in chosen), grey.shape[1]]
+    parts = [crop_to_ink(grey[:, left:right]) for left, right in itertools.pairwise(cuts)]
+    if any(part is None for part in parts):
+        return None
+    return list(zip(parts, words, strict=True))
+
+
+def crop_to_ink(grey: np.ndarray) -> np.ndarray | None:
+    """Cut to the ink with one pixel around it, which keeps the soft edge of the strokes; None where there is
+    no ink.
+    """
+    box = ink_box(grey)
+    if box is None:
+        return None
+    left, top, right, bottom = box
+    return grey[max(0, top - 1) : bottom + 1, max(0, left - 1) : right + 1]

@@ -1,0 +1,61 @@
+"""The export of a checkpoint: half the size, the same words."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from diffusion.latent_recogniser import LatentRecogniser, LatentRecogniserConfig
+from diffusion.pipeline import HandwritingPipeline
+
+ROOT = Path(__file__).parents[2]
+
+
+def export(*args):
+    command = [sys.executable, str(ROOT / "scripts" / "export_checkpoint.py"), *map(str, args)]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def test_export_is_half_as_large_and_writes_the_same(tiny_run, tmp_path):
+    result = export("--models_path", tiny_run, "--save_path", tmp_path / "small")
+    assert result.returncode == 0, result.stderr
+    assert not (tmp_path / "small" / "training_state").exists()
+    whole, half = (
+        HandwritingPipeline.from_pretrained(tiny_run),
+        HandwritingPipeline.from_pretrained(tmp_path / "small"),
+    )
+    text, writer = whole.config.charset.characters[0], whole.config.writers[0]
+    images = [p([text], [writer], num_inference_steps=2).astype(int) for p in (whole, half)]
+    assert np.abs(images[0] - images[1]).max() <= 8
+
+
+def test_a_reader_is_exported_along(pipeline, tmp_path):
+    pipeline.save_pretrained(tmp_path / "checkpoint")
+    reader = LatentRecogniser(
+        LatentRecogniserConfig(
+            vocabulary_size=pipeline.config.charset.vocabulary_size, channels=(8, 16, 16, 32)
+        )
+    )
+    reader.save_pretrained(tmp_path / "checkpoint" / "reader")
+    assert export("--models_path", tmp_path / "checkpoint", "--save_path", tmp_path / "small").returncode == 0
+    files = (tmp_path / name / "reader" / "latent_reader.safetensors" for name in ("checkpoint", "small"))
+    weights, half = (path.stat().st_size for path in files)
+    assert half < 0.6 * weights
+    latents = torch.randn(1, 4, 8, 6)
+    exported = LatentRecogniser.from_pretrained(tmp_path / "small" / "reader")
+    torch.testing.assert_close(exported(latents), reader(latents), atol=1e-2, rtol=1e-2)
+
+
+def test_export_overwrites_nothing(tiny_run, tmp_path):
+    (tmp_path / "mine").write_text("kept")
+    result = export("--models_path", tiny_run, "--save_path", tmp_path)
+    assert result.returncode == 2 and "--save_path" in result.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["mine"]
+
+
+def test_a_file_in_place_of_the_folder_is_named(tiny_run, tmp_path):
+    (tmp_path / "mine").write_text("kept")
+    result = export("--models_path", tiny_run, "--save_path", tmp_path / "mine")
+    assert result.returncode == 2 and f"--save_path {tmp_path / 'mine'}: is a file" in result.stderr
