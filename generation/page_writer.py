@@ -18,12 +18,11 @@ from generation.page_layout import LayoutStatistics, PagePlan, plan_page
 from generation.page_xml import XML_FORMATS, LineRegion, unwritable_characters
 from generation.paper import lay_on_paper
 from utils.errors import UserError
-from utils.images import WHITE
+from utils.images import INK, WHITE
 from utils.output import save_image, write_atomically
 
 PAGES_NAME = "pages.jsonl"
 WRITERS_NAME = "writers.csv"
-_INK = 200  # grey levels below are ink, for a line's outline
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -189,7 +188,7 @@ def _locate(line: PageLine, matrix: np.ndarray, size: tuple[int, int]) -> LineRe
 
 
 def _ink_ends(image: np.ndarray) -> tuple[int, int]:
-    columns = np.flatnonzero((image < _INK).any(axis=0))
+    columns = np.flatnonzero((image < INK).any(axis=0))
     return (int(columns[0]), int(columns[-1]) + 1) if len(columns) else (0, image.shape[1])
 
 
@@ -206,7 +205,7 @@ def _outline(line: PageLine, left: int, right: int) -> np.ndarray:
     bottoms = np.full(count, line.baseline)
     for piece in range(count):
         part = line.image[:, int(borders[piece]) : int(np.ceil(borders[piece + 1]))]
-        rows = np.flatnonzero((part < _INK).any(axis=1))
+        rows = np.flatnonzero((part < INK).any(axis=1))
         if len(rows):
             tops[piece] = min(tops[piece], rows[0])
             bottoms[piece] = max(bottoms[piece], rows[-1] + 1)

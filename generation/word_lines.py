@@ -7,6 +7,7 @@ from functools import lru_cache
 import numpy as np
 import torch
 
+from diffusion.config import CheckpointConfig
 from diffusion.pipeline import HandwritingPipeline
 from generation.jobs import Job, JobList, Style, describe_style, slug
 from generation.lines import LineStyle, break_lines, place_words, word_width
@@ -39,6 +40,11 @@ class LinesFromWords:
         self.pipeline = pipeline
         self.style = style or replace(LineStyle(), height=pipeline.config.img_size[0])
         self._words_at_once = words_at_once
+
+    @property
+    def config(self) -> CheckpointConfig:
+        """The pipeline's."""
+        return self.pipeline.config
 
     def check(self, texts: Sequence[str], writers: Sequence) -> None:
         """Check that the model can write every word; see ``HandwritingPipeline.check``.
