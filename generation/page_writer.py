@@ -19,7 +19,8 @@ from generation.page_xml import XML_FORMATS, LineRegion, unwritable_characters
 from generation.paper import lay_on_paper
 from utils.errors import UserError
 from utils.images import INK, WHITE
-from utils.output import save_image, write_atomically
+from utils.json_files import read_json
+from utils.output import is_whole_png, save_image, write_atomically
 
 PAGES_NAME = "pages.jsonl"
 WRITERS_NAME = "writers.csv"
@@ -75,8 +76,11 @@ class PageWriter:
         self._seed = seed
 
     def has_page(self, name: str) -> bool:
-        """Whether a page is there, whole."""
-        return self._note(name).is_file()
+        """Whether a page is there, whole, or was found to have no lines."""
+        if not self._note(name).is_file():
+            return False
+        has_files = (self.folder / f"{name}.xml").is_file() and is_whole_png(self.folder / f"{name}.png")
+        return has_files or not read_json(self._note(name))["lines"]
 
     def write(self, name: str, lines: Sequence[PageLine], writer: str, *, split: str = "train") -> None:
         """Write a page.

@@ -53,10 +53,11 @@ class LinesFromWords:
             ValueError: names the first that it can't.
         """
         for text in texts:
-            words = text.split()
-            if len(words) > WORDS_A_LINE:
-                raise UserError(f"{text[:40]!r}…: a line of {len(words)} words; at most {WORDS_A_LINE}")
-            self.pipeline.check(words, writers)
+            if len(text.split()) > WORDS_A_LINE:
+                raise UserError(
+                    f"{text[:40]!r}…: {len(text.split())} words; a line has at most {WORDS_A_LINE}"
+                )
+        self.pipeline.check([word for text in texts for word in text.split()], writers)
 
     def canvas_widths(self, texts: Sequence[str], writers: Sequence) -> np.ndarray:
         """(N,) sum of the widths of the canvases of each line's words, pixels."""

@@ -36,6 +36,7 @@ from tests.helpers import (
 from unet import UNet
 from utils.charset import Charset
 from utils.cli import run
+from utils.errors import UserError
 from utils.text_images import read_text_images
 
 FAST = ("--num_steps", "2", "--device", "cpu")
@@ -1038,4 +1039,11 @@ def test_a_character_of_the_corpus_that_the_model_lacks_is_named(checkpoint, tmp
             "--save_path",
             tmp_path / "out",
         )
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_unknown_writer_of_a_corpus_is_named_before_anything_is_drawn(checkpoint, corpus, tmp_path):
+    flags = ("--models_path", checkpoint, "--corpus", corpus, *LINES, "--save_path", tmp_path / "out")
+    with pytest.raises(UserError, match="nobody"):
+        run_script("inference", *flags, "--writer", "nobody")
     assert not (tmp_path / "out").exists()
