@@ -70,8 +70,10 @@ def _load_part(page: PageLines, height: int) -> tuple[np.ndarray, np.ndarray, np
         (H, W) uint8 grey, and (2,) ``scale`` and ``shift``: a point of the file lies at ``point * scale -
         shift``.
     """
-    with warnings.catch_warnings(), Image.open(page.path) as image:
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        image = Image.open(page.path)
+    with image:
         full = np.array(image.size, float)
         scale = np.array(
             [pixels / units if units > 0 else 1.0 for pixels, units in zip(full, page.size, strict=True)]
@@ -81,9 +83,8 @@ def _load_part(page: PageLines, height: int) -> tuple[np.ndarray, np.ndarray, np
         outlines = [o for o in outlines if len(o) and (np.abs(o - full / 2) <= full).all()]
         usual = float(np.median([np.ptp(outline, axis=0).min() for outline in outlines] or [0.0]))
         wanted = max(1.0, usual / (PIXELS_A_LINE * height))
-        image.draft(
-            "L", tuple((full / wanted).astype(int))
-        )  # JPEG files can be read at a half, a quarter or an eighth
+        # JPEG files can be read at a half, a quarter or an eighth of their size.
+        image.draft("L", tuple((full / wanted).astype(int)))
         image.load()
         grey = to_grey(image)
     read = np.array(grey.shape[::-1]) / full

@@ -251,3 +251,10 @@ def test_a_page_is_read_once_for_all_its_lines(tmp_path, monkeypatch):
     monkeypatch.setattr(Image, "open", lambda *args: opened.append(args) or open_image(*args))
     cut_texts(tmp_path)
     assert len(opened) == 1
+
+
+def test_a_huge_page_warns_of_nothing(tmp_path, monkeypatch, recwarn):
+    page = draw_page(TEXTS)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", page.width * page.height - 1)
+    assert not any(isinstance(image, str) for image in cut(tmp_path, page, [line_of(0, TEXTS[0])]))
+    assert not recwarn.list
