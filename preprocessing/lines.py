@@ -17,9 +17,11 @@ from preprocessing.line_shapes import LineFrame, LineShape, make_frames
 from preprocessing.straightening import Strip, find_ink, straighten
 from utils.images import WHITE
 
-X_HEIGHT = 0.25  # of the canvas: the height of small letters, where the hand's tall strokes leave room for it
+X_HEIGHT = 0.28  # of the canvas: the height of small letters, where the hand's tall strokes leave room for it
 BASELINE = 0.62  # of the canvas, from its top
-FITTING = 85  # per cent of a page's lines that fit on the canvas at their hand's size
+FITTING = (
+    70  # per cent of a page's lines that fit on the canvas at their hand's size; the others are reduced to it
+)
 SMALLEST = 0.6  # of its hand's size: the least that a line with a very tall stroke is reduced to
 TIPS = 0.005  # share of a line's ink that may lie above what counts as its top, and below its foot
 LARGEST_SCALE = 6.0  # canvas pixels a page pixel; a hand that would need more was measured wrongly
