@@ -5,7 +5,6 @@ stopped.
 """
 
 import json
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -13,17 +12,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from diffusion.autoencoder import VAE_FOLDER, CompactAutoencoder
+from diffusion.autoencoder import DOWNSCALE, VAE_FOLDER, CompactAutoencoder, load_vae
+from diffusion.windows import Words, crop_batch
 from utils.checkpoint import CONFIG_NAME, FORMAT_VERSION, one_line
 from utils.errors import UserError
-from utils.images import stack_images
 from utils.json_files import read_json
 from utils.resume import TRAINING_STATE, load_training_state, read_settings, save_training_state
-from utils.sources import read_images
 from utils.training import EpochSampler, ExponentialMovingAverage, learning_rate_factor, make_generator
 from utils.training_loop import Column
 
 SCALE_IMAGES = 512  # that measure the latents' scale, an even sample
+FIRST_LOG_VARIANCE = -6.0  # of the posterior, before training
 LOG_COLUMNS = (
     Column(name="step", spec="d"),
     Column(name="loss", is_mean=True, is_shown=True),
@@ -56,37 +55,6 @@ class AutoencoderSettings:
     seed: int = 0
 
 
-@dataclass(frozen=True, kw_only=True)
-class Words:
-    """Images in memory: ``images`` (N, H, W) uint8 and each one's ``ink_right``, the last column with ink, in
-    pixels.
-    """
-
-    images: Tensor
-    ink_right: Tensor
-
-
-def load_words(paths: Sequence[Path]) -> Words:
-    """Read images into memory."""
-    images = stack_images(read_images(paths))
-    columns = torch.arange(images.shape[2])
-    # Part by part: the comparison of all at once would take as much memory as the images.
-    ends = [((part < 200).any(dim=1) * columns).amax(dim=1) for part in images.split(1024)]
-    return Words(images=images, ink_right=torch.cat(ends))
-
-
-def crop_batch(words: Words, indices: Tensor, crop_width: int, generator: torch.Generator) -> Tensor:
-    """Random windows that begin inside the ink, as (B, 1, H, crop_width) pixels in [-1, 1]: white tails teach
-    nothing.
-    """
-    width = words.images.shape[2]
-    last = (words.ink_right[indices] - crop_width // 2).clamp(0, width - crop_width)
-    left = (torch.rand(len(indices), generator=generator) * (last + 1)).long()
-    columns = left[:, None] + torch.arange(crop_width)
-    batch = words.images[indices].gather(2, columns[:, None, :].expand(-1, words.images.shape[1], -1))
-    return batch[:, None].float() / 127.5 - 1
-
-
 def reconstruction_loss(reconstruction: Tensor, pixel_values: Tensor) -> tuple[Tensor, Tensor]:
     """L1 of pixels plus L1 of horizontal and vertical differences (strokes are edges); returns (loss, pixel
     L1).
@@ -112,12 +80,9 @@ def measure_psnr(
 
 
 @torch.no_grad()
-def measure_scale(vae: CompactAutoencoder, images: Tensor, device: torch.device) -> tuple[float, float]:
-    """(1 / standard deviation, mean) of the latents of (N, H, W) uint8 images."""
-    means = [
-        vae.encode(batch[:, None].to(device).float() / 127.5 - 1).latent_dist.mode()
-        for batch in images.split(32)
-    ]
+def measure_scale(vae: CompactAutoencoder, pixel_values: Tensor, device: torch.device) -> tuple[float, float]:
+    """(1 / standard deviation, mean) of the latents of (N, 1, H, W) pixels in [-1, 1]."""
+    means = [vae.encode(batch.to(device)).latent_dist.mode() for batch in pixel_values.split(32)]
     latents = torch.cat(means)
     return 1.0 / max(latents.std().item(), 1e-6), latents.mean().item()
 
@@ -141,18 +106,22 @@ class AutoencoderTrainer:
         precision: str,
         device: torch.device,
     ) -> None:
-        self.vae, self.words, self.held_out = vae.to(device), words, held_out
+        self.vae, self.words, self.held_out = (
+            vae.to(device).to(memory_format=torch.channels_last),
+            words,
+            held_out,
+        )
         self.settings, self.precision, self.device = settings, precision, device
         self.step, self.last_step, self.batch_size = 0, settings.max_train_steps, settings.batch_size
         self.seconds, self.learning_rate = 0.0, 0.0
         self.psnr: float | None = None
-        self.crop_width = min(settings.crop_width, words.images.shape[2]) // 8 * 8
+        self.crop_width = settings.crop_width // DOWNSCALE * DOWNSCALE
         self.optimizer = torch.optim.AdamW(
             vae.parameters(), lr=settings.learning_rate, betas=(0.9, 0.99), weight_decay=1e-4
         )
         self.ema = ExponentialMovingAverage(vae, 0.999)
         self.modules = (vae, self.ema.module)
-        self.sampler = EpochSampler(range(len(words.images)), settings.batch_size, settings.seed)
+        self.sampler = EpochSampler(range(len(words)), settings.batch_size, settings.seed)
 
     @property
     def is_finished(self) -> bool:
@@ -192,12 +161,14 @@ class AutoencoderTrainer:
 
     def write_checkpoint(self, folder: Path) -> None:
         """Fill a checkpoint's folder: the averaged VAE with its latents' scale, and the training state."""
-        images = self.words.images
-        chosen = torch.linspace(0, len(images) - 1, min(SCALE_IMAGES, len(images))).long()
-        scaling_factor, shift_factor = measure_scale(self.ema.module, images[chosen], self.device)
+        count = len(self.words)
+        chosen = torch.linspace(0, count - 1, min(SCALE_IMAGES, count)).long()
+        generator = make_generator("cpu", self.settings.seed, 0, 3)
+        sample = crop_batch(self.words, chosen, self.crop_width, generator)
+        scaling_factor, shift_factor = measure_scale(self.ema.module, sample, self.device)
         self.ema.module.register_to_config(scaling_factor=scaling_factor, shift_factor=shift_factor)
         self.ema.module.save_pretrained(folder / VAE_FOLDER, safe_serialization=True)
-        training = {**asdict(self.settings), "words": len(images), "val_psnr": self.psnr}
+        training = {**asdict(self.settings), "words": count, "val_psnr": self.psnr}
         state = {"step": self.step, **training}
         save_training_state(folder / TRAINING_STATE, self.vae, self.optimizer, self.ema, state)
         config = {
@@ -215,6 +186,67 @@ class AutoencoderTrainer:
         """Take over a checkpoint's state."""
         state = load_training_state(checkpoint, self.vae, self.optimizer, self.ema)
         self.step, self.psnr = state["step"], state.get("val_psnr")
+
+
+def make_autoencoder(
+    *,
+    block_out_channels: tuple[int, ...],
+    layers_per_block: int,
+    latent_channels: int | None = None,
+    init_from: str | None = None,
+) -> CompactAutoencoder:
+    """A new VAE, or one that begins with the weights of another.
+
+    Args:
+        block_out_channels, layers_per_block: see ``CompactAutoencoder``.
+        latent_channels: of the new VAE; by default 4, or as many as ``init_from`` has.
+        init_from: a compact VAE of the same shape with as many latent channels or fewer.
+    Raises:
+        FileNotFoundError, UserError: if there is no such VAE, or it has another shape.
+    """
+    source = load_vae(init_from, flag="--init_from") if init_from else None
+    if source is not None and not isinstance(source, CompactAutoencoder):
+        raise UserError(f"--init_from {init_from}: not a compact VAE")
+    channels = latent_channels or (source.config.latent_channels if source is not None else 4)
+    vae = CompactAutoencoder(
+        block_out_channels=block_out_channels, layers_per_block=layers_per_block, latent_channels=channels
+    )
+    # At the usual unit noise the latents carry little for the first thousand steps.
+    vae.autoencoder.quant_conv.bias.data[channels:] = FIRST_LOG_VARIANCE
+    if source is not None:
+        _take_over(vae, source, f"--init_from {init_from}")
+    return vae
+
+
+def _take_over(vae: CompactAutoencoder, source: CompactAutoencoder, name: str) -> None:
+    """Copy the source's weights; further latent channels have no part in the others at first."""
+    old, new = source.config.latent_channels, vae.config.latent_channels
+    state, given = vae.state_dict(), source.state_dict()
+    if old > new or state.keys() != given.keys():
+        raise UserError(f"{name}: another shape ({old} latent channels or other blocks; this VAE has {new})")
+    with torch.no_grad():
+        for key, value in given.items():
+            target = state[key]
+            rows, columns = (_places(value, target, axis, old, new) for axis in (0, 1))
+            if rows is None or columns is None or value.shape[2:] != target.shape[2:]:
+                raise UserError(f"{name}: {key} is {tuple(value.shape)}, here {tuple(target.shape)}")
+            target[rows] = 0
+            if value.dim() == 1:
+                target[rows] = value
+            else:
+                target[rows[:, None], columns] = value
+
+
+def _places(value: Tensor, target: Tensor, axis: int, old: int, new: int) -> Tensor | None:
+    """Where the entries along an axis go; None if they fit nowhere. Twice as many are means and
+    log-variances.
+    """
+    if axis >= value.dim():
+        return torch.arange(1)
+    sizes = value.shape[axis], target.shape[axis]
+    if sizes == (2 * old, 2 * new):
+        return torch.cat([torch.arange(old), new + torch.arange(old)])
+    return torch.arange(sizes[0]) if sizes[0] == sizes[1] or sizes == (old, new) else None
 
 
 def read_autoencoder_settings(checkpoint: Path) -> AutoencoderSettings:

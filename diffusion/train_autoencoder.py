@@ -19,22 +19,21 @@ if not __package__:  # the project's root, from whichever folder this is run
 
 import torch
 
-from diffusion.autoencoder import CompactAutoencoder
 from diffusion.autoencoder_trainer import (
     LOG_COLUMNS,
     AutoencoderSettings,
     AutoencoderTrainer,
     load_autoencoder,
-    load_words,
+    make_autoencoder,
     read_autoencoder_settings,
 )
+from diffusion.windows import crop_held_out, load_words
 from utils.cli import HelpFormatter, positive_int, run
 from utils.device import choose_device, choose_precision
-from utils.images import stack_images
-from utils.sources import parse_sources, read_images, read_sources
+from utils.sources import parse_sources, read_sources
 from utils.training_loop import Intervals, claim_run, run_training
 
-HELD_OUT_WORDS = 256  # that are measured
+HELD_OUT_IMAGES = 256  # that are measured
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -78,7 +77,7 @@ def _add_data_flags(parser: argparse.ArgumentParser) -> None:
         "--max_words",
         type=positive_int,
         default=100_000,
-        help="most images held in memory, 16 KB each; of more, an even sample",
+        help="most images held in memory, 16 KB a word of 64x256, 80 KB a line; of more, an even sample",
     )
     parser.add_argument(
         "--block_out_channels",
@@ -87,6 +86,22 @@ def _add_data_flags(parser: argparse.ArgumentParser) -> None:
         default=(64, 128),
         metavar=("A", "B"),
         help="channels of the two levels, multiples of 16; a resumed run keeps its own",
+    )
+    parser.add_argument(
+        "--latent_channels",
+        type=positive_int,
+        help=(
+            "channels of the latents, 8x smaller than the image each way; a resumed run keeps its own"
+            " (default: 4, or as many as --init_from has)"
+        ),
+    )
+    parser.add_argument(
+        "--init_from",
+        metavar="VAE",
+        help=(
+            "compact VAE to begin with: a folder with one of the same channels and blocks, and at most as"
+            " many latent channels"
+        ),
     )
     parser.add_argument(
         "--layers_per_block",
@@ -149,16 +164,22 @@ def make_trainer(args: argparse.Namespace, checkpoint: Path | None) -> Autoencod
     train, val = sources.train_indices(), sources.val_indices()
     train = train[:: math.ceil(len(train) / args.max_words)]
     words = load_words([sources.paths[i] for i in train])
-    held_out = stack_images(read_images([sources.paths[i] for i in val[:HELD_OUT_WORDS]]))
-    height, width = words.images.shape[1:]
-    print(f"words       {len(train)} to train on, {len(held_out)} held out, {height}x{width} pixels")
+    held_out = crop_held_out(load_words([sources.paths[i] for i in val[:HELD_OUT_IMAGES]]))
+    height, width = words.strip.shape[0], words.widths.float().mean()
+    print(
+        f"images      {len(train)} to train on, {len(held_out)} held out, {height} pixels high, on average"
+        f" {width:.0f} wide"
+    )
 
     torch.manual_seed(settings.seed)
     if checkpoint:
         vae = load_autoencoder(checkpoint)
     else:
-        vae = CompactAutoencoder(
-            block_out_channels=tuple(args.block_out_channels), layers_per_block=args.layers_per_block
+        vae = make_autoencoder(
+            block_out_channels=tuple(args.block_out_channels),
+            layers_per_block=args.layers_per_block,
+            latent_channels=args.latent_channels,
+            init_from=args.init_from,
         )
     device = choose_device()
     precision = choose_precision(args.mixed_precision, device)
@@ -180,7 +201,7 @@ def main(args: argparse.Namespace) -> None:
         last_row = run_training(trainer, args.save_path, LOG_COLUMNS, intervals)
         if not last_row:  # no step was left
             trainer.validate()
-    print(f"PSNR        {trainer.psnr:.2f} dB on {len(trainer.held_out)} held-out words")
+    print(f"PSNR        {trainer.psnr:.2f} dB on {len(trainer.held_out)} held-out images")
     print(f"saved       {args.save_path}: give it to train_diffusion.py as --vae {args.save_path}")
 
 

@@ -185,3 +185,15 @@ def test_half_a_download_is_not_a_cached_vae(tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(FileNotFoundError, match="can't be reached from here"):
         load_vae("owner/name")
+
+
+def test_pickled_weights_of_a_vae_are_never_read(vae_folder, tmp_path):
+    folder = tmp_path / "vae"
+    folder.mkdir()
+    (folder / "config.json").write_bytes((vae_folder / "config.json").read_bytes())
+    torch.save(load_vae(vae_folder).state_dict(), folder / "diffusion_pytorch_model.bin")
+    with pytest.raises(FileNotFoundError, match="no VAE there"):
+        load_vae(folder)
+    (folder / "other.safetensors").touch()
+    with pytest.raises(ValueError, match="not readable as a VAE"):
+        load_vae(folder)

@@ -171,3 +171,11 @@ def test_published_weights_become_a_checkpoint(published, tmp_path, expected):
     again = HandwritingPipeline.from_pretrained(tmp_path)
     torch.testing.assert_close(predict(again.unet, expected), expected["noise_pred"], rtol=0, atol=1e-4)
     assert again.config.charset.pad_id == 52
+
+
+def test_a_refused_pickle_does_not_advise_to_run_the_code_in_it(tmp_path):
+    path = tmp_path / "ema_ckpt.pt"
+    torch.save({"model": Path}, path)  # a class, which only code can bring back
+    with pytest.raises(ValueError, match="is not a plain PyTorch state dict") as refusal:
+        load_published(path)
+    assert "weights_only" not in str(refusal.value) and "never run" in str(refusal.value)

@@ -5,12 +5,19 @@ import re
 import signal
 import time
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from diffusion.autoencoder import load_vae, scale_latents
-from diffusion.autoencoder_trainer import crop_batch, load_words, measure_psnr, measure_scale
+from diffusion.autoencoder_trainer import (
+    make_autoencoder,
+    measure_psnr,
+    measure_scale,
+)
 from diffusion.train_autoencoder import parse_args
+from diffusion.windows import crop_batch, crop_held_out, load_words
 from tests.helpers import assert_equal_files, clone_checkpoint, run_script, start_script
 from utils.checkpoint import list_checkpoints
 from utils.images import stack_images, to_pixel_values
@@ -80,7 +87,7 @@ def images(words_folder):
 
 
 def test_the_psnr_of_held_out_words_is_printed(script):
-    assert re.search(r"PSNR +\d+\.\d\d dB on 1 held-out words", script[1])
+    assert re.search(r"PSNR +\d+\.\d\d dB on 1 held-out images", script[1])
 
 
 def test_a_run_holds_checkpoints_and_a_log(script):
@@ -195,6 +202,66 @@ def test_psnr_is_that_of_grey_levels(vae_folder, images):
 
 def test_the_scale_is_one_over_the_deviation(vae_folder, images):
     vae = load_vae(vae_folder)
-    latents = vae.encode(to_pixel_values(images, 1)).latent_dist.mean
-    factor, shift = measure_scale(vae, images, torch.device("cpu"))
+    pixel_values = to_pixel_values(images, 1)
+    latents = vae.encode(pixel_values).latent_dist.mean
+    factor, shift = measure_scale(vae, pixel_values, torch.device("cpu"))
     assert (factor, shift) == pytest.approx((1 / latents.std().item(), latents.mean().item()), abs=1e-3)
+
+
+@pytest.fixture
+def lines(tmp_path):
+    """Paths of three images of 32 pixels height and different widths; the second is black up to its end."""
+    paths = []
+    for i, (ink, width) in enumerate(((40, 96), (64, 64), (100, 160))):
+        image = np.full((32, width), 255, np.uint8)
+        image[8:24, :ink] = 0
+        paths.append(tmp_path / f"{i}.png")
+        Image.fromarray(image).save(paths[-1])
+    return paths
+
+
+def test_lines_of_different_widths_are_held_without_the_white_at_their_right(lines):
+    words = load_words(lines)
+    assert words.widths.tolist() == [40, 64, 100] and words.strip.shape == (32, 204)
+
+
+def test_beyond_a_line_a_window_is_white_and_never_the_next_line(lines):
+    words = load_words(lines)
+    windows = words.windows(torch.tensor([0, 2]), torch.tensor([30, 90]), 24)
+    assert (windows[:, 12, :10] == 0).all() and (windows[:, :, 10:] == 255).all()
+
+
+def test_held_out_lines_are_measured_from_their_beginning(lines):
+    assert crop_held_out(load_words(lines)).shape == (3, 32, 104)
+
+
+def test_images_of_another_height_are_named(lines, tmp_path):
+    Image.new("L", (64, 40), 255).save(tmp_path / "high.png")
+    with pytest.raises(ValueError, match=r"high.png: 40 pixels high"):
+        load_words([*lines, tmp_path / "high.png"])
+
+
+@torch.no_grad()
+def test_a_vae_with_more_latent_channels_begins_as_the_one_it_comes_from(vae_folder, images):
+    source = load_vae(vae_folder)
+    shape = dict(source.config)
+    wider = make_autoencoder(
+        block_out_channels=shape["block_out_channels"],
+        layers_per_block=shape["layers_per_block"],
+        latent_channels=6,
+        init_from=str(vae_folder),
+    ).eval()
+    pixel_values = to_pixel_values(images[:2], 1)
+    latents, expected = (vae.encode(pixel_values).latent_dist.mode() for vae in (wider, source))
+    assert latents.shape[1] == 6 and torch.allclose(latents[:, :4], expected, atol=1e-4)
+    decoded = wider.decode(latents).sample, source.decode(expected).sample
+    assert torch.allclose(*decoded, atol=1e-3)
+
+
+def test_a_vae_with_fewer_latent_channels_or_other_blocks_is_refused(vae_folder):
+    with pytest.raises(ValueError, match=r"--init_from .*another shape"):
+        make_autoencoder(
+            block_out_channels=(16, 16), layers_per_block=1, latent_channels=2, init_from=str(vae_folder)
+        )
+    with pytest.raises(ValueError, match="--init_from"):
+        make_autoencoder(block_out_channels=(32, 32), layers_per_block=1, init_from=str(vae_folder))
