@@ -13,15 +13,18 @@ SENTENCE = (3, 14)  # words
 QUOTED = 0.04  # share of the sentences in quotation marks
 CAPITALISED = (0.06, 0.35)  # share of the words within English and German sentences
 # Each with its weight: what stands in a word's place, marks behind a word, around it, and behind a sentence.
-_KINDS = (("word", 57), ("small", 30), ("number", 6), ("compound", 3), ("phrase", 3), ("capitals", 1))
+_KINDS = (("word", 52), ("small", 35), ("number", 6), ("compound", 3), ("phrase", 3), ("capitals", 1))
 _MARKS = (("", 84), (",", 12), (";", 1), (":", 1), (" -", 1), (" &", 1))
 _AROUND = ((("", ""), 96), (("(", ")"), 2), (('"', '"'), 1), (("'", "'"), 1))
 # English and German words that every text is full of.
-_SMALL = (
-    "the of and to in that is was he for it with as his on be at by had not are but from or have an they which"
-    " one you were her all she there would their we him been has when who will no more if out so up said what",
-    "der die und in den von zu das mit sich des auf für ist im dem nicht ein eine als auch es an er so dass"
-    " wie hat sie nach bei aus am zur war noch wir aber einer um was über wenn nur oder vor bis mehr durch",
+_SMALL = tuple(
+    words.split()
+    for words in (
+        "the of and to in that is was he for it with as his on be at by had not are but from or have an they"
+        " which one you were her all she there would their we him been has when who will no more if out so",
+        "der die und in den von zu das mit sich des auf für ist im dem nicht ein eine als auch es an er so"
+        " dass wie hat sie nach bei aus am zur war noch wir aber einer um was über wenn nur oder vor bis",
+    )
 )
 _ENDS = ((".", 80), ("!", 8), ("?", 10), ("...", 2))
 
@@ -56,17 +59,22 @@ class LineSource(TextSource):
         """A word, a number, a name, drawn until it belongs to the split."""
         while True:
             kind = self._draw(_KINDS)
-            if kind in ("word", "capitals", "small"):
-                is_small = kind == "small"
-                text = self._random.choice(_SMALL[language].split()) if is_small else self._word(language)
-                if is_first or (not is_small and self._random.random() < CAPITALISED[language]):
-                    text = text[:1].upper() + text[1:]
-                text = text.upper() if kind == "capitals" else text
+            if kind == "small":
+                text = self._random.choice(_SMALL[language])
+            elif kind in (
+                "word",
+                "capitals",
+            ):  # of two, since the dictionary's words are longer than a text's
+                text = min(self._word(language), self._word(language), key=len)
             else:
                 makers = {"number": self._number, "compound": self._compound, "phrase": self._phrase}
                 text = makers[kind]()
-            left, right = self._draw(_AROUND)
-            text = f"{left}{text}{right}{self._draw(_ENDS if is_last else _MARKS)}"
+            if is_first or (kind == "word" and self._random.random() < CAPITALISED[language]):
+                text = text[:1].upper() + text[1:]
+            text = text.upper() if kind == "capitals" else text
+            left, right = self._draw(_AROUND) if kind != "small" else ("", "")
+            end = self._draw(_ENDS) if is_last else self._draw(_MARKS) if kind != "small" else ""
+            text = f"{left}{text}{right}{end}"
             if splits_of(text) == {split}:
                 return text
 
