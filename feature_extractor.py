@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from utils.checkpoint import load_described, save_described
 from utils.errors import UserError
-from utils.images import to_pixel_values
+from utils.images import INK, to_pixel_values
 
 STYLE_WEIGHTS_NAME = "style_encoder.safetensors"
 KIND = "style_encoder"
@@ -169,6 +169,6 @@ class StyleEncoder(nn.Module):
 
 def ink_width(image: np.ndarray) -> int:
     """Width of an (H, W) uint8 image without the white at its right, up to a multiple of 32 pixels."""
-    columns = np.flatnonzero((image < 200).any(axis=0))
+    columns = np.flatnonzero((image < INK).any(axis=0))
     right = int(columns[-1]) + 1 if len(columns) else 1
     return min(image.shape[1], -(-right // WIDTH_STEP) * WIDTH_STEP)

@@ -32,10 +32,11 @@ from PIL import Image
 from tqdm import tqdm
 
 from generation.export_formats import FORMATS, NameGiver
+from generation.output_folder import check_apart
 from utils.charset import normalise_text
-from utils.cli import positive_int, run
+from utils.cli import HelpFormatter, positive_int, run
 from utils.errors import UserError
-from utils.output import check_no_file, write_atomically
+from utils.output import claim_folder, write_atomically
 from utils.text_images import IMAGE_FOLDER, SPLITS, TextImage, read_text_images
 
 SETTINGS_NAME = "export.json"
@@ -44,9 +45,7 @@ MANIFEST_NAME = "manifest.jsonl"
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Parse the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=HelpFormatter)
     parser.add_argument(
         "--dataset_path", type=Path, required=True, help="the folder of text images to export"
     )
@@ -160,25 +159,19 @@ def claim_output(folder: Path, settings: dict, overwrite: bool) -> bool:
     Raises:
         UserError: if it holds something else that may not be replaced.
     """
-    check_no_file(folder, "--save_dir")
-    if not folder.is_dir() or not any(folder.iterdir()):
+    held = claim_folder(folder, "--save_dir", marker=SETTINGS_NAME)
+    if held is None:
         return False
-    try:
-        marker = json.loads((folder / SETTINGS_NAME).read_text(encoding="utf-8"))
-        held, number = marker["settings"], int(marker["files"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(
-            f"--save_dir {folder}: not empty, and not made by this command. Name another folder."
-        ) from error
     if overwrite:
         names = [path for path in folder.rglob("*") if path.is_file()]
-        if len(names) > number:
+        foreign = len(names) - held.get("files", 0)
+        if foreign > 0:
             raise UserError(
-                f"--save_dir {folder}: holds {len(names) - number} files that this command did not write. "
-                "Move them away, or name another folder."
+                f"--save_dir {folder}: holds {foreign} files that this command did not write. Move them away,"
+                " or name another folder."
             )
         return False
-    if held != settings:
+    if held.get("settings") != settings:
         raise UserError(
             f"--save_dir {folder}: holds another export (see {SETTINGS_NAME}). Name another folder, or give"
             " --overwrite."
@@ -199,10 +192,7 @@ def put_in_place(temporary: Path, folder: Path) -> None:
 def main(args: argparse.Namespace) -> None:
     """Check, export, put in place."""
     source, folder = args.dataset_path.resolve(), args.save_dir.resolve()
-    if folder == source or source in folder.parents or folder in source.parents:
-        raise UserError(
-            f"--save_dir {args.save_dir}: is --dataset_path, or one lies in the other. Name another folder."
-        )
+    check_apart(args.save_dir, "--save_dir", args.dataset_path, "--dataset_path")
     records = read_text_images(args.dataset_path, splits=args.split)
     settings = {
         "dataset_path": str(source),

@@ -18,12 +18,12 @@ from generation.page_layout import LayoutStatistics, PagePlan, plan_page
 from generation.page_xml import XML_FORMATS, LineRegion, unwritable_characters
 from generation.paper import lay_on_paper
 from utils.errors import UserError
-from utils.images import WHITE
-from utils.output import save_image, write_atomically
+from utils.images import INK, WHITE
+from utils.json_files import read_json
+from utils.output import is_whole_png, save_image, write_atomically
 
 PAGES_NAME = "pages.jsonl"
 WRITERS_NAME = "writers.csv"
-_INK = 200  # grey levels below are ink, for a line's outline
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,8 +76,11 @@ class PageWriter:
         self._seed = seed
 
     def has_page(self, name: str) -> bool:
-        """Whether a page is there, whole."""
-        return self._note(name).is_file()
+        """Whether a page is there, whole, or was found to have no lines."""
+        if not self._note(name).is_file():
+            return False
+        has_files = (self.folder / f"{name}.xml").is_file() and is_whole_png(self.folder / f"{name}.png")
+        return has_files or not read_json(self._note(name))["lines"]
 
     def write(self, name: str, lines: Sequence[PageLine], writer: str, *, split: str = "train") -> None:
         """Write a page.
@@ -189,7 +192,7 @@ def _locate(line: PageLine, matrix: np.ndarray, size: tuple[int, int]) -> LineRe
 
 
 def _ink_ends(image: np.ndarray) -> tuple[int, int]:
-    columns = np.flatnonzero((image < _INK).any(axis=0))
+    columns = np.flatnonzero((image < INK).any(axis=0))
     return (int(columns[0]), int(columns[-1]) + 1) if len(columns) else (0, image.shape[1])
 
 
@@ -206,7 +209,7 @@ def _outline(line: PageLine, left: int, right: int) -> np.ndarray:
     bottoms = np.full(count, line.baseline)
     for piece in range(count):
         part = line.image[:, int(borders[piece]) : int(np.ceil(borders[piece + 1]))]
-        rows = np.flatnonzero((part < _INK).any(axis=1))
+        rows = np.flatnonzero((part < INK).any(axis=1))
         if len(rows):
             tops[piece] = min(tops[piece], rows[0])
             bottoms[piece] = max(bottoms[piece], rows[-1] + 1)

@@ -10,6 +10,7 @@ from diffusion.pipeline import DEFAULT_STEPS, HandwritingPipeline
 from generation.jobs import Job, JobList
 from htr.error_rates import character_error_rates
 from htr.recogniser import Recogniser
+from utils.images import trim_tail
 
 VARIANT_STRIDE = 1_000_003  # added to the seed for each further variant of a word
 CHUNK = 10_000  # jobs whose canvas widths are asked for together
@@ -105,7 +106,7 @@ def write_batches(
         if selection:
             yield batch, *choose_variants(pipeline, batch, settings, selection)
         else:
-            yield batch, list(write_variant(pipeline, batch, settings)), []
+            yield batch, write_variant(pipeline, batch, settings), []
 
 
 def _canvas_widths(pipeline: HandwritingPipeline, jobs: Sequence[Job]) -> np.ndarray:
@@ -119,9 +120,12 @@ def _canvas_widths(pipeline: HandwritingPipeline, jobs: Sequence[Job]) -> np.nda
 
 def write_variant(
     pipeline: HandwritingPipeline, jobs: Sequence[Job], settings: SamplingSettings, variant: int = 0
-) -> np.ndarray:
-    """(N, H, W) uint8 images of words; another ``variant`` has other noise."""
-    return pipeline(
+) -> list[np.ndarray]:
+    """An (H, w) uint8 image for each job, as wide as its ink; another ``variant`` has other noise.
+
+    A model whose canvases all have one width keeps it.
+    """
+    images = pipeline(
         [job.record.text for job in jobs],
         [job.writer for job in jobs],
         num_inference_steps=settings.num_steps,
@@ -133,6 +137,7 @@ def write_variant(
         seed=settings.seed + VARIANT_STRIDE * variant,
         indices=[job.index for job in jobs],
     )
+    return list(images) if pipeline.config.canvas_step is None else [trim_tail(image) for image in images]
 
 
 def choose_variants(
@@ -147,7 +152,7 @@ def choose_variants(
         if not pending:
             break
         written = write_variant(pipeline, [jobs[i] for i in pending], settings, variant)
-        readings = selection.recogniser.read(list(written))
+        readings = selection.recogniser.read(written)
         texts = [jobs[i].record.text for i in pending]
         rates = character_error_rates(texts, [reading.text for reading in readings], selection.normalise)
         for i, image, reading, cer in zip(pending, written, readings, rates.tolist(), strict=True):

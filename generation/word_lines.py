@@ -7,6 +7,7 @@ from functools import lru_cache
 import numpy as np
 import torch
 
+from diffusion.config import CheckpointConfig
 from diffusion.pipeline import HandwritingPipeline
 from generation.jobs import Job, JobList, Style, describe_style, slug
 from generation.lines import LineStyle, break_lines, place_words, word_width
@@ -40,6 +41,11 @@ class LinesFromWords:
         self.style = style or replace(LineStyle(), height=pipeline.config.img_size[0])
         self._words_at_once = words_at_once
 
+    @property
+    def config(self) -> CheckpointConfig:
+        """The pipeline's."""
+        return self.pipeline.config
+
     def check(self, texts: Sequence[str], writers: Sequence) -> None:
         """Check that the model can write every word; see ``HandwritingPipeline.check``.
 
@@ -47,10 +53,11 @@ class LinesFromWords:
             ValueError: names the first that it can't.
         """
         for text in texts:
-            words = text.split()
-            if len(words) > WORDS_A_LINE:
-                raise UserError(f"{text[:40]!r}…: a line of {len(words)} words; at most {WORDS_A_LINE}")
-            self.pipeline.check(words, writers)
+            if len(text.split()) > WORDS_A_LINE:
+                raise UserError(
+                    f"{text[:40]!r}…: {len(text.split())} words; a line has at most {WORDS_A_LINE}"
+                )
+        self.pipeline.check([word for text in texts for word in text.split()], writers)
 
     def canvas_widths(self, texts: Sequence[str], writers: Sequence) -> np.ndarray:
         """(N,) sum of the widths of the canvases of each line's words, pixels."""

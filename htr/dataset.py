@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from utils.charset import Charset, normalise_text
 from utils.errors import UserError
-from utils.images import to_pixel_values
+from utils.images import INK, to_pixel_values
 from utils.sources import TrainingSet, read_image
 from utils.text_images import TextImage, read_text_images
 
@@ -85,7 +85,6 @@ def count_unknown(texts: Iterable[str], charset: Charset) -> dict[str, int]:
     return dict(Counter(character for text in texts for character in charset.unknown(text)))
 
 
-INK = 200  # grey levels under this are ink
 MARGIN = 6  # pixels of white that stay at both sides of the ink
 WIDTH_STEP = 16  # pixels; images are padded to multiples of it
 BATCH_COLUMNS = 32_768  # pixels: 64 words 512 wide, 16 lines 2,000 wide; bounds the memory

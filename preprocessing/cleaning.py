@@ -18,12 +18,13 @@ class FitSettings:
     """How a raw word picture becomes an image of the word folder.
 
     Attributes:
-        img_size: (height, width) in pixels, multiples of 8.
+        img_size: (height, width) in pixels, multiples of 8; the width is that of the widest image.
         background: ``whiten`` (ink on clean white) or ``keep``.
         crop: cut to the ink before fitting.
         fit: ``aspect`` (scaled to fit inside, shape kept), ``squeeze`` (scaled to the height; what is too
             wide is squeezed to the width: the published procedure).
-        align: ``left`` or ``center``, horizontally; vertically always centred.
+        align: ``left`` (the image is as wide as its ink) or ``center`` (all images have the full width),
+            horizontally; vertically always centred.
         margin: white pixels kept free on each side.
         max_scale: a word is enlarged by this factor at most, so that a full stop stays smaller than a letter.
         remove_rules: erase ruler lines at the upper and lower edge (long, flat, separate strokes).
@@ -155,7 +156,8 @@ def fit_word(grey: np.ndarray, settings: FitSettings) -> np.ndarray:
     Args:
         grey: (h, w) uint8 of any size.
     Returns:
-        (H, W) uint8 with (H, W) = ``settings.img_size``.
+        (H, W) uint8 of the height of ``settings.img_size``. Squeezed or centred it has the full width, else
+        it is as wide as its ink and the margins, up to a multiple of 8 pixels.
     """
     height, width = settings.img_size
     if settings.fit == "squeeze":
@@ -171,7 +173,10 @@ def fit_word(grey: np.ndarray, settings: FitSettings) -> np.ndarray:
     scale = min(inner_height / grey.shape[0], inner_width / grey.shape[1], settings.max_scale)
     size = (max(1, round(grey.shape[1] * scale)), max(1, round(grey.shape[0] * scale)))
     picture = Image.fromarray(grey).resize(size, Image.LANCZOS)
-    left = settings.margin if settings.align == "left" else (width - picture.width) // 2
+    if settings.align == "left":
+        left, width = settings.margin, -(-(picture.width + 2 * settings.margin) // 8) * 8
+    else:
+        left = (width - picture.width) // 2
     canvas = Image.new("L", (width, height), WHITE)
     canvas.paste(picture, (left, (height - picture.height) // 2))
     return np.asarray(canvas)

@@ -36,6 +36,7 @@ from tests.helpers import (
 from unet import UNet
 from utils.charset import Charset
 from utils.cli import run
+from utils.errors import UserError
 from utils.text_images import read_text_images
 
 FAST = ("--num_steps", "2", "--device", "cpu")
@@ -133,7 +134,9 @@ def test_the_output_is_a_word_folder(write):
         ("zebra", "01", "train"),
         ("zebra", "02", "train"),
     ]
-    assert all(image.shape == IMG_SIZE and image.dtype == np.uint8 for image in read_images(folder).values())
+    for image in read_images(folder).values():
+        assert image.dtype == np.uint8 and image.shape[0] == IMG_SIZE[0]
+        assert image.shape[1] % 8 == 0 and image.shape[1] <= IMG_SIZE[1]
 
 
 def test_the_output_can_be_trained_on(write, vae_folder, tmp_path):
@@ -833,7 +836,7 @@ def test_tars_are_readable_as_webdataset(checkpoint, tmp_path):
     tars = [str(path) for path in sorted((tmp_path / "tars").glob("*.tar"))]
     samples = list(wds.WebDataset(tars, shardshuffle=False).decode("pil"))
     assert len(samples) == 9 and {sample["json"]["text"] for sample in samples} == {"cab", "face", "bead"}
-    assert samples[0]["png"].size[::-1] == IMG_SIZE
+    assert samples[0]["png"].height == IMG_SIZE[0] and samples[0]["png"].width <= IMG_SIZE[1]
 
 
 def test_shards_of_tars_add_up_also_after_a_kill(checkpoint, tmp_path, capsys):
@@ -1036,4 +1039,11 @@ def test_a_character_of_the_corpus_that_the_model_lacks_is_named(checkpoint, tmp
             "--save_path",
             tmp_path / "out",
         )
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_unknown_writer_of_a_corpus_is_named_before_anything_is_drawn(checkpoint, corpus, tmp_path):
+    flags = ("--models_path", checkpoint, "--corpus", corpus, *LINES, "--save_path", tmp_path / "out")
+    with pytest.raises(UserError, match="nobody"):
+        run_script("inference", *flags, "--writer", "nobody")
     assert not (tmp_path / "out").exists()

@@ -11,6 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 WHITE = 255
+INK = 200  # grey levels under this are ink
 SHEET_GREY = 225
 
 
@@ -121,6 +122,15 @@ def to_images(pixel_values: Tensor) -> np.ndarray:
 
 
 # Pixels
+
+
+def trim_tail(image: np.ndarray, margin: int = 4) -> np.ndarray:
+    """An (H, W) uint8 image without the white at its right, but for ``margin`` pixels behind the ink and up
+    to a multiple of 8; of a blank image the first H pixels.
+    """
+    columns = np.flatnonzero((image < INK).any(axis=0))
+    width = int(columns[-1]) + 1 + margin if len(columns) else image.shape[0]
+    return image[:, : -(-width // 8) * 8]
 
 
 def pad_to_width(image: np.ndarray, width: int) -> np.ndarray:

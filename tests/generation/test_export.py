@@ -257,5 +257,5 @@ def test_an_interrupted_export_leaves_nothing(lines, tmp_path, monkeypatch):
 
 
 def test_the_output_may_not_lie_in_the_source(lines):
-    with pytest.raises(ValueError, match="one lies in the other"):
+    with pytest.raises(ValueError, match="--save_dir lies in --dataset_path"):
         export(lines, lines / "out", "kraken")

@@ -155,6 +155,13 @@ def test_a_page_is_there_only_when_its_note_is(tmp_path, monkeypatch):
     assert not writer.has_page("page-000000")
 
 
+def test_a_page_whose_picture_was_lost_is_to_be_written_again(tmp_path):
+    writer = PageWriter(tmp_path, xml_format="page")
+    writer.write("page-000000", LINES, "a")
+    (tmp_path / "page-000000.png").write_bytes((tmp_path / "page-000000.png").read_bytes()[:200])
+    assert not writer.has_page("page-000000")
+
+
 def test_a_page_without_lines_is_done_and_has_no_files(tmp_path):
     writer = PageWriter(tmp_path, xml_format="page")
     writer.write("page-000000", [], "a")
