@@ -25,12 +25,12 @@ PRESETS = {
 }
 # The flags that belong to readers, as keyword arguments of their ``iter_words``.
 READER_FLAGS = {
-    "iam": ("splits", "segmentation", "writer_from"),
-    "gw": ("fold", "writer_from"),
+    "iam": ("unit", "splits", "segmentation", "writer_from", "drop_lines_with"),
+    "gw": ("unit", "fold", "writer_from"),
     "imgur5k": ("images", "verify_md5"),
     "pages": ("unit", "writer_from", "writer_pattern", "writer_table", "drop_lines_with"),
     "table": ("table", "image_column", "text_column", "writer_column", "split_column", "writer"),
-    "fonts": ("num_words", "words_file", "fonts", "seed"),
+    "fonts": ("unit", "num_words", "words_file", "fonts", "seed"),
 }
 # The flags that change nothing where no text is known; such images are squeezed, as published.
 TEXT_FLAGS = (
@@ -49,8 +49,8 @@ TEXT_FLAGS = (
     "max_scale",
     "split_words",
 )
-# The flags that say how a picture of a single word is fitted. What is cut out of pages has its writer's own
-# size.
+# The flags that say how a picture of a single word is fitted. What is cut out of pages, and lines in fonts,
+# have their hand's own size.
 WORD_FLAGS = ("preset", "background", "crop", "fit", "align", "max_scale", "invert_dark", "split_words")
 WORD_SIZE = (64, 256)  # height and width in pixels
 LINE_SIZE = (64, 2048)
@@ -126,8 +126,8 @@ def _add_image_flags(group: argparse._ArgumentGroup) -> None:
         type=int,
         nargs=2,
         metavar=("H", "W"),
-        help="image size in pixels, multiples of 8; what is cut out of pages is as wide as its ink, at most W"
-        " (default: 64 256, for pages 64 2048)",
+        help="image size in pixels, multiples of 8; what is cut out of pages, and lines in fonts, are as wide"
+        " as their ink, at most W (default: 64 256, for lines and pages 64 2048)",
     )
     group.add_argument(
         "--background", choices=("whiten", "keep"), default="whiten", help="paper: made white, or kept"
@@ -181,8 +181,15 @@ def _add_reader_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--segmentation",
         choices=("ok", "all"),
-        default="ok",
-        help="segmentations kept: those marked ok, or all",
+        help="segmentations kept: those marked ok, or all (default: ok; for lines all, since a line whose"
+        " words were cut badly is whole)",
+    )
+    group = parser.add_argument_group("iam, gw, pages and fonts")
+    group.add_argument(
+        "--unit",
+        choices=("line", "word"),
+        help="whole lines, or words (pages: where the files outline them one by one) (default: word, for"
+        " pages line)",
     )
     group = parser.add_argument_group("iam, gw and pages")
     group.add_argument(
@@ -212,12 +219,6 @@ def _add_reader_flags(parser: argparse.ArgumentParser) -> None:
 
 def _add_page_flags(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
-        "--unit",
-        choices=("line", "word"),
-        default="line",
-        help="whole lines, or words where the files outline them one by one",
-    )
-    group.add_argument(
         "--writer_pattern",
         metavar="REGEX",
         help="regular expression sought in a page's path; its first group, or all that it matches, is the"
@@ -232,8 +233,8 @@ def _add_page_flags(group: argparse._ArgumentGroup) -> None:
         "--drop_lines_with",
         default="",
         metavar="CHARACTERS",
-        help="marks of the transcription that do not stand on the page as they are written, such as # for"
-        " what nobody can read; lines with one of them are left out (default: none)",
+        help="also for iam: marks of the transcription that do not stand on the page as they are written,"
+        " such as # for what nobody can read; what has one of them is left out (default: none)",
     )
 
 
@@ -250,7 +251,8 @@ def _add_font_flags(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--words_file",
         type=Path,
-        help="text file, one text a line (default: English and German words, numbers, strings of letters)",
+        help="text file, one text a line; with --unit line running text, paragraphs parted by empty lines"
+        " (default: English and German words, numbers, strings of letters; for lines sentences)",
     )
     group.add_argument(
         "--fonts", nargs="+", metavar="NAME", help="cuts (kalam-light) or families (kalam) (default: all)"
@@ -290,6 +292,11 @@ def is_given(args: argparse.Namespace, flag: str) -> bool:
     return getattr(args, flag) != args.defaults[flag]
 
 
+def unit_of(reader: str | None, args: argparse.Namespace) -> str:
+    """What the reader is to yield: ``line`` or ``word``."""
+    return args.unit or ("line" if reader == "pages" else "word")
+
+
 def check_flags(reader: str | None, args: argparse.Namespace) -> None:
     """Raise a UserError if a flag is given that changes nothing: it belongs to another reader, or there are
     no texts, or another flag rules it out.
@@ -306,20 +313,26 @@ def check_flags(reader: str | None, args: argparse.Namespace) -> None:
         raise UserError(f"--writer_from folder: is for --dataset pages; this is read as {shown}")
     if reader is None:
         refused = [flag for flag in TEXT_FLAGS if is_given(args, flag)]
-    elif reader == "pages":
-        refused = [flag for flag in WORD_FLAGS if is_given(args, flag)]
+    elif reader == "pages" or (reader == "fonts" and args.unit == "line"):
+        flags = WORD_FLAGS if reader == "pages" else (*WORD_FLAGS, "remove_rules")
+        refused = [flag for flag in flags if is_given(args, flag)]
+    elif args.unit == "line" and args.preset:
+        refused = ["preset"]
     else:
         refused = [flag for flag in ASPECT_FLAGS if args.fit == "squeeze" and is_given(args, flag)]
     if refused:
         why = "is for images with texts" if reader is None else "changes nothing with --fit squeeze"
         if reader == "pages":
             why = "is for images of single words; what is cut out of pages has its writer's own size"
+        elif args.unit == "line" and refused[0] not in ASPECT_FLAGS[1:]:
+            why = "is for images of single words, not for --unit line"
         raise UserError(f"--{refused[0]} {getattr(args, refused[0])}: {why}. Leave it out.")
 
 
 def reader_options(reader: str, args: argparse.Namespace) -> dict:
     """The flags that belong to one reader, as keyword arguments of its ``iter_words``."""
-    return {flag: getattr(args, flag) for flag in READER_FLAGS[reader]}
+    options = {flag: getattr(args, flag) for flag in READER_FLAGS[reader]}
+    return options | {"unit": unit_of(reader, args)} if "unit" in options else options
 
 
 def fit_settings(reader: str | None, args: argparse.Namespace) -> FitSettings:
@@ -332,7 +345,10 @@ def fit_settings(reader: str | None, args: argparse.Namespace) -> FitSettings:
     else:
         fit = {"fit": args.fit, "background": args.background, "crop": args.crop, "align": args.align}
     return FitSettings(
-        img_size=tuple(args.img_size or (LINE_SIZE if reader == "pages" else WORD_SIZE)),
+        img_size=tuple(
+            args.img_size
+            or (LINE_SIZE if reader == "pages" or unit_of(reader, args) == "line" else WORD_SIZE)
+        ),
         margin=args.margin,
         max_scale=args.max_scale,
         remove_rules=reader == "pages" if args.remove_rules is None else args.remove_rules,

@@ -36,9 +36,9 @@ READERS = {"iam": iam, "gw": gw, "imgur5k": imgur5k, "pages": pages, "table": ta
 IMAGES_SOUGHT = {
     "iam": (
         "Images are sought as a01/a01-000u/a01-000u-00-00.png, wherever that lies below the folder; words.tgz"
-        " holds them."
+        " holds them. Those of lines are a01-000u-00.png, in lines.tgz."
     ),
-    "gw": "Images are sought as 270-01-01.png, wherever they lie below the folder.",
+    "gw": "Images are sought as 270-01-01.png, of lines as 270-01.png, wherever they lie below the folder.",
     "imgur5k": (
         "Pages are sought below --images, else below --dataset_path, by the names of image_path: give the"
         " folder of the downloaded pages with --images."
