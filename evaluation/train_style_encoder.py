@@ -1,4 +1,5 @@
-"""Train the style encoder on the real images of one or more word folders: it names the writer of a word.
+"""Train the style encoder on the real images of one or more folders of words or lines: it
+names the writer of a segment of an image.
 
   python3 evaluation/train_style_encoder.py --dataset_path data/iam --save_path runs/style
   python3 evaluation/evaluate.py --real data/iam --generated data/iam_synthetic --style_encoder runs/style
@@ -23,11 +24,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from diffusion.windows import Words, crop_held_out, load_words
 from feature_extractor import BACKBONES, StyleEncoder, StyleEncoderConfig
 from utils.cli import positive_int, run
 from utils.device import choose_device, choose_precision
 from utils.errors import UserError
-from utils.images import measure_ink, stack_images
+from utils.images import measure_ink
 from utils.resume import (
     STATE_NAME,
     TRAINING_STATE,
@@ -36,7 +38,7 @@ from utils.resume import (
     read_state,
     save_training_state,
 )
-from utils.sources import TrainingSet, parse_sources, read_image, read_images, read_sources
+from utils.sources import TrainingSet, parse_sources, read_image, read_sources
 from utils.training import EpochSampler, ExponentialMovingAverage, learning_rate_factor, make_generator
 from utils.training_loop import Column, Intervals, claim_run, run_training
 
@@ -68,6 +70,16 @@ class StyleSettings:
     weight_decay: float = 0.05
     window: int = 192
     seed: int = 0
+
+
+def cut_segments(images: Words, indices: Tensor, window: int, generator: torch.Generator) -> Tensor:
+    """Random segments of images, a third wider than a window, as (B, H, width) uint8; a narrower image is
+    taken whole.
+    """
+    width = window * 4 // 3
+    room = (images.widths[indices] - width).clamp_min(0)
+    left = (torch.rand(len(indices), generator=generator) * (room + 1)).long()
+    return images.windows(indices, left, width)
 
 
 def augment(images: Tensor, ink: Tensor, width: int, generator: torch.Generator) -> Tensor:
@@ -219,6 +231,7 @@ class StyleTrainer:
         device: torch.device,
     ) -> None:
         self.encoder, self.settings, self.device = encoder.to(device).train(), settings, device
+        self.encoder.to(memory_format=torch.channels_last)  # a third less time on a CPU
         self.precision = precision
         self.step, self.last_step, self.batch_size = 0, settings.max_train_steps, settings.batch_size
         self.seconds, self.learning_rate = 0.0, 0.0
@@ -227,12 +240,12 @@ class StyleTrainer:
         train = words.train_indices()
         unique = sorted(set(train))
         place = {index: i for i, index in enumerate(unique)}
-        self.images = stack_images(read_images([words.paths[i] for i in unique]))
+        self.images = load_words([words.paths[i] for i in unique])
         self.rows = torch.tensor([row[words.records[i].writer] for i in unique])
-        self.extent = measure_ink(self.images.numpy())[:, [0, 2]]
-        self.window = min(settings.window, self.images.shape[2])
+        self.window = min(settings.window, int(self.images.widths.max()))
         val = [i for i in words.val_indices()[:VALIDATION_WORDS] if words.records[i].writer in row]
-        self.val_images = stack_images(read_images([words.paths[i] for i in val]))
+        val_images = load_words([words.paths[i] for i in val])
+        self.val_images = list(crop_held_out(val_images).numpy())
         self.val_rows = torch.tensor([row[words.records[i].writer] for i in val])
         self.sampler = EpochSampler([place[i] for i in train], settings.batch_size, settings.seed)
         self.optimizer = torch.optim.AdamW(
@@ -256,9 +269,9 @@ class StyleTrainer:
             group["lr"] = self.learning_rate
         indices = self.sampler.batch(self.step)
         generator = make_generator("cpu", s.seed, self.step, 1)
-        pixel_values = augment(self.images[indices], self.extent[indices], self.window, generator).to(
-            self.device
-        )
+        segments = cut_segments(self.images, indices, self.window, generator)
+        extent = measure_ink(segments.numpy())[:, [0, 2]]
+        pixel_values = augment(segments, extent, self.window, generator).to(self.device)
         rows = self.rows[indices].to(self.device)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
             logits = self.encoder(pixel_values)[1]
@@ -273,7 +286,7 @@ class StyleTrainer:
 
     def validate(self) -> dict[str, float]:
         """Accuracy of the averaged weights on held-out words."""
-        logits = self.ema.module.embed(self.val_images.numpy())[1]
+        logits = self.ema.module.embed(self.val_images)[1]
         self.accuracy = float((logits.argmax(axis=1) == self.val_rows.numpy()).mean())
         return {"val_accuracy": self.accuracy}
 
@@ -325,7 +338,7 @@ def make_trainer(args: argparse.Namespace, checkpoint: Path | None) -> StyleTrai
         trainer.restore(checkpoint)
         print(f"resumed     {checkpoint} at step {trainer.step}")
     count = len(encoder.config.writers)
-    print(f"words       {len(trainer.rows)} to train on, {len(trainer.val_rows)} held out, {count} writers")
+    print(f"images      {len(trainer.rows)} to train on, {len(trainer.val_rows)} held out, {count} writers")
     size = sum(parameter.numel() for parameter in encoder.parameters()) / 1e6
     print(
         f"model       {encoder.config.backbone}, {size:.2f} M parameters on {device}, precision {precision}"
@@ -342,7 +355,7 @@ def main(args: argparse.Namespace) -> None:
             trainer.validate()
     count = len(trainer.encoder.config.writers)
     print(
-        f"accuracy    {100 * trainer.accuracy:.1f} % on {len(trainer.val_rows)} held-out words (by chance "
+        f"accuracy    {100 * trainer.accuracy:.1f} % on {len(trainer.val_rows)} held-out images (by chance "
         f"{100 / count:.1f} %)"
     )
     print(f"saved       {args.save_path}")

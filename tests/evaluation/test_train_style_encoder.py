@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from evaluation.train_style_encoder import augment, main, parse_args
+from diffusion.windows import Words
+from evaluation.train_style_encoder import augment, cut_segments, main, parse_args
 from feature_extractor import StyleEncoder
 from tests.helpers import make_word_folder
 from utils.images import measure_ink
@@ -39,7 +40,7 @@ def test_a_run_can_be_loaded_and_says_how_good_it_is(folder, tmp_path, capsys):
     train(folder, tmp_path / "run", "--max_train_steps", "3")
     encoder = StyleEncoder.from_pretrained(tmp_path / "run")
     assert encoder.config.writers == ("01", "02") and encoder.config.img_size == (32, 64)
-    assert "held-out words (by chance 50.0 %)" in capsys.readouterr().out
+    assert "held-out images (by chance 50.0 %)" in capsys.readouterr().out
     config = json.loads((tmp_path / "run" / "step_00000003" / "config.json").read_text())
     assert config["step"] == 3 and 0 <= config["val_accuracy"] <= 1
 
@@ -118,3 +119,14 @@ def test_windows_show_ink_on_white_and_follow_the_generator():
     assert one.shape == (8, 1, 32, 48) and one.min() >= -1 and one.max() <= 1
     assert torch.equal(one, other) and not torch.equal(one, third)
     assert (one < 0).any(dim=(1, 2, 3)).all()
+
+
+def test_a_segment_lies_anywhere_in_a_line_and_a_word_is_taken_whole():
+    strip = torch.full((32, 350), 255, dtype=torch.uint8)
+    strip[16] = torch.arange(350) // 2  # tells where a segment begins
+    images = Words(strip=strip, starts=torch.tensor([0, 300]), widths=torch.tensor([300, 50]))
+    segments = cut_segments(images, torch.tensor([0] * 20 + [1]), 48, torch.Generator().manual_seed(0))
+    assert segments.shape == (21, 32, 64)
+    first = segments[:20, 16, 0]
+    assert first.min() < 40 and first.max() > 80 and segments[:20, 16, -1].max() < 150
+    assert (segments[20, 16, :50] == strip[16, 300:]).all() and (segments[20, :, 50:] == 255).all()
