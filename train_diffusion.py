@@ -166,6 +166,7 @@ def make_trainer(
         img_size=cache.canvas_size,
         max_length=args.max_length,
         vae=vae_info,
+        latent_channels=cache.channels,
         extra={"dataset": args.dataset, "words": len(set(chosen))},
     )
     unet, config = make_model({name: getattr(args, name) for name in MODEL_FLAGS}, checkpoint, start, fresh)

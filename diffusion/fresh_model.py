@@ -29,6 +29,7 @@ class FreshModel:
         img_size: (height, width), pixels.
         max_length: longest text, or None: the longest there is.
         vae: name and hash of the VAE.
+        latent_channels: of the VAE's latents.
         extra: further entries of ``config.json``.
     """
 
@@ -38,6 +39,7 @@ class FreshModel:
     img_size: tuple[int, int]
     max_length: int | None
     vae: dict[str, str]
+    latent_channels: int
     extra: dict[str, object]
 
     def build(self, preset: str, prediction_type: str, **changes) -> tuple[UNet, CheckpointConfig]:
@@ -48,6 +50,7 @@ class FreshModel:
             num_writers=len(names),
             vocabulary_size=charset.vocabulary_size,
             max_length=self._max_length(),
+            latent_channels=self.latent_channels,
             **changes,
         )
         width_model = fit_width_model(self.texts, self.writers, self.ink, self.img_size[1])
