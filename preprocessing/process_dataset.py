@@ -20,9 +20,10 @@ from pathlib import Path
 if not __package__:  # the project's root, from whichever folder this is run
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from preprocessing.arguments import check_flags, fit_settings, is_given, parse_args, reader_options
+from preprocessing.arguments import parse_args
 from preprocessing.cleaning import FitSettings
 from preprocessing.raw_word import FileImage, RawWord
+from preprocessing.reader_flags import check_flags, fit_settings, is_given, reader_options
 from preprocessing.readers import fonts, gw, iam, imgur5k, pages, table
 from preprocessing.readers.search import IMAGE_SUFFIXES, ids_of_paths, walk
 from preprocessing.selection import choose_splits, describe, drop_table, filter_words, names_splits
