@@ -145,11 +145,13 @@ def read_sources(sources: Sequence[Source], *, flag: str = "--dataset_path") -> 
 
 
 def read_image(path: Path) -> np.ndarray:
-    """One word image as (H, W) uint8 grey.
+    """One text image as (H, W) uint8 grey.
 
     Raises:
-        FileNotFoundError, ValueError: if the image is missing or damaged; the message names it.
+        FileNotFoundError, UserError: if the image is missing, damaged, or no file; the message names it.
     """
+    if path.exists() and not path.is_file():  # reading a pipe would have no end
+        raise UserError(f"{path}: not a file")
     try:
         with Image.open(path) as image:
             return np.asarray(image.convert("L"))

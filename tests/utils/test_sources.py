@@ -1,12 +1,13 @@
 """Several word folders as one training set."""
 
+import os
 from pathlib import Path
 
 import pytest
 
 from tests.helpers import IMG_SIZE, make_word_folder
 from utils.errors import UserError
-from utils.sources import Source, TrainingSet, parse_sources, read_images, read_sources
+from utils.sources import Source, TrainingSet, parse_sources, read_image, read_images, read_sources
 from utils.text_images import TextImage
 
 
@@ -162,3 +163,9 @@ def test_words_validate_whichever_folder_comes_last(tmp_path):
     for order in (("one", "two"), ("two", "one")):
         words = read_sources(parse_sources([str(tmp_path / name) for name in order]))
         assert [words.records[i].text for i in words.val_indices()] == ["cab"]
+
+
+def test_a_pipe_among_the_images_is_named_and_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "a.png")
+    with pytest.raises(UserError, match=r"a\.png: not a file"):
+        read_image(tmp_path / "a.png")

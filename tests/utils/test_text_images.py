@@ -9,6 +9,7 @@ from PIL import Image
 from generation.folder_writer import merge_shards, shard_metadata_name
 from generation.output_folder import Part
 from tests.helpers import make_word_folder
+from utils.errors import UserError
 from utils.output import save_image, write_atomically
 from utils.text_images import METADATA_NAME, TextImage, read_metadata, read_text_images, write_metadata
 
@@ -149,3 +150,17 @@ def test_the_folder_is_hugging_faces_convention(tmp_path):
         "split": "train",
     }
     assert all(Image.open(tmp_path / "x" / record.file_name).size == (256, 64) for record in records)
+
+
+@pytest.mark.parametrize("line", ["[" * 100_000, '{"file_name": 5', "[1]", "NaN"])
+def test_a_damaged_line_is_named_by_its_number(tmp_path, line):
+    record = TextImage("images/a.png", "a", "me").as_json()
+    (tmp_path / "metadata.jsonl").write_text(f"{record}\n{line}\n")
+    with pytest.raises(UserError, match=r"metadata\.jsonl line 2: not a JSON object"):
+        read_metadata(tmp_path / "metadata.jsonl")
+
+
+def test_metadata_that_is_no_text_is_named(tmp_path):
+    (tmp_path / "metadata.jsonl").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(UserError, match=r"metadata\.jsonl: not a text file in UTF-8"):
+        read_metadata(tmp_path / "metadata.jsonl")
