@@ -13,7 +13,7 @@ from PIL import Image
 
 from preprocessing import process_dataset
 from preprocessing.cleaning import FitSettings
-from preprocessing.lines import BASELINE, X_HEIGHT
+from preprocessing.lines import BASELINE, VISIBLE, X_HEIGHT
 from preprocessing.raw_word import DROP_REASONS, DroppedWord
 from preprocessing.readers import fonts, gw, iam
 from preprocessing.readers.font_texts import split_keys, split_of
@@ -262,8 +262,8 @@ def test_font_lines_stand_on_one_baseline_at_their_fonts_size(lines):
 def test_a_font_line_is_as_wide_as_its_ink(lines):
     for line in lines[:40]:
         image = line.image.draw(SETTINGS)
-        left, _, right, _ = ink_box(image)
-        assert 3 <= left <= 6 and image.shape[1] - right <= 13, line.text
+        visible = np.flatnonzero((image < 255 - VISIBLE).any(axis=0))
+        assert 3 <= visible[0] <= 6 and image.shape[1] - visible[-1] - 1 <= 13, line.text
         assert (image[:, 0] == 255).all() and image.shape[1] > 8 * len(line.text) / 2
 
 
