@@ -32,7 +32,9 @@ from diffusion.new_writers import start_from_nearest
 from diffusion.noise_schedule import FLOW_PREDICTION
 from diffusion.pipeline import HandwritingPipeline
 from diffusion.presets import DEFAULT_PRESET, PRESETS
+from diffusion.recogniser_training import prepare_latent_recogniser
 from diffusion.trainer import LOG_COLUMNS, DiffusionTrainer
+from diffusion.training_alignment import align_training
 from diffusion.training_flags import DEFAULT_VAE, MODEL_FLAGS, add_flags, check_flags
 from diffusion.training_settings import TrainingSettings, make_settings, read_training_settings
 from unet import UNet
@@ -175,6 +177,8 @@ def make_trainer(
     resumed = read_training_settings(checkpoint) if checkpoint else None
     ranks = accelerator.num_processes
     settings = make_settings(given, args.epochs, config, len(chosen), ranks, resumed)
+    if settings.alignment and not unet.config.text_layout:
+        raise UserError("--alignment: this model has no text layout to use it in. Leave --alignment out.")
     trainer = DiffusionTrainer(accelerator, unet, config, vae, words, cache, settings)
     if checkpoint:
         trainer.restore(checkpoint)
@@ -229,11 +233,11 @@ def main(args: argparse.Namespace) -> None:
         trainer = make_trainer(args, accelerator, checkpoint)
         if args.compile:
             compile_in_place(trainer.bare_unet, trainer.device, accelerator.print)
-        if trainer.settings.recognition_weight:
-            origin = checkpoint or args.init_from
-            trainer.prepare_latent_recogniser(
-                args.save_path / LATENT_RECOGNISER_FOLDER, find_latent_recogniser(origin) if origin else None
-            )
+        if trainer.settings.recognition_weight or trainer.settings.alignment:
+            origin, folder = checkpoint or args.init_from, args.save_path / LATENT_RECOGNISER_FOLDER
+            prepare_latent_recogniser(trainer, folder, find_latent_recogniser(origin) if origin else None)
+        if trainer.settings.alignment:
+            accelerator.print("alignment   " + align_training(trainer, is_new=checkpoint is None))
         describe_training(trainer)
         if args.log_with:
             settings = {key: str(value) for key, value in vars(args).items()}

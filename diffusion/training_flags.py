@@ -166,6 +166,13 @@ def _add_loss_flags(group: argparse._ArgumentGroup) -> None:
         f" one comes with --init_from (default: {default.recogniser_steps})",
     )
     add(
+        "--alignment",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="forced alignment of the text images by this recogniser: training on where each character"
+        " stands, and on segments of lines of one to four words (default: off)",
+    )
+    add(
         "--mixed_precision",
         choices=("no", "bf16", "fp16"),
         help="precision of the computation (default: bf16 where it is native, else no)",

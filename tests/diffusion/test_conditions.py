@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from diffusion.dataset import TrainingConditions
+from diffusion.conditions import TrainingConditions
 from diffusion.layout import WidthModel
 from diffusion.previews import pick_previews
 from utils.charset import Charset
