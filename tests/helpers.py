@@ -142,7 +142,10 @@ def make_word_folder(
         picture.thumbnail((img_size[1] - 8, img_size[0] - 8))
         canvas.paste(picture, (4, (img_size[0] - picture.height) // 2))
         record = TextImage(
-            f"{IMAGE_FOLDER}/{i:04d}.png", word, writers[i % len(writers)], splits[i % len(splits)]
+            file_name=f"{IMAGE_FOLDER}/{i:04d}.png",
+            text=word,
+            writer=writers[i % len(writers)],
+            split=splits[i % len(splits)],
         )
         save_image(canvas, path / record.file_name)
         records.append(record)

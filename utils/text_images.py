@@ -21,7 +21,7 @@ SPLITS = ("train", "val", "test")
 _FIELDS = ("file_name", "text", "writer", "split")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class TextImage:
     """One word of a word folder.
 

@@ -72,7 +72,7 @@ class FontLine:
             )
         except OSError:  # a damaged font opens, and fails at some of its glyphs
             return "unreadable_image"
-        return place(Strip(WHITE - whiten_paper(grey), base), scale, settings)
+        return place(Strip(darkness=WHITE - whiten_paper(grey), base=base), scale, settings)
 
 
 @lru_cache(maxsize=1000)
@@ -80,7 +80,7 @@ def line_scale(path: Path, axes: tuple[float, ...], is_caps_only: bool, height: 
     """The scale of a font's lines, in canvas pixels a pixel of their drawing: as a hand's on a page."""
     font, rng = open_font(path, axes), np.random.default_rng(0)
     lines = [_write_line(font, text.upper() if is_caps_only else text, rng) for text in _SAMPLES]
-    size = hand_size([Strip(np.asarray(ink), base) for ink, base in lines], height)
+    size = hand_size([Strip(darkness=np.asarray(ink), base=base) for ink, base in lines], height)
     return size / (sum(SHRINKING) / 2)
 
 
