@@ -30,6 +30,7 @@ class FreshModel:
         max_length: longest text, or None: the longest there is.
         vae: name and hash of the VAE.
         extra: further entries of ``config.json``.
+        style_dim: length of the style vectors of a new model; None for one without.
     """
 
     texts: Sequence[str]
@@ -39,6 +40,7 @@ class FreshModel:
     max_length: int | None
     vae: dict[str, str]
     extra: dict[str, object]
+    style_dim: int | None = None
 
     def build(self, preset: str, prediction_type: str, **changes) -> tuple[UNet, CheckpointConfig]:
         """A UNet of a preset for this data; ``changes`` override single fields of ``UNetConfig``."""
@@ -48,6 +50,7 @@ class FreshModel:
             num_writers=len(names),
             vocabulary_size=charset.vocabulary_size,
             max_length=self._max_length(),
+            style_dim=self.style_dim,
             **changes,
         )
         width_model = fit_width_model(self.texts, self.writers, self.ink, self.img_size[1])
