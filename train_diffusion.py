@@ -170,6 +170,7 @@ def make_trainer(
         img_size=cache.canvas_size,
         max_length=args.max_length,
         vae=vae_info,
+        latent_channels=cache.channels,
         extra={"dataset": args.dataset, "words": len(set(chosen))},
         style_dim=given_encoder.config.style_dim if given_encoder else None,
     )

@@ -147,7 +147,7 @@ def _read_charset(characters: object, unet: UNetConfig, where: str) -> Charset:
             f"{where}: charset has {len(characters)} characters, but the model {unet.vocabulary_size - 1}"
             " (vocabulary_size without padding). Its words would be spelt wrong: copy the checkpoint again."
         )
-    return Charset(tuple(characters), unet.pad_id)
+    return Charset(characters=tuple(characters), pad_id=unet.pad_id)
 
 
 def _read_writers(names: object, unet: UNetConfig, where: str) -> tuple[str, ...]:

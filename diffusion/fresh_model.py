@@ -29,6 +29,7 @@ class FreshModel:
         img_size: (height, width), pixels.
         max_length: longest text, or None: the longest there is.
         vae: name and hash of the VAE.
+        latent_channels: of the VAE's latents.
         extra: further entries of ``config.json``.
         style_dim: length of the style vectors of a new model; None for one without.
     """
@@ -39,6 +40,7 @@ class FreshModel:
     img_size: tuple[int, int]
     max_length: int | None
     vae: dict[str, str]
+    latent_channels: int
     extra: dict[str, object]
     style_dim: int | None = None
 
@@ -51,6 +53,7 @@ class FreshModel:
             vocabulary_size=charset.vocabulary_size,
             max_length=self._max_length(),
             style_dim=self.style_dim,
+            latent_channels=self.latent_channels,
             **changes,
         )
         width_model = fit_width_model(self.texts, self.writers, self.ink, self.img_size[1])

@@ -37,7 +37,7 @@ def shape_class(text: str) -> int:
     return 3 * (2 if is_raised else int(is_tall)) + (2 if is_deep else int(is_shallow))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class WidthModel:
     """``width = writer_scale * shape_scale * sum of character widths``, in pixels of the canvas, at most
     ``room``.

@@ -213,7 +213,7 @@ def load_published_generator(
         raise UserError(f"{flag} {path}: not the published UNet's weights ({one_line(error)})") from error
     loaded = load_vae(vae)
     config = CheckpointConfig(
-        charset=Charset(PUBLISHED_CHARACTERS, PUBLISHED_PAD_ID),
+        charset=Charset(characters=PUBLISHED_CHARACTERS, pad_id=PUBLISHED_PAD_ID),
         writers=_name_rows(fields["num_writers"], writer_dict or {}),
         schedule=make_schedule("epsilon"),
         img_size=(64, 256),

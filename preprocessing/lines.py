@@ -17,9 +17,11 @@ from preprocessing.line_shapes import LineFrame, LineShape, make_frames
 from preprocessing.straightening import Strip, find_ink, straighten
 from utils.images import WHITE
 
-X_HEIGHT = 0.25  # of the canvas: the height of small letters, where the hand's tall strokes leave room for it
+X_HEIGHT = 0.28  # of the canvas: the height of small letters, where the hand's tall strokes leave room for it
 BASELINE = 0.62  # of the canvas, from its top
-FITTING = 85  # per cent of a page's lines that fit on the canvas at their hand's size
+FITTING = (
+    70  # per cent of a page's lines that fit on the canvas at their hand's size; the others are reduced to it
+)
 SMALLEST = 0.6  # of its hand's size: the least that a line with a very tall stroke is reduced to
 TIPS = 0.005  # share of a line's ink that may lie above what counts as its top, and below its foot
 LARGEST_SCALE = 6.0  # canvas pixels a page pixel; a hand that would need more was measured wrongly
@@ -70,8 +72,10 @@ def _load_part(page: PageLines, height: int) -> tuple[np.ndarray, np.ndarray, np
         (H, W) uint8 grey, and (2,) ``scale`` and ``shift``: a point of the file lies at ``point * scale -
         shift``.
     """
-    with warnings.catch_warnings(), Image.open(page.path) as image:
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        image = Image.open(page.path)
+    with image:
         full = np.array(image.size, float)
         scale = np.array(
             [pixels / units if units > 0 else 1.0 for pixels, units in zip(full, page.size, strict=True)]
@@ -81,9 +85,8 @@ def _load_part(page: PageLines, height: int) -> tuple[np.ndarray, np.ndarray, np
         outlines = [o for o in outlines if len(o) and (np.abs(o - full / 2) <= full).all()]
         usual = float(np.median([np.ptp(outline, axis=0).min() for outline in outlines] or [0.0]))
         wanted = max(1.0, usual / (PIXELS_A_LINE * height))
-        image.draft(
-            "L", tuple((full / wanted).astype(int))
-        )  # JPEG files can be read at a half, a quarter or an eighth
+        # JPEG files can be read at a half, a quarter or an eighth of their size.
+        image.draft("L", tuple((full / wanted).astype(int)))
         image.load()
         grey = to_grey(image)
     read = np.array(grey.shape[::-1]) / full
@@ -119,7 +122,7 @@ def cut_lines(
     strips: list[Strip | None] = [None if frame is None else straighten(page, frame) for frame in frames]
     for number, (strip, frame) in enumerate(zip(strips, frames, strict=True)):
         if strip is not None and frame.is_guessed:
-            strips[number] = Strip(strip.darkness, _lowest_of_body(strip))
+            strips[number] = Strip(darkness=strip.darkness, base=_lowest_of_body(strip))
     size = hand_size([strip for strip in strips if strip is not None], settings.img_size[0])
     return ["bad_box" if strip is None else place(strip, size, settings) for strip in strips]
 

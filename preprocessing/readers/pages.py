@@ -89,30 +89,22 @@ def iter_words(
     if not files:
         raise FileNotFoundError(f"--dataset_path {dataset_path}: no PAGE or ALTO file (.xml) in it or below")
     writer_of = _choose_writers(dataset_path, writer_from, writer_pattern, writer_table)
-    ids = _page_ids([path.relative_to(dataset_path) for path in files])
+    ids = dict(zip(files, _page_ids([path.relative_to(dataset_path) for path in files]), strict=True))
     taken: set[Path] = set()
     has_lines = has_words = False
     # A page that lies there in both formats is read from its PAGE file, which says more.
-    order = sorted(range(len(files)), key=lambda i: (page_format(files[i]) != "PAGE", i))
-    for index in order:
-        path = files[index]
+    for path in sorted(files, key=lambda path: page_format(path) != "PAGE"):
         try:
             page = read_page(path)
         except (PageFileError, OSError):
-            yield DroppedWord(source_id=ids[index], reason="bad_xml")
+            yield DroppedWord(source_id=ids[path], reason="bad_xml")
             continue
-        image = _find_image(path, page, images)
-        found = _Page(page=page, file=path, page_id=ids[index], image=image, writer=writer_of(path))
+        image, writer = _find_image(path, page, images), writer_of(path)
+        found = _Page(page=page, file=path, page_id=ids[path], image=image, writer=writer)
         has_lines |= bool(page.lines)
         has_words |= any(_separate_words(line) for line in page.lines)
-        if image in taken:
-            yield from (
-                DroppedWord(source_id=f"{found.page_id}-{line.line_id}", reason="duplicate_page")
-                for line in page.lines
-            )
-            continue
+        yield from _page_items(found, unit, set(drop_lines_with), image in taken)
         taken |= {image} if image else set()
-        yield from _page_items(found, unit, set(drop_lines_with))
     if unit == "word" and has_lines and not has_words:
         raise UserError(
             f"--unit word: no file in --dataset_path {dataset_path} outlines single words. Take --unit line."
@@ -130,8 +122,10 @@ class _Page:
     writer: str | None
 
 
-def _page_items(found: _Page, unit: str, marks: set[str]) -> Iterator[RawWord | DroppedWord]:
-    """A page's lines or words."""
+def _page_items(
+    found: _Page, unit: str, marks: set[str], is_duplicate: bool
+) -> Iterator[RawWord | DroppedWord]:
+    """A page's lines or words; those of a page that was read before are left out."""
     parts = [(line, line) for line in found.page.lines]
     if unit == "word":
         parts = [(word, line) for line in found.page.lines for word in _separate_words(line) or (line,)]
@@ -146,7 +140,9 @@ def _page_items(found: _Page, unit: str, marks: set[str]) -> Iterator[RawWord | 
     for number, (part, line) in enumerate(parts):
         source_id = f"{found.page_id}-{part.line_id or number}"
         reason = None
-        if unit == "word" and part is line and line.text.strip():
+        if is_duplicate:
+            reason = "duplicate_page"
+        elif unit == "word" and part is line and line.text.strip():
             reason = "no_words"
         elif not part.text.strip():
             reason = "empty_text"

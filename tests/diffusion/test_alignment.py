@@ -25,7 +25,7 @@ from utils.sources import TrainingSet
 from utils.text_images import TextImage
 
 WIDTHS = {"i": 6.0, "a": 12.0, "m": 22.0, " ": 10.0}
-MODEL = WidthModel(WIDTHS, {"x": 1.0, "broad": 1.5})
+MODEL = WidthModel(character_widths=WIDTHS, writer_scales={"x": 1.0, "broad": 1.5})
 PLACE = -0.07  # of a character's width from its left border: where this recogniser's peaks sit
 TEXTS = ("aim", "mama", "iii", "mai", "am", "miami")
 
@@ -83,7 +83,7 @@ def draw_text(text, *, seed=0, spread=0.15, score=-0.1):
 def make_set(*, count=60, **options):
     texts = [TEXTS[i % len(TEXTS)] for i in range(count)]
     drawn = [draw_text(text, seed=seed, **options) for seed, text in enumerate(texts)]
-    records = [TextImage(f"images/{i}.png", text, "x") for i, text in enumerate(texts)]
+    records = [TextImage(file_name=f"images/{i}.png", text=text, writer="x") for i, text in enumerate(texts)]
     ink = np.array([[*peaks.ink, 0, 0] for _, peaks in drawn])[:, [0, 2, 1, 3]]
     return records, ink, [borders for borders, _ in drawn], [peaks for _, peaks in drawn]
 
@@ -148,7 +148,7 @@ def test_a_text_that_the_recogniser_does_not_see_keeps_the_expected_borders():
 
 def test_widths_and_their_spread_are_refined_by_the_borders():
     records, _, true, _ = make_set(count=300)
-    wrong = WidthModel({"i": 9.0, "a": 12.0, "m": 16.0, " ": 10.0}, {"x": 1.0})
+    wrong = WidthModel(character_widths={"i": 9.0, "a": 12.0, "m": 16.0, " ": 10.0}, writer_scales={"x": 1.0})
     refined = refine_width_model(wrong, records, true)
     for character in "iam":
         assert refined.character_widths[character] == pytest.approx(WIDTHS[character], rel=0.06)
@@ -156,12 +156,14 @@ def test_widths_and_their_spread_are_refined_by_the_borders():
 
 
 def test_characters_without_a_measured_border_keep_their_widths():
-    refined = refine_width_model(MODEL, [TextImage("images/0.png", "m", "x")], [np.array([4.0, 99.0])])
+    refined = refine_width_model(
+        MODEL, [TextImage(file_name="images/0.png", text="m", writer="x")], [np.array([4.0, 99.0])]
+    )
     assert refined == MODEL
 
 
 def test_drawn_widths_vary_as_much_as_the_spread_says_and_by_the_seed():
-    model = WidthModel(WIDTHS, {}, spread=0.2, room=10**5)
+    model = WidthModel(character_widths=WIDTHS, writer_scales={}, spread=0.2, room=10**5)
     edges = [model.edges("m" * 2000, None, rng=np.random.default_rng(seed)) for seed in (0, 0, 1)]
     assert np.log(np.diff(edges[0])).std() == pytest.approx(0.2, rel=0.15)
     assert (edges[0] == edges[1]).all() and not (edges[0] == edges[2]).all()
@@ -169,7 +171,7 @@ def test_drawn_widths_vary_as_much_as_the_spread_says_and_by_the_seed():
 
 def test_a_model_without_a_spread_is_saved_as_earlier_versions_read_it():
     assert "spread" not in MODEL.to_dict()
-    model = WidthModel(WIDTHS, {}, spread=0.2)
+    model = WidthModel(character_widths=WIDTHS, writer_scales={}, spread=0.2)
     assert WidthModel(**model.to_dict()) == model
 
 
@@ -181,7 +183,7 @@ LINE = "mama am aim iii miami mai am"
 
 def align_line(text=LINE, *, score=-0.1):
     borders, peaks = draw_text(text, score=score)
-    records = [TextImage("images/0.png", text, "x")]
+    records = [TextImage(file_name="images/0.png", text=text, writer="x")]
     ink = np.array([[borders[0], 0, borders[-1], 32]])
     return records, ink, align(records, ink, [peaks], MODEL)
 
@@ -243,9 +245,11 @@ class MadeUpCache:
 def make_samples(canvas_step):
     records, ink, alignment = align_line()
     columns = int(-(-(ink[0, 2] + 8) // 32) * 4)
-    words = TrainingSet(tuple(records), (Path("lines/images/0.png"),), (1.0,), "--dataset_path")
+    words = TrainingSet(
+        records=tuple(records), paths=(Path("lines/images/0.png"),), shares=(1.0,), flag="--dataset_path"
+    )
     config = CheckpointConfig(
-        charset=Charset(tuple(" aim")),
+        charset=Charset(characters=tuple(" aim")),
         writers=("x",),
         schedule=RectifiedFlow(),
         img_size=(32, columns * 8),

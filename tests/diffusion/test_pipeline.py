@@ -420,7 +420,10 @@ def test_the_reader_meets_the_characters_in_their_order_along_the_line(pipeline)
             return torch.zeros(len(latents))
 
     hebrew = HandwritingPipeline(
-        pipeline.unet, pipeline.vae, replace(pipeline.config, charset=Charset(tuple("אבa"))), Reader()
+        pipeline.unet,
+        pipeline.vae,
+        replace(pipeline.config, charset=Charset(characters=tuple("אבa"))),
+        Reader(),
     )
     hebrew._reading_losses(torch.zeros(2, 4, 4, 8), ["אאב", "a"])
     assert hebrew.latent_recogniser.input_ids == [[2, 1, 1], [3, 0, 0]]

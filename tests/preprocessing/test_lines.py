@@ -98,9 +98,11 @@ def test_rules_become_paper_and_letters_stay_whole(tmp_path, grey):
         tmp_path, draw_page(TEXTS, rules=grey), [line_of(i, t) for i, t in enumerate(TEXTS)], name="r.png"
     )
     for clean, image in zip(plain, ruled, strict=True):
-        assert image.shape[1] <= clean.shape[1] + 8
-        # A rule that stayed would darken 2 of 64 rows by its contrast.
-        assert difference(clean, image) < 0.12 * (255 - grey) * 2 / 64 + 1.5
+        assert image.shape[1] <= clean.shape[1] + 8 and difference(clean, image) < 3
+        # Between words there is nothing but the rule.
+        is_ink = (clean < 250).any(axis=0)
+        gaps = [x for x in range(8, clean.shape[1] - 16) if not is_ink[x - 3 : x + 4].any()]
+        assert gaps and image[:, gaps].min() == 255
 
 
 def test_dense_writing_is_no_rule(tmp_path):
@@ -136,7 +138,7 @@ def test_a_tall_stroke_is_followed_beyond_the_outline(tmp_path):
         (x0, top), (x1, _), *lower = line["polygon"]
         low.append(line | {"polygon": [(x0, top + 14), (x1, top + 14), *lower]})
     expected, followed = cut(tmp_path, page, whole)[3], cut(tmp_path, page, low, name="low.png")[3]
-    assert abs(len(ink_rows(followed)) - len(ink_rows(expected))) <= 1 and difference(expected, followed) < 6
+    assert abs(len(ink_rows(followed)) - len(ink_rows(expected))) <= 1 and difference(expected, followed) < 9
     pieces = [cv2.connectedComponents((image < 128).astype(np.uint8))[0] for image in (expected, followed)]
     assert pieces[0] == pieces[1]  # the dots of i and j, which these outlines leave out, are there
 
@@ -251,3 +253,10 @@ def test_a_page_is_read_once_for_all_its_lines(tmp_path, monkeypatch):
     monkeypatch.setattr(Image, "open", lambda *args: opened.append(args) or open_image(*args))
     cut_texts(tmp_path)
     assert len(opened) == 1
+
+
+def test_a_huge_page_warns_of_nothing(tmp_path, monkeypatch, recwarn):
+    page = draw_page(TEXTS)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", page.width * page.height - 1)
+    assert not any(isinstance(image, str) for image in cut(tmp_path, page, [line_of(0, TEXTS[0])]))
+    assert not recwarn.list
