@@ -27,12 +27,13 @@ from diffusion.config import CheckpointConfig
 from diffusion.dataset import LatentCache, build_latent_cache, cache_key
 from diffusion.fresh_model import FreshModel, resume_model
 from diffusion.latent_recogniser import LATENT_RECOGNISER_FOLDER, find_latent_recogniser
-from diffusion.loading import read_config
+from diffusion.loading import load_style_encoder, read_config
 from diffusion.new_writers import start_from_nearest
 from diffusion.noise_schedule import FLOW_PREDICTION
 from diffusion.pipeline import HandwritingPipeline
 from diffusion.presets import DEFAULT_PRESET, PRESETS
 from diffusion.recogniser_training import prepare_latent_recogniser
+from diffusion.styles import choose_style_encoder, prepare_styles, read_style_encoder
 from diffusion.trainer import LOG_COLUMNS, DiffusionTrainer
 from diffusion.training_alignment import align_training
 from diffusion.training_flags import DEFAULT_VAE, MODEL_FLAGS, add_flags, check_flags
@@ -159,6 +160,7 @@ def make_trainer(
     is_shared = args.latent_cache is not None
     cache = encode_images(words, vae, vae_info["hash"], accelerator, root=cache_root, is_shared=is_shared)
 
+    given_encoder = read_style_encoder(args.style_encoder) if args.style_encoder else None
     torch.manual_seed(TrainingSettings.seed if args.seed is None else args.seed)
     chosen = words.train_indices()
     fresh = FreshModel(
@@ -170,6 +172,7 @@ def make_trainer(
         vae=vae_info,
         latent_channels=cache.channels,
         extra={"dataset": args.dataset, "words": len(set(chosen))},
+        style_dim=given_encoder.config.style_dim if given_encoder else None,
     )
     unet, config = make_model({name: getattr(args, name) for name in MODEL_FLAGS}, checkpoint, start, fresh)
 
@@ -179,11 +182,16 @@ def make_trainer(
     settings = make_settings(given, args.epochs, config, len(chosen), ranks, resumed)
     if settings.alignment and not unet.config.text_layout:
         raise UserError("--alignment: this model has no text layout to use it in. Leave --alignment out.")
-    trainer = DiffusionTrainer(accelerator, unet, config, vae, words, cache, settings)
+    own = start.style_encoder if start else None
+    if checkpoint:
+        own = load_style_encoder(checkpoint, config, unet.config, flag="--resume")
+    encoder = choose_style_encoder(given_encoder, own, is_new=not (checkpoint or start))
+    styles = prepare_styles(encoder, words, unet, config) if encoder else None
+    trainer = DiffusionTrainer(accelerator, unet, config, vae, words, cache, settings, encoder, styles)
     if checkpoint:
         trainer.restore(checkpoint)
         describe_resume(trainer, checkpoint)
-    elif start:
+    elif start and encoder is None:  # a new writer's vector says more than the nearest row
         nearest = start_from_nearest(trainer, len(start.config.writers))
         pairs = [f"{new} as {known}" for new, known in nearest.items()]
         if pairs:

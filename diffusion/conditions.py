@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from diffusion.layout import WidthModel, expected_edges, layout_columns, pad_edges
+from diffusion.styles import OFFSET_SHARE, StyleReferences
 from utils.charset import Charset, order_along_line
 from utils.text_images import TextImage
 
@@ -25,6 +26,7 @@ class TrainingConditions:
             extent, so that the width of a word follows the layout exactly.
         edges: (n + 1,) borders of each text's characters in pixels, where they were measured; None: as
             ``width_model`` expects them within the ink.
+        styles: for a model with style vectors, else None.
     """
 
     def __init__(
@@ -38,6 +40,7 @@ class TrainingConditions:
         width_model: WidthModel | None,
         ink: np.ndarray,
         edges: Sequence[np.ndarray] | None = None,
+        styles: StyleReferences | None = None,
         device: torch.device,
     ) -> None:
         is_known = [len(r.text) <= max_length and not charset.unknown(r.text) for r in records]
@@ -49,6 +52,7 @@ class TrainingConditions:
             [writers.get(record.writer, null_writer or 0) for record in records], device=device
         )
         self.pad_id, self.null_writer = charset.pad_id, null_writer
+        self.writers, self.styles = [record.writer for record in records], styles
         self._edges = None
         if width_model is not None:
             if edges is None:
@@ -57,16 +61,23 @@ class TrainingConditions:
             self._edges = torch.from_numpy(np.stack([pad_edges(e, max_length) for e in edges])).to(device)
 
     def batch(
-        self, indices: Tensor, columns: int, dropped: tuple[Tensor, Tensor] | None = None
-    ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Conditions of a batch.
+        self,
+        indices: Tensor,
+        columns: int,
+        dropped: tuple[Tensor, Tensor] | None = None,
+        generator: torch.Generator | None = None,
+    ) -> tuple[Tensor | None, ...]:
+        """Conditions of a batch, in the order of ``UNet.forward``'s arguments.
 
         Args:
             indices: (B,) record numbers.
             columns: columns of the latents.
             dropped: (B,) bool for text and for writer: replaced by null.
+            generator: draws which images a style vector is the mean of, and whose offset counts; None takes
+                all images of the writer, and every offset.
         Returns:
-            input_ids (B, L), writer_ids (B,), layout (B, 2, L, W) or None.
+            input_ids (B, L), writer_ids (B,), layout (B, 2, L, W) or None; for a model with style vectors
+            writer_ids are (B, 1), and writer_weights (B, 1) and styles (B, style_dim) follow.
         """
         input_ids, writer_ids = self.input_ids[indices], self.writer_ids[indices]
         layout = None if self._edges is None else layout_columns(self._edges[indices], columns)
@@ -76,4 +87,13 @@ class TrainingConditions:
             writer_ids = writer_ids.masked_fill(no_writer, self.null_writer)
             if layout is not None:
                 layout = layout.masked_fill(no_text[:, None, None, None], 0.0)
-        return input_ids, writer_ids, layout
+        if self.styles is None:
+            return input_ids, writer_ids, layout
+        is_null = (writer_ids == self.null_writer)[:, None]
+        styles = self.styles.draw([self.writers[i] for i in indices.tolist()], generator)
+        weights = torch.ones(is_null.shape, device=is_null.device)
+        if generator is not None:
+            chances = torch.rand(is_null.shape, generator=generator, device=generator.device)
+            weights = torch.where(is_null, weights, (chances < OFFSET_SHARE).float().to(weights.device))
+        styles = styles.to(is_null.device).masked_fill(is_null, 0.0)
+        return input_ids, writer_ids[:, None], layout, weights, styles

@@ -113,6 +113,8 @@ def check_sizes(config: UNetConfig, where: str) -> None:
         for value in values if isinstance(values, tuple) else (values,):
             if not 0 < value <= most:
                 raise UserError(f"{where}: {name} {value} is not 1 to {most}")
+    if config.style_dim is not None and not 0 < config.style_dim <= 8192:
+        raise UserError(f"{where}: style_dim {config.style_dim} is not 1 to 8192")
     if config.text_encoder not in ("transformer", "published"):
         raise UserError(f"{where}: text_encoder {config.text_encoder!r:.40} is unknown")
     if not 0 <= config.pad_id < config.vocabulary_size:

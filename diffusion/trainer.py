@@ -21,7 +21,9 @@ from diffusion.latent_recogniser import LatentRecogniser, add_some_noise
 from diffusion.pipeline import HandwritingPipeline
 from diffusion.previews import write_preview
 from diffusion.samples import TrainingSamples, whole_images
+from diffusion.styles import StyleReferences
 from diffusion.training_settings import TrainingSettings
+from feature_extractor import StyleEncoder
 from unet import UNet
 from utils.resume import TRAINING_STATE, load_training_state, save_training_state
 from utils.sources import TrainingSet
@@ -74,7 +76,10 @@ class DiffusionTrainer:
         words: TrainingSet,
         cache: LatentCache,
         settings: TrainingSettings,
+        style_encoder: StyleEncoder | None = None,
+        styles: StyleReferences | None = None,
     ) -> None:
+        self.style_encoder, self.styles = style_encoder, styles
         self.accelerator, self.settings = accelerator, settings
         self.config, self.vae, self.words = config, vae, words
         self.device = accelerator.device
@@ -117,6 +122,7 @@ class DiffusionTrainer:
             width_model=config.width_model if unet_config.text_layout else None,
             ink=self.latents.cache.ink,
             edges=samples.edges,
+            styles=self.styles,
             device=self.device,
         )
 
@@ -160,7 +166,9 @@ class DiffusionTrainer:
         noisy_latents, target = self.schedule.add_noise(latents, noise, timesteps)
         with self.accelerator.autocast():
             prediction = model(
-                noisy_latents, timesteps, *self.conditions.batch(indices, latents.shape[-1], dropped)
+                noisy_latents,
+                timesteps,
+                *self.conditions.batch(indices, latents.shape[-1], dropped, generator if dropped else None),
             ).float()
         loss = F.mse_loss(prediction, target)
         if recognition_weight:
@@ -235,7 +243,9 @@ class DiffusionTrainer:
                 "training": asdict(s),
             },
         )
-        HandwritingPipeline(self.ema.module, self.vae, config, self.latent_recogniser).save_pretrained(folder)
+        HandwritingPipeline(
+            self.ema.module, self.vae, config, self.latent_recogniser, self.style_encoder
+        ).save_pretrained(folder)
         state = {"step": self.step, "settings": asdict(self.settings)}
         if self.accelerator.scaler is not None:
             state["grad_scaler"] = self.accelerator.scaler.state_dict()
