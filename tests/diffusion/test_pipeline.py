@@ -143,7 +143,8 @@ def test_the_branches_have_neither_condition_then_the_text_then_both(pipeline):
         )
     finally:
         hook.remove()
-    _, _, input_ids, rows, layout = calls[0]
+    _, _, input_ids, rows, layout, _, styles = calls[0]
+    assert styles is None  # a model that knows its writers by their rows
     null_text, null_writer = [0] * 8, 3
     assert input_ids[0].tolist() == null_text and input_ids[1].tolist() == input_ids[2].tolist() != null_text
     assert rows[:, 0].tolist() == [null_writer, null_writer, 1]
