@@ -13,7 +13,6 @@ from tests.preprocessing.page_files import SIZE, draw_page, ink_rows, line_of
 SETTINGS = FitSettings(img_size=(64, 2048), remove_rules=True)
 BASE = round(BASELINE * 64)
 TEXTS = ["Hands and lamps", "ease a sense once", "gipsy jumps by", "Flat hill and field"]
-LINES = [line_of(number, text) for number, text in enumerate(TEXTS)]
 
 
 def shape_of(line):
@@ -107,12 +106,15 @@ def test_rules_become_paper_and_letters_stay_whole(tmp_path, grey):
 
 
 def test_dotted_rules_become_paper(tmp_path):
-    page = draw_page(TEXTS)
-    for i in range(len(TEXTS)):
-        base = line_of(i, "")["baseline"][0][1]
+    texts = [f"{text} {text.lower()} once" for text in TEXTS]
+    lines = [line_of(number, text) for number, text in enumerate(texts)]
+    page = draw_page(texts)
+    for line in lines:
+        base = line["baseline"][0][1] + 4
         for x in range(0, SIZE[0], 9):
-            ImageDraw.Draw(page).line((x, base, x + 2, base), fill=40, width=2)
-    for clean, image in zip(cut_texts(tmp_path), cut(tmp_path, page, LINES, name="d.png"), strict=True):
+            ImageDraw.Draw(page).line((x, base, x + 2, base), fill=110, width=2)
+    plain = cut(tmp_path, draw_page(texts), lines)
+    for clean, image in zip(plain, cut(tmp_path, page, lines, name="dotted.png"), strict=True):
         assert image.shape[1] <= clean.shape[1] + 8 and difference(clean, image) < 4
 
 
