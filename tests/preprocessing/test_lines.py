@@ -13,6 +13,7 @@ from tests.preprocessing.page_files import SIZE, draw_page, ink_rows, line_of
 SETTINGS = FitSettings(img_size=(64, 2048), remove_rules=True)
 BASE = round(BASELINE * 64)
 TEXTS = ["Hands and lamps", "ease a sense once", "gipsy jumps by", "Flat hill and field"]
+LINES = [line_of(number, text) for number, text in enumerate(TEXTS)]
 
 
 def shape_of(line):
@@ -103,6 +104,16 @@ def test_rules_become_paper_and_letters_stay_whole(tmp_path, grey):
         is_ink = (clean < 250).any(axis=0)
         gaps = [x for x in range(8, clean.shape[1] - 16) if not is_ink[x - 3 : x + 4].any()]
         assert gaps and image[:, gaps].min() == 255
+
+
+def test_dotted_rules_become_paper(tmp_path):
+    page = draw_page(TEXTS)
+    for i in range(len(TEXTS)):
+        base = line_of(i, "")["baseline"][0][1]
+        for x in range(0, SIZE[0], 9):
+            ImageDraw.Draw(page).line((x, base, x + 2, base), fill=40, width=2)
+    for clean, image in zip(cut_texts(tmp_path), cut(tmp_path, page, LINES, name="d.png"), strict=True):
+        assert image.shape[1] <= clean.shape[1] + 8 and difference(clean, image) < 4
 
 
 def test_dense_writing_is_no_rule(tmp_path):
