@@ -143,9 +143,11 @@ class StyleEncoder(nn.Module):
                 styles[part], logits[part] = style.cpu().numpy(), logit.cpu().numpy()
         return styles, logits
 
-    def save_pretrained(self, folder: Path, extra: dict) -> None:
-        """Write ``config.json`` and the weights; ``extra`` are further entries of the former."""
-        save_described(self, folder, STYLE_WEIGHTS_NAME, KIND, asdict(self.config), extra)
+    def save_pretrained(self, folder: Path, extra: dict, *, dtype: torch.dtype | None = None) -> None:
+        """Write ``config.json`` and the weights, optionally cast to ``dtype``; ``extra`` are further entries
+        of the former.
+        """
+        save_described(self, folder, STYLE_WEIGHTS_NAME, KIND, asdict(self.config), extra, dtype=dtype)
 
     @classmethod
     def from_pretrained(cls, path: str | Path, *, flag: str = "--style_encoder") -> "StyleEncoder":

@@ -27,12 +27,15 @@ from diffusion.config import CheckpointConfig
 from diffusion.dataset import LatentCache, build_latent_cache, cache_key
 from diffusion.fresh_model import FreshModel, resume_model
 from diffusion.latent_recogniser import LATENT_RECOGNISER_FOLDER, find_latent_recogniser
-from diffusion.loading import read_config
+from diffusion.loading import load_style_encoder, read_config
 from diffusion.new_writers import start_from_nearest
 from diffusion.noise_schedule import FLOW_PREDICTION
 from diffusion.pipeline import HandwritingPipeline
 from diffusion.presets import DEFAULT_PRESET, PRESETS
+from diffusion.recogniser_training import prepare_latent_recogniser
+from diffusion.styles import choose_style_encoder, prepare_styles, read_style_encoder
 from diffusion.trainer import LOG_COLUMNS, DiffusionTrainer
+from diffusion.training_alignment import align_training
 from diffusion.training_flags import DEFAULT_VAE, MODEL_FLAGS, add_flags, check_flags
 from diffusion.training_settings import TrainingSettings, make_settings, read_training_settings
 from unet import UNet
@@ -157,6 +160,7 @@ def make_trainer(
     is_shared = args.latent_cache is not None
     cache = encode_images(words, vae, vae_info["hash"], accelerator, root=cache_root, is_shared=is_shared)
 
+    given_encoder = read_style_encoder(args.style_encoder) if args.style_encoder else None
     torch.manual_seed(TrainingSettings.seed if args.seed is None else args.seed)
     chosen = words.train_indices()
     fresh = FreshModel(
@@ -166,7 +170,9 @@ def make_trainer(
         img_size=cache.canvas_size,
         max_length=args.max_length,
         vae=vae_info,
+        latent_channels=cache.channels,
         extra={"dataset": args.dataset, "words": len(set(chosen))},
+        style_dim=given_encoder.config.style_dim if given_encoder else None,
     )
     unet, config = make_model({name: getattr(args, name) for name in MODEL_FLAGS}, checkpoint, start, fresh)
 
@@ -174,11 +180,18 @@ def make_trainer(
     resumed = read_training_settings(checkpoint) if checkpoint else None
     ranks = accelerator.num_processes
     settings = make_settings(given, args.epochs, config, len(chosen), ranks, resumed)
-    trainer = DiffusionTrainer(accelerator, unet, config, vae, words, cache, settings)
+    if settings.alignment and not unet.config.text_layout:
+        raise UserError("--alignment: this model has no text layout to use it in. Leave --alignment out.")
+    own = start.style_encoder if start else None
+    if checkpoint:
+        own = load_style_encoder(checkpoint, config, unet.config, flag="--resume")
+    encoder = choose_style_encoder(given_encoder, own, is_new=not (checkpoint or start))
+    styles = prepare_styles(encoder, words, unet, config) if encoder else None
+    trainer = DiffusionTrainer(accelerator, unet, config, vae, words, cache, settings, encoder, styles)
     if checkpoint:
         trainer.restore(checkpoint)
         describe_resume(trainer, checkpoint)
-    elif start:
+    elif start and encoder is None:  # a new writer's vector says more than the nearest row
         nearest = start_from_nearest(trainer, len(start.config.writers))
         pairs = [f"{new} as {known}" for new, known in nearest.items()]
         if pairs:
@@ -228,11 +241,11 @@ def main(args: argparse.Namespace) -> None:
         trainer = make_trainer(args, accelerator, checkpoint)
         if args.compile:
             compile_in_place(trainer.bare_unet, trainer.device, accelerator.print)
-        if trainer.settings.recognition_weight:
-            origin = checkpoint or args.init_from
-            trainer.prepare_latent_recogniser(
-                args.save_path / LATENT_RECOGNISER_FOLDER, find_latent_recogniser(origin) if origin else None
-            )
+        if trainer.settings.recognition_weight or trainer.settings.alignment:
+            origin, folder = checkpoint or args.init_from, args.save_path / LATENT_RECOGNISER_FOLDER
+            prepare_latent_recogniser(trainer, folder, find_latent_recogniser(origin) if origin else None)
+        if trainer.settings.alignment:
+            accelerator.print("alignment   " + align_training(trainer, is_new=checkpoint is None))
         describe_training(trainer)
         if args.log_with:
             settings = {key: str(value) for key, value in vars(args).items()}

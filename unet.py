@@ -39,6 +39,9 @@ class UNetConfig:
         mask_padding: padding is hidden from attention.
         has_null_condition: a null writer exists, and an all-padding text means null text.
         latent_channels: channels of the latents.
+        style_dim: length of the style vectors that a hand is given by; None for a model that knows its
+            writers by their rows alone. With style vectors, a writer's row is an offset to what its vector
+            says.
     """
 
     num_writers: int
@@ -56,6 +59,7 @@ class UNetConfig:
     mask_padding: bool = True
     has_null_condition: bool = True
     latent_channels: int = 4
+    style_dim: int | None = None
 
     def __post_init__(self) -> None:
         if self.model_channels % 32 or self.model_channels % self.num_heads:
@@ -327,6 +331,23 @@ def zero_init(module: nn.Module) -> nn.Module:
     return module
 
 
+class StyleProjection(nn.Module):
+    """A style vector to the writer's part of the embedding."""
+
+    HIDDEN = 256
+
+    def __init__(self, style_dim: int, embedding: int) -> None:
+        super().__init__()
+        self.hidden = nn.Linear(style_dim, self.HIDDEN)
+        self.out = nn.Linear(self.HIDDEN, embedding)
+
+    def forward(self, styles: Tensor) -> Tensor:
+        """(B, style_dim) vectors of length 1 to (B, E); zeros, for the null writer, to zeros."""
+        # Each value of a vector of length 1 is small; the layer is made for values of about 1.
+        hidden = F.silu(self.hidden(styles * styles.shape[-1] ** 0.5))
+        return self.out(hidden) * styles.any(dim=-1, keepdim=True)
+
+
 # The model
 # ------------------------------------------------------------------------------------------------------------
 
@@ -343,6 +364,14 @@ class UNet(nn.Module):
             nn.Linear(config.model_channels, embedding), nn.SiLU(), nn.Linear(embedding, embedding)
         )
         self.writer_embedding = nn.Embedding(config.num_writers + config.has_null_condition, embedding)
+        self.style_projection = None
+        if config.style_dim:
+            nn.init.zeros_(self.writer_embedding.weight[: config.num_writers].data)
+            self.style_projection = StyleProjection(config.style_dim, embedding)
+            # Mean style vector of each writer's images, and zeros for the null writer; not trained.
+            self.register_buffer(
+                "writer_styles", torch.zeros(len(self.writer_embedding.weight), config.style_dim)
+            )
         self.character_encoder = CharacterEncoder(config)
         self.layout_embedding = TextLayoutEmbedding(config) if config.text_layout else None
         layout_channels = self.layout_embedding.out_channels if self.layout_embedding else 0
@@ -374,10 +403,17 @@ class UNet(nn.Module):
         # Position 0 stays visible: an all-padding text is the learned null condition.
         return mask | (torch.arange(input_ids.shape[1], device=input_ids.device) == 0)
 
-    def embed_writers(self, writer_ids: Tensor, weights: Tensor | None = None) -> Tensor:
-        """(B, E) writer embeddings of (B,) ids; or of (B, M) ids mixed by (B, M) ``weights``."""
+    def embed_writers(
+        self, writer_ids: Tensor, weights: Tensor | None = None, styles: Tensor | None = None
+    ) -> Tensor:
+        """(B, E) writer embeddings of (B,) ids; or of (B, M) ids mixed by (B, M) ``weights``.
+
+        A model with style vectors adds what ``styles`` (B, style_dim) say; zeros say nothing.
+        """
         embedded = self.writer_embedding(writer_ids)
-        return embedded if weights is None else (embedded * weights[..., None].to(embedded.dtype)).sum(dim=1)
+        if weights is not None:
+            embedded = (embedded * weights[..., None].to(embedded.dtype)).sum(dim=1)
+        return embedded if self.style_projection is None else embedded + self.style_projection(styles)
 
     def forward(
         self,
@@ -387,6 +423,7 @@ class UNet(nn.Module):
         writer_ids: Tensor,
         layout: Tensor | None = None,
         writer_weights: Tensor | None = None,
+        styles: Tensor | None = None,
     ) -> Tensor:
         """Predict the schedule's target.
 
@@ -396,11 +433,15 @@ class UNet(nn.Module):
             input_ids: (B, L) character ids; all padding is null text.
             writer_ids: (B,) rows, the null writer's included; or (B, M) with ``writer_weights``.
             layout: (B, 2, L, W), needed by a model with ``text_layout`` and by no other.
-            writer_weights: (B, M) shares of a mixed hand, summing to 1.
+            writer_weights: (B, M) shares of a mixed hand, summing to 1; in a model with style vectors, how
+                much of each writer's offset counts.
+            styles: (B, style_dim) style vectors of length 1, zeros for the null writer; needed by a model
+                with ``style_dim`` and by no other.
         Returns:
             (B, 4, H, W).
         Raises:
-            ValueError: if the text is longer than the model's positions, or the layout is missing.
+            ValueError: if the text is longer than the model's positions, or the layout or the styles are
+                missing.
         """
         if input_ids.shape[1] > self.config.max_length:
             raise ValueError(
@@ -408,10 +449,12 @@ class UNet(nn.Module):
             )
         if (layout is None) != (self.layout_embedding is None):
             raise ValueError("layout must be given to a model with text_layout, and to no other")
+        if (styles is None) != (self.style_projection is None):
+            raise ValueError("styles must be given to a model with style_dim, and to no other")
         embedding = self.time_embedding(
             timestep_embedding(timesteps, self.config.model_channels).to(noisy_latents.dtype)
         )
-        embedding = embedding + self.embed_writers(writer_ids, writer_weights)  # (B, E)
+        embedding = embedding + self.embed_writers(writer_ids, writer_weights, styles)  # (B, E)
         mask = self.attention_mask(input_ids)
         text = self.character_encoder(input_ids, mask)  # (B, L, C)
 
@@ -470,7 +513,14 @@ def grow_unet(unet: UNet, *, num_writers: int, vocabulary_size: int, max_length:
 
     writers = state["writer_embedding.weight"]
     known, null = writers[: old.num_writers], writers[old.num_writers :]
-    state["writer_embedding.weight"] = torch.cat([extend(known, num_writers - old.num_writers, known), null])
+    new = num_writers - old.num_writers
+    if old.style_dim:  # a row is an offset to what the style vector says
+        state["writer_embedding.weight"] = torch.cat([known, known.new_zeros(new, known.shape[1]), null])
+        vectors = state["writer_styles"]
+        blank = vectors.new_zeros(new, old.style_dim)
+        state["writer_styles"] = torch.cat([vectors[: old.num_writers], blank, vectors[old.num_writers :]])
+    else:
+        state["writer_embedding.weight"] = torch.cat([extend(known, new, known), null])
     for name in ("character_encoder.embedding.weight", "layout_embedding.embedding.weight"):
         if name in state:  # row 0 is padding, but for published weights
             rows = state[name]

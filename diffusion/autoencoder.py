@@ -1,7 +1,8 @@
 """The compact VAE: diffusers' AutoencoderKL for ink behind space-to-depth, and the loading of any VAE.
 
 Interface and vocabulary are diffusers': ``encode(pixel_values).latent_dist``, ``decode(latents).sample``,
-``config.scaling_factor``. Pixels are grey, (B, 1, H, W) in [-1, 1]; latents are (B, 4, H/8, W/8).
+``config.scaling_factor``. Pixels are grey, (B, 1, H, W) in [-1, 1]; latents are (B, C, H/8, W/8) with the C
+of ``config.latent_channels``.
 """
 
 import hashlib
@@ -89,7 +90,7 @@ class CompactAutoencoder(ModelMixin, ConfigMixin):
         return self.autoencoder.encode(F.pixel_unshuffle(pixel_values, self.config.space_to_depth))
 
     def decode(self, latents: Tensor) -> DecoderOutput:
-        """(B, 1, H, W) pixels, about [-1, 1], of unscaled (B, 4, H/8, W/8) latents."""
+        """(B, 1, H, W) pixels, about [-1, 1], of unscaled (B, C, H/8, W/8) latents."""
         return DecoderOutput(
             sample=F.pixel_shuffle(self.autoencoder.decode(latents).sample, self.config.space_to_depth)
         )

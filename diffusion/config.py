@@ -113,6 +113,8 @@ def check_sizes(config: UNetConfig, where: str) -> None:
         for value in values if isinstance(values, tuple) else (values,):
             if not 0 < value <= most:
                 raise UserError(f"{where}: {name} {value} is not 1 to {most}")
+    if config.style_dim is not None and not 0 < config.style_dim <= 8192:
+        raise UserError(f"{where}: style_dim {config.style_dim} is not 1 to 8192")
     if config.text_encoder not in ("transformer", "published"):
         raise UserError(f"{where}: text_encoder {config.text_encoder!r:.40} is unknown")
     if not 0 <= config.pad_id < config.vocabulary_size:
@@ -145,7 +147,7 @@ def _read_charset(characters: object, unet: UNetConfig, where: str) -> Charset:
             f"{where}: charset has {len(characters)} characters, but the model {unet.vocabulary_size - 1}"
             " (vocabulary_size without padding). Its words would be spelt wrong: copy the checkpoint again."
         )
-    return Charset(tuple(characters), unet.pad_id)
+    return Charset(characters=tuple(characters), pad_id=unet.pad_id)
 
 
 def _read_writers(names: object, unet: UNetConfig, where: str) -> tuple[str, ...]:

@@ -1,11 +1,11 @@
-"""What a training step is made of: cached latents of all images, and their conditions."""
+"""The latents of all text images, encoded once and kept on disk."""
 
 import hashlib
 import json
 import mmap
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,13 +14,11 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from diffusion.autoencoder import scale_latents
-from diffusion.layout import CANVAS_STEP, COLUMN, WidthModel, canvas_widths, layout_columns, pad_edges
-from utils.charset import Charset, order_along_line
+from diffusion.layout import CANVAS_STEP, COLUMN, canvas_widths
 from utils.errors import UserError
 from utils.images import measure_ink, stack_images, to_pixel_values
 from utils.json_files import read_json
 from utils.sources import read_image, read_images
-from utils.text_images import TextImage
 
 CACHE_FOLDER = ".latent_cache"
 _VERSION = 3
@@ -78,13 +76,21 @@ class LatentColumns:
 
     def __init__(self, cache: LatentCache, device: torch.device, *, in_memory: bool) -> None:
         self.cache, self.device = cache, device
-        self.starts = torch.from_numpy(cache.starts)
+        self.choose(np.stack([cache.starts[:-1], cache.starts[1:]], axis=1))
         columns = torch.from_numpy(np.asarray(cache.columns))
         self.columns = columns.to(device, copy=True) if in_memory else columns
         mapping = None if in_memory else getattr(cache.columns, "_mmap", None)
         self.mapping: mmap.mmap | None = mapping if hasattr(mmap, "MADV_RANDOM") else None  # not on Windows
         if self.mapping is not None:
             self.mapping.madvise(mmap.MADV_RANDOM)
+
+    def choose(self, columns: np.ndarray) -> None:
+        """Count parts of images from now on, and no longer images.
+
+        Args:
+            columns: (N, 2) int64, each one's first column and the one behind its last, in the whole cache.
+        """
+        self.starts, self.ends = torch.from_numpy(columns).unbind(dim=1)
 
     def batch(self, indices: Tensor, columns: int) -> Tensor:
         """(B, 2, C, H/8, columns) float32 moments of images on one canvas; what they don't cover is white.
@@ -93,7 +99,7 @@ class LatentColumns:
             indices: (B,) on the CPU.
             columns: width of the canvas, in columns of 8 pixels.
         """
-        starts, ends = self.starts[indices][:, None], self.starts[indices + 1][:, None]
+        starts, ends = self.starts[indices][:, None], self.ends[indices][:, None]
         places = starts + torch.arange(columns)  # (B, columns)
         places = torch.where(places < ends, places, len(self.columns) - 1)
         moments = self.columns[places.to(self.columns.device)]  # (B, columns, 2, C, H/8)
@@ -105,7 +111,7 @@ class LatentColumns:
             return
         column_bytes = self.columns[0].numel() * self.columns.element_size()
         for index in indices:
-            first, last = (int(self.starts[i]) * column_bytes for i in (index, index + 1))
+            first, last = (int(place[index]) * column_bytes for place in (self.starts, self.ends))
             start = first - first % mmap.PAGESIZE
             self.mapping.madvise(mmap.MADV_WILLNEED, start, last - start)
 
@@ -229,73 +235,3 @@ def _encode_all(
     np.save(folder / "starts.npy", np.concatenate([[0], np.cumsum(np.concatenate(counts))]).astype(np.int64))
     index = {"version": _VERSION, "images": len(paths), "channels": white.shape[2], "height": white.shape[3]}
     (folder / "index.json").write_text(json.dumps(index), encoding="utf-8")
-
-
-class TrainingConditions:
-    """Character ids, writer rows and layouts of all records, in memory, with null where a condition is
-    dropped.
-
-    Args:
-        records: all records; writers that the model does not know become the null writer, and texts that it
-            can't spell become null text (they are never drawn for training).
-        writers: name to row.
-        null_writer: row of the null writer, or None for a model without.
-        width_model: for models with text layout, else None.
-        ink: (N, 4) measured ink of each record's image, pixels. In training the layout has the image's own
-            extent, so that the width of a word follows the layout exactly.
-    """
-
-    def __init__(
-        self,
-        records: Sequence[TextImage],
-        *,
-        charset: Charset,
-        max_length: int,
-        writers: Mapping[str, int],
-        null_writer: int | None,
-        width_model: WidthModel | None,
-        ink: np.ndarray,
-        device: torch.device,
-    ) -> None:
-        is_known = [len(r.text) <= max_length and not charset.unknown(r.text) for r in records]
-        texts = [r.text if ok else "" for r, ok in zip(records, is_known, strict=True)]
-        self.input_ids = charset.encode(texts, max_length).to(device)
-        self.reading_ids = charset.encode([order_along_line(text) for text in texts], max_length).to(device)
-        self.lengths = torch.tensor([len(text) for text in texts])  # on the CPU
-        self.writer_ids = torch.tensor(
-            [writers.get(record.writer, null_writer or 0) for record in records], device=device
-        )
-        self.pad_id, self.null_writer = charset.pad_id, null_writer
-        self._edges = None
-        if width_model is not None:
-            edges = [
-                (
-                    width_model.edges(text, {r.writer: 1.0}, (float(box[0]), float(box[2])))
-                    if text
-                    else np.zeros(1)
-                )
-                for text, r, box in zip(texts, records, ink, strict=True)
-            ]
-            self._edges = torch.from_numpy(np.stack([pad_edges(e, max_length) for e in edges])).to(device)
-
-    def batch(
-        self, indices: Tensor, columns: int, dropped: tuple[Tensor, Tensor] | None = None
-    ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Conditions of a batch.
-
-        Args:
-            indices: (B,) record numbers.
-            columns: columns of the latents.
-            dropped: (B,) bool for text and for writer: replaced by null.
-        Returns:
-            input_ids (B, L), writer_ids (B,), layout (B, 2, L, W) or None.
-        """
-        input_ids, writer_ids = self.input_ids[indices], self.writer_ids[indices]
-        layout = None if self._edges is None else layout_columns(self._edges[indices], columns)
-        if dropped is not None:
-            no_text, no_writer = dropped
-            input_ids = input_ids.masked_fill(no_text[:, None], self.pad_id)
-            writer_ids = writer_ids.masked_fill(no_writer, self.null_writer)
-            if layout is not None:
-                layout = layout.masked_fill(no_text[:, None, None, None], 0.0)
-        return input_ids, writer_ids, layout

@@ -29,7 +29,9 @@ class FreshModel:
         img_size: (height, width), pixels.
         max_length: longest text, or None: the longest there is.
         vae: name and hash of the VAE.
+        latent_channels: of the VAE's latents.
         extra: further entries of ``config.json``.
+        style_dim: length of the style vectors of a new model; None for one without.
     """
 
     texts: Sequence[str]
@@ -38,7 +40,9 @@ class FreshModel:
     img_size: tuple[int, int]
     max_length: int | None
     vae: dict[str, str]
+    latent_channels: int
     extra: dict[str, object]
+    style_dim: int | None = None
 
     def build(self, preset: str, prediction_type: str, **changes) -> tuple[UNet, CheckpointConfig]:
         """A UNet of a preset for this data; ``changes`` override single fields of ``UNetConfig``."""
@@ -48,6 +52,8 @@ class FreshModel:
             num_writers=len(names),
             vocabulary_size=charset.vocabulary_size,
             max_length=self._max_length(),
+            style_dim=self.style_dim,
+            latent_channels=self.latent_channels,
             **changes,
         )
         width_model = fit_width_model(self.texts, self.writers, self.ink, self.img_size[1])

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from diffusion.autoencoder import DOWNSCALE
@@ -170,7 +171,8 @@ class GuidedModel:
         """
         layout = self.make_layout(texts, writers, width)
         input_ids = self.config.charset.encode(texts, self.unet.config.max_length).to(self.device)
-        conditions = (input_ids, *self._writer_rows(writers), layout)
+        rows, shares = self._writer_rows(writers)
+        conditions = (input_ids, rows, shares, layout, self._styles(rows, shares))
         if guidance_scale == writer_guidance_scale == 1:
             return lambda latents, timestep: self._predict(latents, timestep, *conditions)
         self.check_sampling(guidance_scale, writer_guidance_scale)
@@ -189,18 +191,32 @@ class GuidedModel:
 
         return denoise
 
+    def _styles(self, rows: Tensor, shares: Tensor) -> Tensor | None:
+        """(B, style_dim) style vectors of mixed writers; None for a model without."""
+        if self.unet.config.style_dim is None:
+            return None
+        return F.normalize((self.unet.writer_styles[rows] * shares[..., None]).sum(dim=1), dim=-1)
+
     def _branches(
-        self, input_ids: Tensor, rows: Tensor, shares: Tensor, layout: Tensor | None, *, has_middle: bool
-    ) -> list[tuple[Tensor, Tensor, Tensor, Tensor | None]]:
+        self,
+        input_ids: Tensor,
+        rows: Tensor,
+        shares: Tensor,
+        layout: Tensor | None,
+        styles: Tensor | None,
+        *,
+        has_middle: bool,
+    ) -> list[tuple[Tensor | None, ...]]:
         """Conditions of the branches: null text and writer; the text alone, if ``has_middle``; both."""
         null_ids = torch.full_like(input_ids, self.unet.config.pad_id)
         null_rows = torch.full_like(rows, self.unet.config.null_writer_id)
         null_shares = torch.zeros_like(shares)
         null_shares[:, 0] = 1.0
         null_layout = None if layout is None else torch.zeros_like(layout)
-        null = (null_ids, null_rows, null_shares, null_layout)
-        text_alone = (input_ids, null_rows, null_shares, layout)
-        both = (input_ids, rows, shares, layout)
+        null_styles = None if styles is None else torch.zeros_like(styles)
+        null = (null_ids, null_rows, null_shares, null_layout, null_styles)
+        text_alone = (input_ids, null_rows, null_shares, layout, null_styles)
+        both = (input_ids, rows, shares, layout, styles)
         return [null, text_alone, both] if has_middle else [null, both]
 
     def _predict(
@@ -211,7 +227,8 @@ class GuidedModel:
         rows: Tensor,
         shares: Tensor,
         layout: Tensor | None,
+        styles: Tensor | None,
     ) -> Tensor:
         timesteps = torch.full((len(latents),), float(timestep), device=self.device)  # no copy to wait for
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
-            return self.unet(latents, timesteps, input_ids, rows, layout, writer_weights=shares).float()
+            return self.unet(latents, timesteps, input_ids, rows, layout, shares, styles).float()

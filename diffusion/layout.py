@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from utils.charset import is_right_to_left
+from utils.text_images import TextImage
 
 COLUMN = 8  # pixels per latent column
 CANVAS_STEP = 32  # pixels: canvases of words are multiples of it, where they fit the word
@@ -36,7 +37,7 @@ def shape_class(text: str) -> int:
     return 3 * (2 if is_raised else int(is_tall)) + (2 if is_deep else int(is_shallow))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class WidthModel:
     """``width = writer_scale * shape_scale * sum of character widths``, in pixels of the canvas, at most
     ``room``.
@@ -48,6 +49,8 @@ class WidthModel:
         left: where the ink begins, in pixels, in left-aligned images.
         room: widest ink that the canvas takes, in pixels.
         is_centered: words are centred in the image's width instead of left-aligned.
+        spread: standard deviation of the logarithm of a character's width in one hand, where borders between
+            characters were measured; else 0.
         correlation: Pearson's r of expected and measured widths where it was fitted.
     """
 
@@ -57,14 +60,16 @@ class WidthModel:
     left: float = 4.0
     room: float = 248.0
     is_centered: bool = False
+    spread: float = 0.0
     correlation: float = field(default=0.0, compare=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "shape_scales", tuple(self.shape_scales))  # a list where it comes from JSON
 
     def to_dict(self) -> dict:
-        """The model as JSON-able values."""
-        return asdict(self) | {"shape_scales": list(self.shape_scales)}
+        """The model as JSON-able values; without a spread as earlier versions read it."""
+        values = asdict(self) | {"shape_scales": list(self.shape_scales)}
+        return values if self.spread else {name: v for name, v in values.items() if name != "spread"}
 
     def scale(self, writers: Mapping[str, float] | None) -> float:
         """The hand's scale for a mix of writers (shares summing to 1); None is the null writer: the mean
@@ -75,13 +80,19 @@ class WidthModel:
         return sum(share * self.writer_scales.get(writer, 1.0) for writer, share in writers.items())
 
     def edges(
-        self, text: str, writers: Mapping[str, float] | None, ink: tuple[float, float] | None = None
+        self,
+        text: str,
+        writers: Mapping[str, float] | None,
+        ink: tuple[float, float] | None = None,
+        rng: np.random.Generator | None = None,
     ) -> np.ndarray:
         """Expected borders of a text's characters.
 
         Args:
             ink: measured (left, right) of the ink in pixels, where the image is known; else both are
                 expected.
+            rng: draws each width as it varies in one hand (``spread``), at most two deviations off; None is
+                the expected width.
         Returns:
             (len(text) + 1,) pixel positions: rising, or falling where the text is written from right to left.
         """
@@ -90,6 +101,8 @@ class WidthModel:
         mean = float(np.mean(list(self.character_widths.values())))
         widths = np.array([self.character_widths.get(c, mean) for c in text], np.float64)
         widths *= self.shape_scales[shape_class(text)] * self.scale(writers)
+        if rng is not None:
+            widths *= np.exp(self.spread * rng.standard_normal(len(widths)).clip(-2, 2))
         total = min(float(widths.sum()), self.room)
         left = (self.room - total) / 2 + self.left if self.is_centered else self.left
         if ink is not None:
@@ -101,6 +114,20 @@ class WidthModel:
         """Expected width of the ink in pixels."""
         edges = self.edges(text, writers)
         return float(abs(edges[-1] - edges[0]))
+
+
+def expected_edges(records: Sequence[TextImage], ink: np.ndarray, model: WidthModel) -> list[np.ndarray]:
+    """Expected borders of the characters of text images, each as wide as its ink.
+
+    Args:
+        ink: (N, 4) left, top, right, bottom in pixels.
+    Returns:
+        (n + 1,) pixels of each.
+    """
+    return [
+        model.edges(record.text, {record.writer: 1.0}, (float(box[0]), float(box[2])))
+        for record, box in zip(records, ink, strict=True)
+    ]
 
 
 def canvas_widths(rights: np.ndarray, margin: float, step: int, widest: int | None = None) -> np.ndarray:

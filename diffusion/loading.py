@@ -15,11 +15,14 @@ from diffusion.latent_recogniser import LATENT_RECOGNISER_FOLDER, LatentRecognis
 from diffusion.noise_schedule import make_schedule
 from diffusion.presets import make_config
 from diffusion.published import PUBLISHED_CHARACTERS, PUBLISHED_PAD_ID, load_published
+from feature_extractor import StyleEncoder
 from unet import UNet, UNetConfig
 from utils.charset import Charset
 from utils.checkpoint import CONFIG_NAME, WEIGHTS_NAME, find_in_run, one_line
 from utils.errors import UserError
 from utils.json_files import read_json
+
+STYLE_ENCODER_FOLDER = "style_encoder"  # of a checkpoint
 
 
 def find_checkpoint(models_path: Path, *, flag: str = "--models_path") -> Path:
@@ -93,6 +96,7 @@ class Generator:
     vae: nn.Module
     config: CheckpointConfig
     latent_recogniser: LatentRecogniser | None = None
+    style_encoder: StyleEncoder | None = None
 
 
 def load_checkpoint(
@@ -121,7 +125,42 @@ def load_checkpoint(
             )
         warn(f"warning: --vae {vae} is not the VAE that this model was trained with ({config.vae['name']})")
     recogniser = _load_recogniser(folder, config, flag)
-    return Generator(unet=unet, vae=loaded, config=config, latent_recogniser=recogniser)
+    return Generator(
+        unet=unet,
+        vae=loaded,
+        config=config,
+        latent_recogniser=recogniser,
+        style_encoder=load_style_encoder(folder, config, unet_config, flag=flag),
+    )
+
+
+def load_style_encoder(
+    folder: Path, config: CheckpointConfig, unet_config: UNetConfig, *, flag: str
+) -> StyleEncoder | None:
+    """The style encoder of a checkpoint; None for a model without style vectors.
+
+    Raises:
+        FileNotFoundError: if a model with style vectors has none.
+        UserError: if it is damaged, or another model's.
+    """
+    if unet_config.style_dim is None:
+        return None
+    encoder = StyleEncoder.from_pretrained(folder / STYLE_ENCODER_FOLDER, flag=flag)
+    check_style_encoder(encoder, config, unet_config, f"{flag} {folder}: {STYLE_ENCODER_FOLDER}/")
+    return encoder
+
+
+def check_style_encoder(
+    encoder: StyleEncoder, config: CheckpointConfig, unet_config: UNetConfig, where: str
+) -> None:
+    """Raise a UserError unless a style encoder's vectors and images have a model's sizes."""
+    sizes = {
+        "style vectors' length": (encoder.config.style_dim, unet_config.style_dim),
+        "images' height": (encoder.config.img_size[0], config.img_size[0]),
+    }
+    for what, (has, needs) in sizes.items():
+        if has != needs:
+            raise UserError(f"{where} is another model's: its {what} is {has}, and the model's {needs}")
 
 
 def _load_recogniser(folder: Path, config: CheckpointConfig, flag: str) -> LatentRecogniser | None:
@@ -174,7 +213,7 @@ def load_published_generator(
         raise UserError(f"{flag} {path}: not the published UNet's weights ({one_line(error)})") from error
     loaded = load_vae(vae)
     config = CheckpointConfig(
-        charset=Charset(PUBLISHED_CHARACTERS, PUBLISHED_PAD_ID),
+        charset=Charset(characters=PUBLISHED_CHARACTERS, pad_id=PUBLISHED_PAD_ID),
         writers=_name_rows(fields["num_writers"], writer_dict or {}),
         schedule=make_schedule("epsilon"),
         img_size=(64, 256),

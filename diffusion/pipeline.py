@@ -25,9 +25,10 @@ from diffusion.autoencoder import (
 from diffusion.config import CheckpointConfig
 from diffusion.guidance import GuidedModel, Writer
 from diffusion.latent_recogniser import LATENT_RECOGNISER_FOLDER, LatentRecogniser
-from diffusion.loading import load_checkpoint, load_published_generator
+from diffusion.loading import STYLE_ENCODER_FOLDER, load_checkpoint, load_published_generator
 from diffusion.noise_schedule import draw_noise, sample_latents
 from diffusion.published import find_published
+from feature_extractor import StyleEncoder
 from unet import UNet
 from utils.charset import normalise_text, order_along_line
 from utils.checkpoint import CONFIG_NAME, WEIGHTS_NAME, list_checkpoints, save_weights, share_files
@@ -45,6 +46,7 @@ class HandwritingPipeline(GuidedModel):
 
     Attributes:
         latent_recogniser: says which words came out illegible; None for a model that was trained without.
+        style_encoder: makes the style vectors of a model that takes hands from images; else None.
     """
 
     def __init__(
@@ -53,8 +55,10 @@ class HandwritingPipeline(GuidedModel):
         vae: nn.Module,
         config: CheckpointConfig,
         latent_recogniser: LatentRecogniser | None = None,
+        style_encoder: StyleEncoder | None = None,
     ) -> None:
         super().__init__(unet, config, latent_recogniser)
+        self.style_encoder = style_encoder
         self.vae = vae
 
     # Loading and saving
@@ -90,7 +94,13 @@ class HandwritingPipeline(GuidedModel):
             )
         else:
             generator = load_checkpoint(models_path, vae=vae, warn=warn, flag=flag)
-        return cls(generator.unet, generator.vae, generator.config, generator.latent_recogniser)
+        return cls(
+            generator.unet,
+            generator.vae,
+            generator.config,
+            generator.latent_recogniser,
+            generator.style_encoder,
+        )
 
     def save_pretrained(self, folder: str | Path, *, dtype: torch.dtype | None = None) -> None:
         """Write a checkpoint folder that ``from_pretrained`` reads.
@@ -113,6 +123,8 @@ class HandwritingPipeline(GuidedModel):
             config = replace(config, vae={"name": VAE_FOLDER, "hash": saved_hash})
         if self.latent_recogniser is not None:
             self.latent_recogniser.save_pretrained(folder / LATENT_RECOGNISER_FOLDER, dtype=dtype)
+        if self.style_encoder is not None:
+            self.style_encoder.save_pretrained(folder / STYLE_ENCODER_FOLDER, {}, dtype=dtype)
         save_weights(self.unet, folder / WEIGHTS_NAME, dtype=dtype)
         content = json.dumps(config.to_dict(self.unet.config), indent=2, ensure_ascii=False)
         (folder / CONFIG_NAME).write_text(content, encoding="utf-8")

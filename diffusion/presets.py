@@ -50,9 +50,15 @@ PRESETS = {
 
 
 def make_config(
-    preset: str, *, num_writers: int, vocabulary_size: int, max_length: int, **changes
+    preset: str,
+    *,
+    num_writers: int,
+    vocabulary_size: int,
+    max_length: int,
+    latent_channels: int = 4,
+    **changes,
 ) -> UNetConfig:
-    """The UNet's configuration of a preset for a data set; ``changes`` override single fields.
+    """The UNet's configuration of a preset for a data set and a VAE; ``changes`` override single fields.
 
     Raises:
         UserError: if there is no such preset, or the changed sizes don't fit each other.
@@ -64,6 +70,7 @@ def make_config(
         num_writers=num_writers,
         vocabulary_size=vocabulary_size,
         max_length=max_length,
+        latent_channels=latent_channels,
         model_channels=row.channels,
         num_heads=row.heads,
         text_encoder="published" if row.is_published else "transformer",

@@ -4,9 +4,6 @@ Everything random is a function of (seed, step, rank), so that a resumed run goe
 stopped.
 """
 
-import math
-import shutil
-from contextlib import nullcontext
 from dataclasses import asdict, replace
 from itertools import groupby
 from pathlib import Path
@@ -17,26 +14,22 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from diffusion.autoencoder import DOWNSCALE
+from diffusion.conditions import TrainingConditions
 from diffusion.config import CheckpointConfig
-from diffusion.dataset import LatentCache, LatentColumns, TrainingConditions
-from diffusion.latent_recogniser import (
-    LatentRecogniser,
-    LatentRecogniserConfig,
-    add_some_noise,
-    train_latent_recogniser,
-)
+from diffusion.dataset import LatentCache, LatentColumns
+from diffusion.latent_recogniser import LatentRecogniser, add_some_noise
 from diffusion.pipeline import HandwritingPipeline
 from diffusion.previews import write_preview
+from diffusion.samples import TrainingSamples, whole_images
+from diffusion.styles import StyleReferences
 from diffusion.training_settings import TrainingSettings
+from feature_extractor import StyleEncoder
 from unet import UNet
-from utils.checkpoint import CONFIG_NAME
-from utils.errors import UserError
 from utils.resume import TRAINING_STATE, load_training_state, save_training_state
 from utils.sources import TrainingSet
 from utils.training import EpochSampler, ExponentialMovingAverage, learning_rate_factor, make_generator
 from utils.training_loop import Column
 
-VALIDATION_WORDS = 256
 GPU_SHARE = 0.3  # of a GPU's free memory that latents may take
 LOG_COLUMNS = (
     Column(name="step", spec="d"),
@@ -83,19 +76,16 @@ class DiffusionTrainer:
         words: TrainingSet,
         cache: LatentCache,
         settings: TrainingSettings,
+        style_encoder: StyleEncoder | None = None,
+        styles: StyleReferences | None = None,
     ) -> None:
+        self.style_encoder, self.styles = style_encoder, styles
         self.accelerator, self.settings = accelerator, settings
         self.config, self.vae, self.words = config, vae, words
         self.device = accelerator.device
         self.step, self.last_step, self.batch_size = 0, settings.max_train_steps, settings.batch_size
         self.seconds, self.learning_rate = 0.0, 0.0
-        self.train_indices = words.train_indices()
-        # A model that others' words taught may have wider images than these.
-        self.canvases = config.canvas_widths(cache.ink[:, 2])
-        # Batches of words of similar width, on canvases that just hold them.
-        self.val_indices = sorted(words.val_indices()[:VALIDATION_WORDS], key=self.canvases.__getitem__)
-        sizes = None if config.canvas_step is None else self.canvases[self.train_indices]
-        self.sampler = EpochSampler(self.train_indices, settings.batch_size, settings.seed, sizes)
+        self.texts_an_epoch = len(words.train_indices())
         self.schedule = config.schedule
         self.has_null = unet.config.has_null_condition
         self.ema = ExponentialMovingAverage(unet, settings.ema_decay)
@@ -104,17 +94,7 @@ class DiffusionTrainer:
         self.unet.train()
         self.bare_unet: UNet = accelerator.unwrap_model(self.unet)
         self.modules = (self.bare_unet, self.ema.module)
-        self.conditions = TrainingConditions(
-            words.records,
-            charset=config.charset,
-            max_length=unet.config.max_length,
-            writers={name: row for row, name in enumerate(config.writers)},
-            null_writer=unet.config.null_writer_id if self.has_null else None,
-            width_model=config.width_model if unet.config.text_layout else None,
-            ink=cache.ink,
-            device=self.device,
-        )
-        self.latent_recogniser: LatentRecogniser | None = None  # see prepare_latent_recogniser
+        self.latent_recogniser: LatentRecogniser | None = None  # see recogniser_training
         # On a GPU all latents live there (44,000 words are 180 MB) as far as they fit; else they stay
         # memory-mapped on disk.
         in_memory = (
@@ -122,11 +102,34 @@ class DiffusionTrainer:
             and cache.columns.nbytes < GPU_SHARE * torch.cuda.mem_get_info(self.device)[0]
         )
         self.latents = LatentColumns(cache, self.device, in_memory=in_memory)
+        self.use_samples(whole_images(words, cache, config))
+
+    def use_samples(self, samples: TrainingSamples) -> None:
+        """Train on these samples of the images from now on."""
+        config, unet_config = self.config, self.bare_unet.config
+        self.samples, self.canvases = samples, samples.canvases
+        self.train_indices, self.val_indices = samples.train_indices, samples.val_indices
+        # Batches of texts of similar width, on canvases that just hold them.
+        sizes = None if config.canvas_step is None else self.canvases[self.train_indices]
+        self.sampler = EpochSampler(self.train_indices, self.settings.batch_size, self.settings.seed, sizes)
+        self.latents.choose(samples.columns)
+        self.conditions = TrainingConditions(
+            samples.records,
+            charset=config.charset,
+            max_length=unet_config.max_length,
+            writers={name: row for row, name in enumerate(config.writers)},
+            null_writer=unet_config.null_writer_id if self.has_null else None,
+            width_model=config.width_model if unet_config.text_layout else None,
+            ink=self.latents.cache.ink,
+            edges=samples.edges,
+            styles=self.styles,
+            device=self.device,
+        )
 
     @property
     def epoch(self) -> float:
-        """Passes over the training words so far."""
-        return self.step * self.settings.batch_size / len(self.train_indices)
+        """Samples drawn so far, for each text image to train on."""
+        return self.step * self.settings.batch_size / self.texts_an_epoch
 
     @property
     def is_finished(self) -> bool:
@@ -134,7 +137,7 @@ class DiffusionTrainer:
         return self.step >= self.last_step
 
     def draw_latents(self, indices: Tensor, generator: torch.Generator) -> Tensor:
-        """(B, 4, h, w) fresh samples of the records' posteriors, on the canvas that holds the widest of them.
+        """(B, 4, h, w) fresh samples of the images' posteriors, on the canvas that holds the widest of them.
 
         Args:
             indices: (B,) on the CPU, where they come from and the canvases are: a GPU would have to be waited
@@ -163,7 +166,9 @@ class DiffusionTrainer:
         noisy_latents, target = self.schedule.add_noise(latents, noise, timesteps)
         with self.accelerator.autocast():
             prediction = model(
-                noisy_latents, timesteps, *self.conditions.batch(indices, latents.shape[-1], dropped)
+                noisy_latents,
+                timesteps,
+                *self.conditions.batch(indices, latents.shape[-1], dropped, generator if dropped else None),
             ).float()
         loss = F.mse_loss(prediction, target)
         if recognition_weight:
@@ -177,58 +182,6 @@ class DiffusionTrainer:
             # Where there is more noise than signal, the clean latents are a guess that nobody could read.
             loss = loss + recognition_weight * (share * illegibility).mean()
         return loss
-
-    def prepare_latent_recogniser(self, folder: Path, start: Path | None = None) -> None:
-        """Teach a latent recogniser this run's words, on the main process, and save it in ``folder``; a run
-        that goes on keeps its own.
-
-        Args:
-            start: folder of a latent recogniser that knows the letters already: it learns for a fifth of the
-                steps. Of a run that goes on, that of its checkpoint: it is taken as it is.
-        Raises:
-            UserError: for published weights, whose padding is a letter too.
-        """
-        if self.config.charset.pad_id:
-            raise UserError(
-                "--recognition_weight: published weights have one symbol for padding and z, which no"
-                " recogniser can tell apart. Give --recognition_weight 0."
-            )
-        if self.accelerator.is_main_process:
-            has_one = bool(self.step and (folder / CONFIG_NAME).is_file())
-            if self.step and start and not has_one:
-                shutil.copytree(start, folder)
-            elif not has_one:
-                self._teach_recogniser(folder, start)
-        self.accelerator.wait_for_everyone()
-        self.latent_recogniser = LatentRecogniser.from_pretrained(folder).to(self.device)
-
-    def _teach_recogniser(self, folder: Path, start: Path | None) -> None:
-        s, vocabulary_size = self.settings, self.config.charset.vocabulary_size
-        torch.manual_seed(s.seed)
-        if start is None:
-            steps = s.recogniser_steps
-            cache = self.latents.cache
-            config = LatentRecogniserConfig(
-                vocabulary_size=vocabulary_size, latent_channels=cache.channels, latent_height=cache.height
-            )
-            recogniser = LatentRecogniser(config)
-        else:
-            steps = math.ceil(s.recogniser_steps / 5)
-            recogniser = LatentRecogniser.from_pretrained(start).grow(vocabulary_size)
-        # fp16 would need its loss scaled.
-        autocast = nullcontext if self.accelerator.mixed_precision == "fp16" else self.accelerator.autocast
-        loss = train_latent_recogniser(
-            recogniser.to(self.device), self._draw_readable, steps, seed=s.seed, autocast=autocast
-        )
-        recogniser.save_pretrained(folder)
-        print(f"recogniser  {steps} steps, loss {loss:.3f} nats a character")
-
-    def _draw_readable(self, step: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Latents, ids in the order along the line, and lengths, for a step of the latent recogniser."""
-        indices = self.sampler.batch(step)
-        latents = self.draw_latents(indices, make_generator(self.device, self.settings.seed, step, 0xDA7A))
-        ids = self.conditions.reading_ids[indices.to(self.device)]
-        return latents, ids, self.conditions.lengths[indices]
 
     def train_step(self) -> dict[str, Tensor | float]:
         """One optimiser step; returns loss and gradient norm, both left on the device, and the epoch."""
@@ -290,7 +243,9 @@ class DiffusionTrainer:
                 "training": asdict(s),
             },
         )
-        HandwritingPipeline(self.ema.module, self.vae, config, self.latent_recogniser).save_pretrained(folder)
+        HandwritingPipeline(
+            self.ema.module, self.vae, config, self.latent_recogniser, self.style_encoder
+        ).save_pretrained(folder)
         state = {"step": self.step, "settings": asdict(self.settings)}
         if self.accelerator.scaler is not None:
             state["grad_scaler"] = self.accelerator.scaler.state_dict()
@@ -312,6 +267,6 @@ class DiffusionTrainer:
     def write_preview(self, path: Path) -> None:
         """Save a sheet of validation words by their writers."""
         pipeline = HandwritingPipeline(self.ema.module, self.vae, self.config).to(self.device)
-        records = [self.words.records[i] for i in self.val_indices]
+        records = [self.samples.records[i] for i in self.val_indices]
         write_preview(pipeline, records, path, seed=self.settings.seed)
         self.vae.to("cpu")

@@ -76,6 +76,13 @@ def _add_model_flags(group: argparse._ArgumentGroup) -> None:
         default=None,
         help="layout of the text over the image's columns (default: the preset's)",
     )
+    add(
+        "--style_encoder",
+        type=Path,
+        metavar="RUN",
+        help="run of evaluation/train_style_encoder.py whose vectors say whose hand it is, with a row of each"
+        " writer as an offset; it travels with the checkpoint (default: writers are rows alone)",
+    )
     add("--max_length", type=positive_int, help="longest text in characters (default: the longest there is)")
     add(
         "--prediction_type",
@@ -164,6 +171,13 @@ def _add_loss_flags(group: argparse._ArgumentGroup) -> None:
         type=positive_int,
         help="training steps of this recogniser; a fifth of them if"
         f" one comes with --init_from (default: {default.recogniser_steps})",
+    )
+    add(
+        "--alignment",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="forced alignment of the text images by this recogniser: training on where each character"
+        " stands, and on segments of lines of one to four words (default: off)",
     )
     add(
         "--mixed_precision",

@@ -34,6 +34,8 @@ class TrainingSettings:
             prediction implies, in nats a character, beside the squared error; 0 does without.
         recogniser_steps: steps that the latent recogniser learns for, before the generator does; a fifth of
             them if one comes with the model that the run starts from.
+        alignment: whether the characters' places in the images are measured by a latent recogniser, and lines
+            are cut into segments; see ``training_alignment``.
     """
 
     max_train_steps: int
@@ -50,6 +52,7 @@ class TrainingSettings:
     recognition_weight: float = 0.0
     recogniser_steps: int = 2500
     writer_rate_factor: float | None = None
+    alignment: bool = False
     seed: int = 0
 
 

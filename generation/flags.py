@@ -5,13 +5,13 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from diffusion.noise_schedule import FLOW_INTERVAL, FULL_INTERVAL, SCHEDULERS
+from diffusion.noise_schedule import FLOW_INTERVAL, SCHEDULERS
 from diffusion.pipeline import DEFAULT_GUIDANCE, DEFAULT_REDRAWS, DEFAULT_STEPS
+from generation.flag_checks import mistake_in_lines, mistake_in_sampling, mistake_in_texts
 from generation.page_xml import XML_FORMATS
 from generation.word_lines import DEFAULT_LENGTH
 from htr.error_rates import NORMALISERS
 from htr.recogniser import CHOICES
-from utils.charset import normalise_texts
 from utils.cli import HelpFormatter, parse_bool, positive_int
 from utils.text_images import SPLITS
 from utils.vocabulary import SCOPES
@@ -31,10 +31,11 @@ def parse_inference_args(argv: Sequence[str] | None, description: str) -> argpar
     parser = argparse.ArgumentParser(description=description, formatter_class=HelpFormatter)
     _add_model_and_output(parser.add_argument_group("model and output"))
     _add_texts(parser.add_argument_group("what to write"))
+    _add_lines(parser.add_argument_group("lines and pages"))
     _add_sampling(parser.add_argument_group("how"))
     _add_selection(parser.add_argument_group("only legible words", "a wrong label harms a training set"))
     args = parser.parse_args(argv)
-    for find_mistake in (_mistake_in_texts, _mistake_in_lines, _mistake_in_sampling):
+    for find_mistake in (mistake_in_texts, mistake_in_lines, mistake_in_sampling):
         if mistake := find_mistake(args):
             parser.error(mistake)
     args.num_per_word = args.num_per_word or 1
@@ -118,39 +119,6 @@ def _add_texts(group: argparse._ArgumentGroup) -> None:
         type=Path,
         help="folder of text images: its texts again, each in its own writer's style",
     )
-    group.add_argument(
-        "--corpus",
-        type=Path,
-        help=(
-            "text file, one paragraph a line, for --unit line: broken into lines of natural length for the"
-            " writer, each written once; writers take turns, by line or by page"
-        ),
-    )
-    group.add_argument(
-        "--unit",
-        choices=("word", "line"),
-        default="word",
-        help=(
-            "word: each text is drawn as a whole; line: its words are drawn one by one and put on a baseline,"
-            " at the size that they have in a line"
-        ),
-    )
-    group.add_argument(
-        "--line_length",
-        type=positive_int,
-        help=(
-            "length of the lines of --corpus, in mean widths of a character; lines of wide writing have fewer"
-            f" characters (default: {DEFAULT_LENGTH:g})"
-        ),
-    )
-    group.add_argument(
-        "--paper",
-        type=Path,
-        help=(
-            "picture of empty paper to write pages on, or folder of such pictures, one drawn for each page"
-            " (default: white)"
-        ),
-    )
     group.add_argument("--split", choices=SPLITS, help="split of --dataset_path (default: all)")
     group.add_argument(
         "--skip_unknown",
@@ -196,6 +164,42 @@ def _add_texts(group: argparse._ArgumentGroup) -> None:
         default=True,
         metavar="True|False",
         help="True: one PNG a word; False: also one sheet a word, with all its writers",
+    )
+
+
+def _add_lines(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--corpus",
+        type=Path,
+        help=(
+            "text file, one paragraph a line, for --unit line: broken into lines of natural length for the"
+            " writer, each written once; writers take turns, by line or by page"
+        ),
+    )
+    group.add_argument(
+        "--unit",
+        choices=("word", "line"),
+        default="word",
+        help=(
+            "word: each text is drawn as a whole; line: its words are drawn one by one and put on a baseline,"
+            " at the size that they have in a line"
+        ),
+    )
+    group.add_argument(
+        "--line_length",
+        type=positive_int,
+        help=(
+            "length of the lines of --corpus, in mean widths of a character; lines of wide writing have fewer"
+            f" characters (default: {DEFAULT_LENGTH:g})"
+        ),
+    )
+    group.add_argument(
+        "--paper",
+        type=Path,
+        help=(
+            "picture of empty paper to write pages on, or folder of such pictures, one drawn for each page"
+            " (default: white)"
+        ),
     )
 
 
@@ -279,71 +283,3 @@ def _add_selection(group: argparse._ArgumentGroup) -> None:
         choices=tuple(NORMALISERS),
         help="how texts are compared: exactly, or their letters and digits without case (default: exact)",
     )
-
-
-# Mistakes
-# ------------------------------------------------------------------------------------------------------------
-
-
-def _mistake_in_texts(args: argparse.Namespace) -> str | None:
-    given = (args.words, args.words_file, args.dataset_path, args.corpus)
-    if sum(value is not None for value in given) > 1 + bool(args.oov):
-        return "give one of --words, --words_file, --dataset_path and --corpus"
-    if args.oov:
-        if not args.dataset_path or args.words or args.mix:
-            return (
-                f"--oov {args.oov}: goes with --dataset_path (the training words), not with --words or --mix"
-            )
-        if args.num_per_word:
-            return f"--num_per_word {args.num_per_word}: not with --oov, whose words are written once each"
-        if not args.single_image:
-            return "--single_image False: not with --oov, where a word has one writer"
-    elif args.oov_scope:
-        return f"--oov_scope {args.oov_scope}: goes with --oov"
-    if args.mix and args.writer:
-        return "give --writer or --mix, not both"
-    if args.words and not normalise_texts(args.words):
-        return "--words: nothing but white space"
-    if args.split and not args.dataset_path:
-        return f"--split {args.split}: goes with --dataset_path"
-    return None
-
-
-def _mistake_in_lines(args: argparse.Namespace) -> str | None:
-    makes_pages = args.output_format in XML_FORMATS
-    if args.corpus and args.unit != "line":
-        return f"--corpus {args.corpus}: goes with --unit line"
-    if makes_pages and not args.corpus:
-        return f"--output_format {args.output_format}: pages are made of a --corpus, with --unit line"
-    if args.paper and not makes_pages:
-        return f"--paper {args.paper}: goes with --output_format {' or '.join(XML_FORMATS)}"
-    if args.line_length is not None and not args.corpus:
-        return f"--line_length {args.line_length}: goes with --corpus"
-    if args.corpus and not args.single_image:
-        return "--single_image False: sheets show one word of many writers; leave it out with --corpus"
-    if args.corpus and args.num_per_word:
-        return (
-            f"--num_per_word {args.num_per_word}: a --corpus is written once. Another --seed writes it anew"
-        )
-    if args.unit == "line" and args.oov:
-        return f"--oov {args.oov}: chooses words; leave --unit out"
-    return None
-
-
-def _mistake_in_sampling(args: argparse.Namespace) -> str | None:
-    for name in ("best_of", "max_cer", "normalise"):
-        if getattr(args, name) is not None and not args.recogniser:
-            return f"--{name} {getattr(args, name)}: goes with --recogniser"
-    if args.redraws is not None and args.redraws < 0:
-        return f"--redraws {args.redraws}: at least 0"
-    low, high = args.guidance_interval or FULL_INTERVAL
-    if not 0 <= low < high <= 1:
-        return f"--guidance_interval {low:g} {high:g}: two shares, 0 <= LOW < HIGH <= 1"
-    if args.max_cer is not None and not 0 <= args.max_cer < float("inf"):
-        return f"--max_cer {args.max_cer}: a share of at least 0"
-    is_tars = args.output_format == "webdataset"
-    if is_tars and not args.single_image:
-        return "--single_image False: sheets are written into folders; leave --output_format out"
-    if args.words_per_tar and not is_tars:
-        return f"--words_per_tar {args.words_per_tar}: goes with --output_format webdataset"
-    return None

@@ -167,7 +167,11 @@ def jobs_of_texts(
         text, name = texts[number], describe_style(style)
         file_name = f"{IMAGE_FOLDER}/{index:06d}-{slug(text)}-{slug(name)}.png"
         split = splits[number] if splits else "train"
-        return Job(index=index, record=TextImage(file_name, text, name, split), writer=style)
+        return Job(
+            index=index,
+            record=TextImage(file_name=file_name, text=text, writer=name, split=split),
+            writer=style,
+        )
 
     return JobList(make, range(count))
 
@@ -196,7 +200,9 @@ def jobs_of_records(records: Sequence[TextImage], *, num_per_word: int = 1) -> J
         number, image = divmod(index, num_per_word)
         record = records[number]
         file_name = f"{stems[number]}-{image}.png" if num_per_word > 1 else f"{stems[number]}.png"
-        written = TextImage(file_name, normalise_text(record.text), record.writer, record.split)
+        written = TextImage(
+            file_name=file_name, text=normalise_text(record.text), writer=record.writer, split=record.split
+        )
         return Job(index=index, record=written, writer=record.writer)
 
     return JobList(make, range(len(records) * num_per_word))

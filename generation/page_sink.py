@@ -67,7 +67,8 @@ class PageSink:
         if self._is_finished:
             return f"finished    {folder} holds these pages already; --overwrite writes them anew"
         is_whole = self._page_writer.finish(list(self._pages))
-        message = f"wrote       {self._written} lines of part {self._part.describe()} to pages in {folder}"
+        part = f" of part {self._part.describe()}" if self._part.count > 1 else ""
+        message = f"wrote       {self._written} lines{part} to pages in {folder}"
         if not is_whole:
             message += "; other parts are still to be written"
         if self._left_out:

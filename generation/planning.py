@@ -181,5 +181,9 @@ def jobs_out_of_vocabulary(
             )
         for text in chosen:
             name = f"{IMAGE_FOLDER}/oov-{len(jobs):06d}-{slug(text)}-{slug(writer)}.png"
-            jobs.append(Job(index=len(jobs), record=TextImage(name, text, writer), writer=writer))
+            jobs.append(
+                Job(
+                    index=len(jobs), record=TextImage(file_name=name, text=text, writer=writer), writer=writer
+                )
+            )
     return JobList.of(jobs)

@@ -170,8 +170,10 @@ def jobs_of_corpus(
         name = describe_style(style)
         if statistics:
             page = f"page-{page_of(number):06d}"
-            record = TextImage(f"{page}-{number:06d}", text, name, extra={"page": page})
+            record = TextImage(file_name=f"{page}-{number:06d}", text=text, writer=name, extra={"page": page})
         else:
-            record = TextImage(f"{IMAGE_FOLDER}/{number:06d}-{slug(text)}-{slug(name)}.png", text, name)
+            record = TextImage(
+                file_name=f"{IMAGE_FOLDER}/{number:06d}-{slug(text)}-{slug(name)}.png", text=text, writer=name
+            )
         jobs.append(Job(index=number, record=record, writer=style))
     return JobList.of(jobs)

@@ -106,7 +106,7 @@ class CRNN(nn.Module):
 
     def __init__(self, config: CRNNConfig) -> None:
         super().__init__()
-        self.config, self.charset = config, Charset(config.characters)
+        self.config, self.charset = config, Charset(characters=config.characters)
         first, *rest = config.channels
         convolutions, last = [_convolve(1, first, 5, (2, 2))], first
         for level, channels in enumerate(rest):

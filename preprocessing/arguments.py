@@ -6,9 +6,8 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from preprocessing.cleaning import FitSettings
+from preprocessing.reader_flags import READER_FLAGS, WORD_SIZE
 from utils.cli import HelpFormatter, positive_int
-from utils.errors import UserError
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 PRESETS = {
@@ -23,38 +22,6 @@ PRESETS = {
         "segmentation": "all",
     },
 }
-# The flags that belong to readers, as keyword arguments of their ``iter_words``.
-READER_FLAGS = {
-    "iam": ("splits", "segmentation", "writer_from"),
-    "gw": ("fold", "writer_from"),
-    "imgur5k": ("images", "verify_md5"),
-    "pages": ("unit", "writer_from", "writer_pattern", "writer_table", "drop_lines_with"),
-    "table": ("table", "image_column", "text_column", "writer_column", "split_column", "writer"),
-    "fonts": ("num_words", "words_file", "fonts", "seed"),
-}
-# The flags that change nothing where no text is known; such images are squeezed, as published.
-TEXT_FLAGS = (
-    "preset",
-    "charset",
-    "min_length",
-    "max_length",
-    "val_fraction",
-    "test_fraction",
-    "unseen_writers",
-    "background",
-    "crop",
-    "fit",
-    "align",
-    "margin",
-    "max_scale",
-    "split_words",
-)
-# The flags that say how a picture of a single word is fitted. What is cut out of pages has its writer's own
-# size.
-WORD_FLAGS = ("preset", "background", "crop", "fit", "align", "max_scale", "invert_dark", "split_words")
-WORD_SIZE = (64, 256)  # height and width in pixels
-LINE_SIZE = (64, 2048)
-ASPECT_FLAGS = ("align", "margin", "max_scale")  # change nothing with --fit squeeze
 
 
 def make_parser(description: str | None = None) -> argparse.ArgumentParser:
@@ -126,8 +93,8 @@ def _add_image_flags(group: argparse._ArgumentGroup) -> None:
         type=int,
         nargs=2,
         metavar=("H", "W"),
-        help="image size in pixels, multiples of 8; what is cut out of pages is as wide as its ink, at most W"
-        " (default: 64 256, for pages 64 2048)",
+        help="image size in pixels, multiples of 8; what is cut out of pages, and lines in fonts, are as wide"
+        " as their ink, at most W (default: 64 256, for lines and pages 64 2048)",
     )
     group.add_argument(
         "--background", choices=("whiten", "keep"), default="whiten", help="paper: made white, or kept"
@@ -181,8 +148,15 @@ def _add_reader_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--segmentation",
         choices=("ok", "all"),
-        default="ok",
-        help="segmentations kept: those marked ok, or all",
+        help="segmentations kept: those marked ok, or all (default: ok; for lines all, since a line whose"
+        " words were cut badly is whole)",
+    )
+    group = parser.add_argument_group("iam, gw, pages and fonts")
+    group.add_argument(
+        "--unit",
+        choices=("line", "word"),
+        help="whole lines, or words (pages: where the files outline them one by one) (default: word, for"
+        " pages line)",
     )
     group = parser.add_argument_group("iam, gw and pages")
     group.add_argument(
@@ -212,12 +186,6 @@ def _add_reader_flags(parser: argparse.ArgumentParser) -> None:
 
 def _add_page_flags(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
-        "--unit",
-        choices=("line", "word"),
-        default="line",
-        help="whole lines, or words where the files outline them one by one",
-    )
-    group.add_argument(
         "--writer_pattern",
         metavar="REGEX",
         help="regular expression sought in a page's path; its first group, or all that it matches, is the"
@@ -232,8 +200,8 @@ def _add_page_flags(group: argparse._ArgumentGroup) -> None:
         "--drop_lines_with",
         default="",
         metavar="CHARACTERS",
-        help="marks of the transcription that do not stand on the page as they are written, such as # for"
-        " what nobody can read; lines with one of them are left out (default: none)",
+        help="also for iam: marks of the transcription that do not stand on the page as they are written,"
+        " such as # for what nobody can read; what has one of them is left out (default: none)",
     )
 
 
@@ -250,7 +218,8 @@ def _add_font_flags(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--words_file",
         type=Path,
-        help="text file, one text a line (default: English and German words, numbers, strings of letters)",
+        help="text file, one text a line; with --unit line running text, paragraphs parted by empty lines"
+        " (default: English and German words, numbers, strings of letters; for lines sentences)",
     )
     group.add_argument(
         "--fonts", nargs="+", metavar="NAME", help="cuts (kalam-light) or families (kalam) (default: all)"
@@ -283,59 +252,3 @@ def parse_args(argv: Sequence[str] | None = None, description: str | None = None
     if not (val >= 0 and test >= 0 and val + test < 1):
         parser.error(f"--val_fraction {val} --test_fraction {test}: must be 0 or more, and below 1 together")
     return args
-
-
-def is_given(args: argparse.Namespace, flag: str) -> bool:
-    """True if a flag has another value than its default."""
-    return getattr(args, flag) != args.defaults[flag]
-
-
-def check_flags(reader: str | None, args: argparse.Namespace) -> None:
-    """Raise a UserError if a flag is given that changes nothing: it belongs to another reader, or there are
-    no texts, or another flag rules it out.
-    """
-    shown = reader or "images without a description"
-    for flag in dict.fromkeys(flag for flags in READER_FLAGS.values() for flag in flags):
-        readers = [name for name, flags in READER_FLAGS.items() if flag in flags]
-        if reader not in readers and is_given(args, flag):
-            raise UserError(
-                f"--{flag} {getattr(args, flag)}: is for --dataset {' or '.join(readers)}; this is read as "
-                f"{shown}. Leave it out, or name the reader with --dataset."
-            )
-    if reader != "pages" and args.writer_from == "folder":
-        raise UserError(f"--writer_from folder: is for --dataset pages; this is read as {shown}")
-    if reader is None:
-        refused = [flag for flag in TEXT_FLAGS if is_given(args, flag)]
-    elif reader == "pages":
-        refused = [flag for flag in WORD_FLAGS if is_given(args, flag)]
-    else:
-        refused = [flag for flag in ASPECT_FLAGS if args.fit == "squeeze" and is_given(args, flag)]
-    if refused:
-        why = "is for images with texts" if reader is None else "changes nothing with --fit squeeze"
-        if reader == "pages":
-            why = "is for images of single words; what is cut out of pages has its writer's own size"
-        raise UserError(f"--{refused[0]} {getattr(args, refused[0])}: {why}. Leave it out.")
-
-
-def reader_options(reader: str, args: argparse.Namespace) -> dict:
-    """The flags that belong to one reader, as keyword arguments of its ``iter_words``."""
-    return {flag: getattr(args, flag) for flag in READER_FLAGS[reader]}
-
-
-def fit_settings(reader: str | None, args: argparse.Namespace) -> FitSettings:
-    """The image settings that the flags ask for; those of the published script where nothing is described."""
-    inverts = args.invert_dark
-    if inverts is None:
-        inverts = reader == "imgur5k" and args.background == "whiten"
-    if reader is None:
-        fit = {"fit": "squeeze", "background": "keep", "crop": False, "align": "center"}
-    else:
-        fit = {"fit": args.fit, "background": args.background, "crop": args.crop, "align": args.align}
-    return FitSettings(
-        img_size=tuple(args.img_size or (LINE_SIZE if reader == "pages" else WORD_SIZE)),
-        margin=args.margin,
-        max_scale=args.max_scale,
-        remove_rules=reader == "pages" if args.remove_rules is None else args.remove_rules,
-        invert_dark=inverts,
-        **fit,
-    )

@@ -122,7 +122,7 @@ def cut_lines(
     strips: list[Strip | None] = [None if frame is None else straighten(page, frame) for frame in frames]
     for number, (strip, frame) in enumerate(zip(strips, frames, strict=True)):
         if strip is not None and frame.is_guessed:
-            strips[number] = Strip(strip.darkness, _lowest_of_body(strip))
+            strips[number] = Strip(darkness=strip.darkness, base=_lowest_of_body(strip))
     size = hand_size([strip for strip in strips if strip is not None], settings.img_size[0])
     return ["bad_box" if strip is None else place(strip, size, settings) for strip in strips]
 

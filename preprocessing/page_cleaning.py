@@ -69,7 +69,7 @@ def ink_level(values: np.ndarray) -> float | None:
     return float(np.median(dark)) if dark.size else None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class _Rule:
     """The middle of a rule, in pixels, at each column from ``start``."""
 
@@ -163,7 +163,7 @@ def _trace(chain: list[tuple[int, int]], count: int, width: int, slope: float) -
     tilt = np.polyfit(centres, places, 1)[0]
     inside = np.clip(x, centres[0], centres[-1])
     middle = np.interp(inside, centres, smooth) + tilt * (x - inside)
-    return _Rule(start, middle + slope * (x - width / 2))
+    return _Rule(start=start, middle=middle + slope * (x - width / 2))
 
 
 def _erase(cleaned: np.ndarray, darkness: np.ndarray, shown: np.ndarray, rule: _Rule, noise: float) -> None:

@@ -20,9 +20,10 @@ from pathlib import Path
 if not __package__:  # the project's root, from whichever folder this is run
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from preprocessing.arguments import check_flags, fit_settings, is_given, parse_args, reader_options
+from preprocessing.arguments import parse_args
 from preprocessing.cleaning import FitSettings
 from preprocessing.raw_word import FileImage, RawWord
+from preprocessing.reader_flags import check_flags, fit_settings, is_given, reader_options
 from preprocessing.readers import fonts, gw, iam, imgur5k, pages, table
 from preprocessing.readers.search import IMAGE_SUFFIXES, ids_of_paths, walk
 from preprocessing.selection import choose_splits, describe, drop_table, filter_words, names_splits
@@ -36,9 +37,9 @@ READERS = {"iam": iam, "gw": gw, "imgur5k": imgur5k, "pages": pages, "table": ta
 IMAGES_SOUGHT = {
     "iam": (
         "Images are sought as a01/a01-000u/a01-000u-00-00.png, wherever that lies below the folder; words.tgz"
-        " holds them."
+        " holds them. Those of lines are a01-000u-00.png, in lines.tgz."
     ),
-    "gw": "Images are sought as 270-01-01.png, wherever they lie below the folder.",
+    "gw": "Images are sought as 270-01-01.png, of lines as 270-01.png, wherever they lie below the folder.",
     "imgur5k": (
         "Pages are sought below --images, else below --dataset_path, by the names of image_path: give the"
         " folder of the downloaded pages with --images."

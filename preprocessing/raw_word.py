@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from functools import lru_cache
 from math import ceil, cos, floor, isfinite, radians, sin
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
+import numpy as np
 from PIL import Image, ImageDraw, ImageOps, ImageStat
 
-from preprocessing.lines import LineImage
+from preprocessing.cleaning import FitSettings
 
 # Why a text image is left out. Every one that is dropped is counted under exactly one of these.
 DROP_REASONS = (
@@ -57,6 +58,14 @@ class ImageSource(Protocol):
             OSError: if it can't be read (UnreadableImageError if it is damaged).
             BadBoxError: if it can't be cut out of its page.
         """
+
+
+@runtime_checkable
+class CanvasSource(Protocol):
+    """Anything that knows its hand's size, and puts itself on the canvas."""
+
+    def draw(self, settings: FitSettings) -> np.ndarray | str:
+        """(height, w) uint8, w a multiple of 8; or the reason why there is none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,7 +139,7 @@ class RawWord:
     never on both sides of a split.
     """
 
-    image: ImageSource | LineImage
+    image: ImageSource | CanvasSource
     text: str
     writer: str
     split: str | None

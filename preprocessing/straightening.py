@@ -25,7 +25,7 @@ ASTRAY = 0.4  # share of a piece of ink in a line's outline under which its tips
 LONGEST_SIDE = 30_000  # pixels of a straight line
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class InkPage:
     """A page without paper and rules.
 
@@ -42,7 +42,7 @@ class InkPage:
     cover: np.ndarray
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Strip:
     """A straight line: (h, w) uint8 darkness, and the row of its baseline."""
 
@@ -145,7 +145,7 @@ def straighten(page: InkPage, frame: LineFrame) -> Strip | None:
     across = frame.to_frame(frame.polygon)[1] - np.interp(along, columns, bow)
     own = fill_outline(np.stack([along - start, across - top], axis=1), darkness.shape)
     keep = _own_ink(labels, own, cover, page.areas, -top, across.min())
-    return Strip(np.where(keep, darkness, 0).astype(np.uint8), float(-top))
+    return Strip(darkness=np.where(keep, darkness, 0).astype(np.uint8), base=float(-top))
 
 
 def _own_ink(

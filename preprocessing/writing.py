@@ -19,8 +19,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from preprocessing.cleaning import FitSettings, clean_word, fit_word, split_at_spaces
-from preprocessing.lines import LineImage
-from preprocessing.raw_word import BadBoxError, RawWord, decode
+from preprocessing.raw_word import BadBoxError, CanvasSource, RawWord, decode
 from preprocessing.selection import hash_id
 from utils.errors import UserError
 from utils.output import claim_folder, lock_folder, remove_temporary_files, save_image, write_atomically
@@ -204,7 +203,7 @@ def process_word(
     if not is_cut and is_written(target, word.sources, settings.img_size[0]):
         return [record]
     target.unlink(missing_ok=True)
-    if isinstance(word.image, LineImage):
+    if isinstance(word.image, CanvasSource):
         drawn = word.image.draw(settings)
         if isinstance(drawn, str):
             return drawn

@@ -64,10 +64,13 @@ def make_sd_vae() -> AutoencoderKL:
 def make_checkpoint_config(vae: nn.Module, preset: str) -> CheckpointConfig:
     """The config of a model for IAM; words are as wide as IAM's."""
     widths = WidthModel(
-        dict.fromkeys(CHARACTERS, float(PIXELS_A_CHARACTER)), {}, left=4.0, room=IMG_SIZE[1] - 8.0
+        character_widths=dict.fromkeys(CHARACTERS, float(PIXELS_A_CHARACTER)),
+        writer_scales={},
+        left=4.0,
+        room=IMG_SIZE[1] - 8.0,
     )
     return CheckpointConfig(
-        charset=Charset(CHARACTERS),
+        charset=Charset(characters=CHARACTERS),
         writers=tuple(f"{i:03d}" for i in range(WRITERS)),
         schedule=RectifiedFlow(),
         img_size=IMG_SIZE,
@@ -153,9 +156,14 @@ def our_train_step(
 ) -> Callable[[], None]:
     """A step of ``train_diffusion.py``; ``is_full``: all words fill the image."""
     texts = draw_texts(64 * batch_size)
-    records = tuple(TextImage(f"images/{i}.png", text, f"{i % WRITERS:03d}") for i, text in enumerate(texts))
+    records = tuple(
+        TextImage(file_name=f"images/{i}.png", text=text, writer=f"{i % WRITERS:03d}")
+        for i, text in enumerate(texts)
+    )
     words = TrainingSet(
-        records, tuple(Path("benchmark") / r.file_name for r in records), (1.0,) * len(records)
+        records=records,
+        paths=tuple(Path("benchmark") / r.file_name for r in records),
+        shares=(1.0,) * len(records),
     )
     accelerator = Accelerator(mixed_precision=mixed_precision, cpu=device.type == "cpu")
     vae = CompactAutoencoder()

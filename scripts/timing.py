@@ -16,7 +16,7 @@ MATRIX = {"cpu": 2048, "cuda": 8192}  # rows of the square matrices of the ceili
 COPY_BYTES = 1 << 28
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Timing:
     """Seconds of one call: the median over rounds, and the fastest and slowest."""
 
@@ -58,7 +58,10 @@ def time_interleaved(
     for _ in range(rounds):
         for name, call in calls.items():
             seconds[name].append(measure_seconds(call, device))
-    return {name: Timing(float(np.median(of)), min(of), max(of), rounds) for name, of in seconds.items()}
+    return {
+        name: Timing(median=float(np.median(of)), low=min(of), high=max(of), rounds=rounds)
+        for name, of in seconds.items()
+    }
 
 
 def count_flops(call: Callable[[], object]) -> int:

@@ -48,10 +48,13 @@ def pipeline(vae_folder: Path) -> HandwritingPipeline:
     )
     vae = load_vae(vae_folder)
     width_model = WidthModel(
-        dict.fromkeys(characters, 7.0), dict(zip(WRITERS, (0.9, 1.0, 1.1), strict=True)), left=2.0, room=60.0
+        character_widths=dict.fromkeys(characters, 7.0),
+        writer_scales=dict(zip(WRITERS, (0.9, 1.0, 1.1), strict=True)),
+        left=2.0,
+        room=60.0,
     )
     config = CheckpointConfig(
-        charset=Charset(characters),
+        charset=Charset(characters=characters),
         writers=WRITERS,
         schedule=RectifiedFlow(),
         img_size=IMG_SIZE,

@@ -142,7 +142,10 @@ def make_word_folder(
         picture.thumbnail((img_size[1] - 8, img_size[0] - 8))
         canvas.paste(picture, (4, (img_size[0] - picture.height) // 2))
         record = TextImage(
-            f"{IMAGE_FOLDER}/{i:04d}.png", word, writers[i % len(writers)], splits[i % len(splits)]
+            file_name=f"{IMAGE_FOLDER}/{i:04d}.png",
+            text=word,
+            writer=writers[i % len(writers)],
+            split=splits[i % len(splits)],
         )
         save_image(canvas, path / record.file_name)
         records.append(record)
@@ -182,6 +185,12 @@ IAM_ROWS = (
     "b02-013-00-00 ok 170 408 768 27 51 NPT$ Gait",
     "b02-013-00-01 ok 170 408 768 27 51 - -",
 )
+IAM_LINE_ROWS = (
+    "a01-000u-00 ok 154 19 408 746 1661 89 A|MOVE|to|stop",
+    "a01-000u-01 err 156 20 395 932 1850 105 any|more|M Ps|,",
+    "a01-000x-00 ok 170 19 -1 -1 -1 -1 #|Mr.|Gaitskell",
+    'b02-013-00 ok 170 5 408 768 270 51 "|Gait|"|.',
+)
 IAM_FORMS = {"a01-000u": "000", "a01-000x": "001", "b02-013": "038"}
 IAM_LAYOUTS = {
     "own": ("words", "ascii"),
@@ -199,12 +208,17 @@ def make_iam(
     newline: str = "\n",
     writers: str = "forms",
     images: bool = True,
+    lines: Sequence[str] = (),
 ) -> Path:
-    """IAM in one of the layouts that users have; ``writers`` is ``forms``, ``xml`` or ``none``."""
+    """IAM in one of the layouts that users have; ``writers`` is ``forms``, ``xml`` or ``none``; ``lines`` are
+    rows of lines.txt, whose images lie below ``lines``.
+    """
     image_root, text_root = (root / part for part in IAM_LAYOUTS[layout])
     text_root.mkdir(parents=True, exist_ok=True)
     content = IAM_WORDS_HEADER + "".join(f"{row}\n" for row in rows)
     (text_root / "words.txt").write_bytes(content.replace("\n", newline).encode())
+    if lines:
+        (text_root / "lines.txt").write_text("# lines\n" + "".join(f"{row}\n" for row in lines))
     if writers == "forms":
         table = "# a01-000u 000 2 prt 7 5 52 36\n" + "".join(
             f"{f} {w} 2 prt 7 5 52 36\n" for f, w in IAM_FORMS.items()
@@ -224,6 +238,12 @@ def make_iam(
         path = image_root / form[:3] / form / f"{word_id}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(draw_word(text.strip())).save(path)
+    for row in lines if images else ():
+        line_id, *_, text = row.split(" ", 8)
+        form = "-".join(line_id.split("-")[:2])
+        path = root / "lines" / form[:3] / form / f"{line_id}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(draw_word(text.replace("|", " "), font_size=80)).save(path)
     return root
 
 
@@ -253,14 +273,18 @@ def make_gw(
     for folder in ("data/word_images_normalized", "data/line_images_normalized", "ground_truth", "sets/cv1"):
         (base / folder).mkdir(parents=True, exist_ok=True)
     (base / "ground_truth/word_labels.txt").write_text("".join(f"{row}\n" for row in rows))
-    (base / "ground_truth/transcription.txt").write_text(
-        "270-01 s_2-s_7-s_0-s_pt|L-e-t-t-e-r-s-s_cm|O-r-d-e-r-s\n"
-    )
+    lines: dict[str, list[str]] = {}
     for row in rows:
         word_id, spelling = row.split(" ")
+        lines.setdefault(word_id[:6], []).append(spelling)
         word = Image.fromarray(draw_word(spelling.replace("s_", "").replace("-", "")[:8]))
         word.convert("1").save(base / "data/word_images_normalized" / f"{word_id}.png")
-        word.convert("1").save(base / "data/line_images_normalized" / f"{word_id[:6]}.png")
+    (base / "ground_truth/transcription.txt").write_text(
+        "".join(f"{line_id} {'|'.join(words)}\n" for line_id, words in lines.items())
+    )
+    for line_id, words in lines.items():
+        line = Image.fromarray(draw_word(" ".join(words).replace("s_", "").replace("-", ""), font_size=90))
+        line.convert("1").save(base / "data/line_images_normalized" / f"{line_id}.png")
     if sets is None:
         (base / "sets/cv1").rmdir()
         (base / "sets").rmdir()

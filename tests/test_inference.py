@@ -103,10 +103,12 @@ def test_the_command_of_the_readme_writes_default_words_beside_the_model(checkpo
     "characters", ["0123456789", "αβγδεζηθικλμνξοπρστυφχψω", "abcdefghijklmnoprstuvwxyz"]
 )
 def test_a_model_of_any_charset_writes_without_being_given_words(pipeline, write, tmp_path, characters):
-    charset = Charset(tuple(characters))
+    charset = Charset(characters=tuple(characters))
     torch.manual_seed(0)
     unet = UNet(make_config("tiny", num_writers=3, vocabulary_size=len(characters) + 1, max_length=8))
-    widths = WidthModel(dict.fromkeys(characters, 7.0), {}, left=2.0, room=60.0)
+    widths = WidthModel(
+        character_widths=dict.fromkeys(characters, 7.0), writer_scales={}, left=2.0, room=60.0
+    )
     config = replace(pipeline.config, charset=charset, width_model=widths)
     HandwritingPipeline(unet, pipeline.vae, config).save_pretrained(tmp_path / "model")
     records = read_text_images(write("--single_image", "True", models_path=tmp_path / "model"))
@@ -157,8 +159,11 @@ def test_the_output_can_be_trained_on(write, vae_folder, tmp_path):
 
 
 def test_a_picture_shows_the_first_words(write):
-    with Image.open(write("--words", "cab") / "sheet.png") as sheet:
-        assert sheet.width > IMG_SIZE[1]
+    folder = write("--words", "cab")
+    (image,) = read_images(folder).values()
+    with Image.open(folder / "sheet.png") as sheet:
+        assert sheet.height > image.shape[0] and sheet.width > 8
+        assert (np.asarray(sheet)[: image.shape[0] // 2] < 200).any()
 
 
 def test_single_image_true_makes_no_sheets(write):

@@ -196,6 +196,17 @@ def test_a_stable_diffusion_vae_trains_too_and_is_named_not_copied(train, tmp_pa
     )
 
 
+def test_unet_and_recogniser_take_their_channels_from_the_vae(train, tmp_path):
+    CompactAutoencoder(block_out_channels=(16, 16), layers_per_block=1, latent_channels=8).save_pretrained(
+        tmp_path / "vae"
+    )
+    flags = ("--recognition_weight", 0.5, "--recogniser_steps", 1)
+    run = train("--max_train_steps", 1, *flags, vae=tmp_path / "vae")
+    pipeline = HandwritingPipeline.from_pretrained(run)
+    assert pipeline.unet.config.latent_channels == 8
+    assert pipeline(["bead"], ["01"], num_inference_steps=2).shape == (1, *IMG_SIZE)
+
+
 def test_a_vae_of_a_relative_folder_is_found_from_everywhere(vae_folder, monkeypatch):
     monkeypatch.chdir(vae_folder.parent)
     assert choose_vae(vae_folder.name, None, None)[1] == str(vae_folder.resolve())

@@ -255,7 +255,7 @@ def make_toy_latents(words, generator):
 
 
 def test_a_tiny_model_learns_which_letter_goes_where():
-    words, charset, schedule = ["ab", "ba", "aa", "bb"], Charset(("a", "b")), RectifiedFlow()
+    words, charset, schedule = ["ab", "ba", "aa", "bb"], Charset(characters=("a", "b")), RectifiedFlow()
     torch.manual_seed(0)
     unet = UNet(make_config("tiny", num_writers=1, vocabulary_size=3, max_length=2))
     optimizer = torch.optim.AdamW(unet.parameters(), lr=3e-3)

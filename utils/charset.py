@@ -41,7 +41,7 @@ def read_texts(path: Path, *, flag: str = "--words_file") -> list[str]:
     return texts
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Charset:
     """The characters a model can write, in order: character ``i`` has id ``i + 1``.
 
@@ -61,7 +61,7 @@ class Charset:
     @classmethod
     def from_texts(cls, texts: Iterable[str]) -> "Charset":
         """The sorted set of all characters in ``texts``."""
-        return cls(tuple(sorted(set().union(*texts))))
+        return cls(characters=tuple(sorted(set().union(*texts))))
 
     @property
     def vocabulary_size(self) -> int:

@@ -18,7 +18,7 @@ HELD_OUT_SHARE = 0.02  # of the training words, where a folder has no usable val
 HELD_OUT_MOST = 512
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Source:
     """A word folder and its share in an epoch: 1 once, 2 twice, 0.5 half of its words."""
 
@@ -26,7 +26,7 @@ class Source:
     share: float = 1.0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class TrainingSet:
     """The records of several word folders, with what trains and what validates.
 
@@ -96,16 +96,16 @@ def parse_sources(values: Sequence[str], *, flag: str = "--dataset_path") -> lis
     for value in values:
         folder, colon, share = value.rpartition(":")
         if not colon or Path(value).is_dir():
-            sources.append(Source(Path(value)))
+            sources.append(Source(folder=Path(value)))
             continue
         try:
             number = float(share)
         except ValueError:
-            sources.append(Source(Path(value)))  # the folder's own error will name it
+            sources.append(Source(folder=Path(value)))  # the folder's own error will name it
             continue
         if not (0 < number < math.inf):
             raise UserError(f"{flag} {value}: the share {share} is not a positive number")
-        sources.append(Source(Path(folder), number))
+        sources.append(Source(folder=Path(folder), share=number))
     return sources
 
 
@@ -141,15 +141,17 @@ def read_sources(sources: Sequence[Source], *, flag: str = "--dataset_path") -> 
         raise UserError(f"{flag}: two folders of one name share a writer's name; rename one of the folders")
     if not any(record.split == "train" for record in records):
         raise UserError(f"{flag} {' '.join(str(s.folder) for s in sources)}: no word of split train")
-    return TrainingSet(tuple(records), tuple(paths), tuple(shares), flag)
+    return TrainingSet(records=tuple(records), paths=tuple(paths), shares=tuple(shares), flag=flag)
 
 
 def read_image(path: Path) -> np.ndarray:
-    """One word image as (H, W) uint8 grey.
+    """One text image as (H, W) uint8 grey.
 
     Raises:
-        FileNotFoundError, ValueError: if the image is missing or damaged; the message names it.
+        FileNotFoundError, UserError: if the image is missing, damaged, or no file; the message names it.
     """
+    if path.exists() and not path.is_file():  # reading a pipe would have no end
+        raise UserError(f"{path}: not a file")
     try:
         with Image.open(path) as image:
             return np.asarray(image.convert("L"))

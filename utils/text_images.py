@@ -21,7 +21,7 @@ SPLITS = ("train", "val", "test")
 _FIELDS = ("file_name", "text", "writer", "split")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class TextImage:
     """One word of a word folder.
 
@@ -54,11 +54,18 @@ def read_jsonl(path: Path) -> list[dict]:
     for line in path.read_text(encoding="utf-8").split("\n") if path.is_file() else ():
         try:
             values = json.loads(line)
-        except json.JSONDecodeError:
+        except (ValueError, RecursionError):
             continue
         if isinstance(values, dict) and "file_name" in values:
             notes.append(values)
     return notes
+
+
+def _read_lines(path: Path) -> list[str]:
+    try:
+        return path.read_text(encoding="utf-8").split("\n")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not a text file in UTF-8 ({error.reason} at byte {error.start})") from error
 
 
 def read_metadata(path: Path) -> list[TextImage]:
@@ -69,13 +76,13 @@ def read_metadata(path: Path) -> list[TextImage]:
             folder; the message names file and line.
     """
     records = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), start=1):
+    for number, line in enumerate(_read_lines(path), start=1):
         if not line.strip():
             continue
         try:
             values = json.loads(line)
             missing = [name for name in _FIELDS[:3] if not isinstance(values.get(name), str)]
-        except (json.JSONDecodeError, AttributeError) as error:
+        except (ValueError, AttributeError, RecursionError) as error:
             raise UserError(f"{path} line {number}: not a JSON object ({error})") from error
         if missing:
             raise UserError(

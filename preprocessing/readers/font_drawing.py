@@ -1,4 +1,4 @@
-"""Texts drawn in a font as people write: slanted, bent, uneven, in ink on paper."""
+"""Words and lines drawn in a font as people write: slanted, bent, uneven, in ink on paper."""
 
 from dataclasses import dataclass
 from functools import lru_cache
@@ -8,7 +8,27 @@ import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from preprocessing.cleaning import FitSettings, whiten_paper
+from preprocessing.lines import hand_size, place
+from preprocessing.straightening import Strip
+from utils.images import WHITE
+
 FONT_SIZE = 96  # pixels per em; words are scaled down afterwards
+SHRINKING = (0.8, 1.0)  # of widths and heights
+SPACES = (0.9, 1.5)  # of a line's spaces, as multiples of the font's
+LEAST_SPACE = 0.2  # of an em
+LEVEL = 0.05  # of an em: how far a line's ends may lie above or below its middle by its tilt
+# What a font's size on the canvas is measured on: letters as often as they come, capitals where they stand.
+_SAMPLES = (
+    "The morning was grey and every window in the street",
+    "stayed closed until the post had come. A few of us",
+    "walked down by the river, which had risen overnight",
+    "over the lower steps. Nobody knew when it would fall",
+    "again; my uncle, who had kept the ferry for years,",
+    "said Saturday. He was right more often than the paper.",
+    "Just before noon the bells began, quite out of time,",
+    "and Margaret put down her book to look for the key.",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +47,41 @@ class FontDrawing:
         return Image.fromarray(
             draw_word(open_font(self.path, self.axes), self.text, np.random.default_rng(self.seed))
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class FontLine:
+    """A line's picture, drawn when it is asked for; the same fields give the same pixels (with the same
+    library versions). ``is_caps_only`` as a font's cut has it.
+    """
+
+    path: Path
+    axes: tuple[float, ...]
+    text: str
+    seed: tuple[int, ...]
+    is_caps_only: bool = False
+
+    def draw(self, settings: FitSettings) -> np.ndarray | str:
+        """The line on its canvas, at the font's size: (height, w) uint8, w a multiple of 8; or the reason why
+        there is none.
+        """
+        try:
+            scale = line_scale(self.path, self.axes, self.is_caps_only, settings.img_size[0])
+            grey, base = draw_line(
+                open_font(self.path, self.axes), self.text, np.random.default_rng(self.seed)
+            )
+        except OSError:  # a damaged font opens, and fails at some of its glyphs
+            return "unreadable_image"
+        return place(Strip(darkness=WHITE - whiten_paper(grey), base=base), scale, settings)
+
+
+@lru_cache(maxsize=1000)
+def line_scale(path: Path, axes: tuple[float, ...], is_caps_only: bool, height: int) -> float:
+    """The scale of a font's lines, in canvas pixels a pixel of their drawing: as a hand's on a page."""
+    font, rng = open_font(path, axes), np.random.default_rng(0)
+    lines = [_write_line(font, text.upper() if is_caps_only else text, rng) for text in _SAMPLES]
+    size = hand_size([Strip(darkness=np.asarray(ink), base=base) for ink, base in lines], height)
+    return size / (sum(SHRINKING) / 2)
 
 
 @lru_cache(maxsize=64)
@@ -51,6 +106,38 @@ def draw_word(font: ImageFont.FreeTypeFont, text: str, rng: np.random.Generator)
     return _put_on_paper(_press_pen(_bend(ink, rng), rng), rng)
 
 
+def draw_line(font: ImageFont.FreeTypeFont, text: str, rng: np.random.Generator) -> tuple[np.ndarray, float]:
+    """Draw a line as no other, as ``draw_word`` does, but level.
+
+    Returns:
+        (h, w) uint8, the line with a border, and the row of its baseline.
+    """
+    picture, base = _write_line(font, text, rng)
+    ink = _bend(np.asarray(picture), rng, base)
+    return _put_on_paper(_press_pen(ink, rng), rng), base
+
+
+def _write_line(
+    font: ImageFont.FreeTypeFont, text: str, rng: np.random.Generator
+) -> tuple[Image.Image, float]:
+    """White ink on black, word by word on one baseline, with spaces of uneven width, and the baseline's
+    row.
+    """
+    space = max(font.getlength(" "), LEAST_SPACE * FONT_SIZE) * rng.uniform(*SPACES)
+    places, x = [], 0.0
+    for word in text.split(" "):
+        places.append((round(x), word, font.getbbox(word, anchor="ls")))
+        x += font.getlength(word) + space * rng.uniform(0.85, 1.2)
+    left, right = min(x + box[0] for x, _, box in places), max(x + box[2] for x, _, box in places)
+    top, bottom = min(box[1] for *_, box in places), max(box[3] for *_, box in places)
+    margin = int(0.3 * FONT_SIZE + 0.12 * (bottom - top))
+    picture = Image.new("L", (int(right - left) + 2 * margin, int(bottom - top) + 2 * margin))
+    base = margin - top
+    for x, word, _ in places:
+        ImageDraw.Draw(picture).text((margin + x - left, base), word, fill=255, font=font, anchor="ls")
+    return picture, float(base)
+
+
 def draw_plain(font: ImageFont.FreeTypeFont, text: str, margin_x: int, margin_y: int) -> Image.Image:
     """White ink on black, as the font has it, with margins in pixels."""
     left, top, right, bottom = font.getbbox(text)
@@ -69,13 +156,19 @@ def _noise(rng: np.random.Generator, shape: tuple[int, int], cell: tuple[float, 
     return cv2.resize(grid, (shape[1], shape[0]), interpolation=cv2.INTER_CUBIC)
 
 
-def _bend(ink: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Slant, tilt, proportions, wobbling baseline, uneven letters: all in one remapping of (h, w) uint8."""
+def _bend(ink: np.ndarray, rng: np.random.Generator, base: float | None = None) -> np.ndarray:
+    """Slant, tilt, proportions, wobbling baseline, uneven letters: all in one remapping of (h, w) uint8.
+
+    The row ``base`` stays nearly where and as level as it is; without one the middle stays.
+    """
     height, width = ink.shape
+    middle = height / 2 if base is None else base
     slant, tilt = rng.uniform(-0.15, 0.15), np.radians(rng.uniform(-2, 2))
-    shrink_x, shrink_y = rng.uniform(0.8, 1, 2)
+    if base is not None:
+        tilt *= min(1, LEVEL * FONT_SIZE / (np.radians(2) * width / 2))
+    shrink_x, shrink_y = rng.uniform(*SHRINKING, 2)
     x = np.arange(width, dtype=np.float32)[None] - width / 2
-    y = np.arange(height, dtype=np.float32)[:, None] - height / 2
+    y = np.arange(height, dtype=np.float32)[:, None] - middle
     strength = FONT_SIZE * rng.uniform(0.3, 1.0)
     baseline = 0.04 * strength * _noise(rng, (1, width), (1, 1.2 * FONT_SIZE))
     spacing = 0.05 * strength * _noise(rng, (1, width), (1, 0.8 * FONT_SIZE))
@@ -89,7 +182,7 @@ def _bend(ink: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         + 0.022 * strength * _noise(rng, ink.shape, cell)
     )
     return cv2.remap(
-        ink, (map_x + width / 2).astype(np.float32), (map_y + height / 2).astype(np.float32), cv2.INTER_LINEAR
+        ink, (map_x + width / 2).astype(np.float32), (map_y + middle).astype(np.float32), cv2.INTER_LINEAR
     )
 
 

@@ -104,7 +104,7 @@ class TextSource:
         while True:
             (kind,) = self._random.choices(kinds, (66, 11, 12, 6, 5))
             text = normalise_text(kind())
-            if 0 < len(text) <= MAX_LENGTH and len(_splits(text)) == 1:
+            if 0 < len(text) <= MAX_LENGTH and len(splits_of(text)) == 1:
                 yield text
 
     def _word(self, language: int | None = None) -> str:
@@ -220,7 +220,7 @@ def split_of(text: str) -> str:
     Case, punctuation and a word's digits don't count ('Word,' and 'word/12' go with 'word'), so no training
     text holds a held-out word. The same on every machine.
     """
-    splits = _splits(text)
+    splits = splits_of(text)
     return next((split for split in HELD_OUT_SHARE if split in splits), "train")
 
 
@@ -235,13 +235,16 @@ def split_keys(text: str) -> set[str]:
     return keys
 
 
-def _splits(text: str) -> set[str]:
-    splits = set()
-    for key in split_keys(text):
-        place = int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big") / 2**64
-        test, val = HELD_OUT_SHARE["test"], HELD_OUT_SHARE["val"]
-        splits.add("test" if place < test else "val" if place < test + val else "train")
-    return splits
+def splits_of(text: str) -> set[str]:
+    """The splits of a text's words."""
+    return {split_of_key(key) for key in split_keys(text)}
+
+
+def split_of_key(key: str) -> str:
+    """The split that a key's SHA-256 falls into."""
+    place = int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big") / 2**64
+    test, val = HELD_OUT_SHARE["test"], HELD_OUT_SHARE["val"]
+    return "test" if place < test else "val" if place < test + val else "train"
 
 
 def _capitalise(word: str) -> str:

@@ -19,8 +19,9 @@ import numpy as np
 from PIL import ImageFont
 
 from preprocessing.raw_word import DroppedWord, RawWord
-from preprocessing.readers.font_drawing import FONT_SIZE, FontDrawing, draw_plain, open_font
+from preprocessing.readers.font_drawing import FONT_SIZE, FontDrawing, FontLine, draw_plain, open_font
 from preprocessing.readers.font_texts import TextSource, split_of
+from preprocessing.readers.line_texts import LineSource, corpus_lines, split_of_line
 from utils.charset import read_texts
 from utils.errors import UserError
 from utils.vocabulary import shuffled_forever
@@ -67,6 +68,7 @@ def recognises(dataset_path: Path) -> bool:
 def iter_words(
     dataset_path: Path | None,
     *,
+    unit: str = "word",
     num_words: int = 10_000,
     words_file: Path | None = None,
     fonts: Sequence[str] | None = None,
@@ -78,8 +80,10 @@ def iter_words(
 
     Args:
         dataset_path: a folder of font files (also in sub-folders); None for the installed families.
+        unit: ``word``, or ``line``: whole lines on a level baseline, at the font's own size.
         num_words: how many texts, over all cuts.
-        words_file: one text a line, in place of the built-in texts.
+        words_file: in place of the built-in texts: one text a line; for lines running text, which is broken
+            as ``corpus_lines`` does, and split by whole lines.
         fonts: names of cuts (``kalam-light``) or families (``kalam``), or None for all; with no folder also
             of any other installed fontpkg family.
         seed: random seed of the texts and of how they are drawn.
@@ -93,9 +97,10 @@ def iter_words(
         raise UserError(f"--seed {seed}: at least 0")
     cuts = choose_cuts(find_cuts(font_files(dataset_path, fonts)), fonts)
     if words_file:
-        texts = shuffled_forever(list(dict.fromkeys(read_texts(words_file))), seed)
+        texts = corpus_lines(words_file) if unit == "line" else list(dict.fromkeys(read_texts(words_file)))
+        texts = shuffled_forever(texts, seed)
     else:
-        texts = iter(TextSource(seed))
+        texts = iter(LineSource(seed) if unit == "line" else TextSource(seed))
     written: Counter = Counter()
     for index, text in zip(range(num_words), texts, strict=False):
         if len(text) > LONGEST_LINE:
@@ -108,11 +113,14 @@ def iter_words(
             continue
         written[cut.name] += 1
         label = text.upper() if cut.is_caps_only else text
+        drawing = {"path": cut.path, "axes": cut.axes, "text": label, "seed": (seed, index)}
         yield RawWord(
-            image=FontDrawing(path=cut.path, axes=cut.axes, text=label, seed=(seed, index)),
+            image=FontLine(**drawing, is_caps_only=cut.is_caps_only)
+            if unit == "line"
+            else FontDrawing(**drawing),
             text=label,
             writer=cut.name,
-            split=split_of(label),
+            split=split_of_line(label) if unit == "line" and words_file else split_of(label),
             source_id=f"{cut.name}-{index:06d}",
             sources=(cut.path, words_file) if words_file else (cut.path,),
         )

@@ -45,8 +45,8 @@ _NUMBER = re.compile(r"s_(\d|\d+(?:st|nd|rd|th|d))")
 
 @dataclass(kw_only=True)
 class _Layout:
-    """Where the parts of the data set lie; folds by name, images by word id, pages and their svg files by
-    page number.
+    """Where the parts of the data set lie; folds by name, images by word id or line id, pages and their svg
+    files by page number.
     """
 
     words: Path | None = None
@@ -67,39 +67,41 @@ def recognises(dataset_path: Path) -> bool:
 
 
 def iter_words(
-    dataset_path: Path, *, fold: str = DEFAULT_FOLD, writer_from: str = "dataset"
+    dataset_path: Path, *, unit: str = "word", fold: str = DEFAULT_FOLD, writer_from: str = "dataset"
 ) -> Iterator[RawWord | DroppedWord]:
-    """Yield the words in the order of their labels.
+    """Yield the words, or the lines, in the order of their labels.
 
     Args:
         dataset_path: a folder with the label file and the images anywhere below.
+        unit: ``word``, or ``line``, which washingtondb alone has.
         fold: the folder of ``sets`` whose lists are the splits; without sets, no word has a split.
         writer_from: ``dataset`` (one writer, ``gw``) or ``page`` (the page's number); no list of
             the writers is published.
     Raises:
         FileNotFoundError: if there are no labels.
-        UserError: if only lines are labelled, a spelling holds an unknown token, or there are sets but not
-            of this fold.
+        UserError: if only the other unit is labelled, a spelling holds an unknown token, or there are sets
+            but not of this fold.
     """
     layout = _find(dataset_path, fold)
-    _check_layout(layout, dataset_path, fold)
+    _check_layout(layout, dataset_path, fold, unit)
+    labels, pattern = (layout.lines, _LINE_ID) if unit == "line" else (layout.words, _WORD_ID)
     lists = read_split_lists(layout.sets, _ANY_ID, flag="--fold") if layout.sets else SplitLists()
     whole = {word_id: FileImage(path=path) for word_id, path in layout.images.items()}
     images: dict[str, PolygonImage | FileImage] = {**_polygon_images(layout), **whole}
     svg_files = {layout.pages[page]: (svg,) for page, svg in layout.polygons.items() if page in layout.pages}
     seen = set()
-    for number, line in enumerate(read_lines(layout.words), start=1):
+    for number, line in enumerate(read_lines(labels), start=1):
         if not line.strip():
             continue
         word_id, _, spelling = line.strip().partition(" ")
-        if not _WORD_ID.fullmatch(word_id) or not spelling.strip() or word_id in seen:
+        if not pattern.fullmatch(word_id) or not spelling.strip() or word_id in seen:
             yield DroppedWord(source_id=word_id, reason="bad_row")
             continue
         seen.add(word_id)
         try:
-            text = read_spelling(spelling.strip())
+            text = " ".join(read_spelling(word) for word in spelling.strip().split("|") if word)
         except ValueError as error:
-            raise UserError(f"{layout.words} line {number}: {error}") from error
+            raise UserError(f"{labels} line {number}: {error}") from error
         split = lists.split_of(word_id)
         image = images.get(word_id)
         if layout.sets and split is None:
@@ -117,13 +119,20 @@ def iter_words(
             )
 
 
-def _check_layout(layout: _Layout, dataset_path: Path, fold: str) -> None:
-    """Raise an error if no words are labelled, or the fold is not there."""
-    if layout.words is None:
+def _check_layout(layout: _Layout, dataset_path: Path, fold: str, unit: str) -> None:
+    """Raise an error if no words (lines) are labelled, or the fold is not there."""
+    if unit == "line" and layout.lines is None:
+        found = f" {layout.words.name} labels words: give --unit word." if layout.words else ""
+        raise FileNotFoundError(
+            f"--dataset_path {dataset_path}: no transcription.txt of washingtondb-v1.0 with the ids of lines,"
+            f" such as 270-01, in it or below.{found}"
+        )
+    if unit == "word" and layout.words is None:
         if layout.lines is not None:
             raise UserError(
                 f"--dataset_path {dataset_path}: {layout.lines.name} labels lines. Words need word_labels.txt"
-                " (ids such as 270-01-01) of washingtondb-v1.0, beside its word images."
+                " (ids such as 270-01-01) of washingtondb-v1.0, beside its word images; --unit line takes"
+                " the lines."
             )
         raise FileNotFoundError(
             f"--dataset_path {dataset_path}: no word_labels.txt of washingtondb-v1.0 (or a transcription.txt"
@@ -165,7 +174,7 @@ def _find(dataset_path: Path, fold: str) -> _Layout:
         for name in files:
             stem, _, suffix = name.rpartition(".")
             if f".{suffix.lower()}" in _IMAGE_SUFFIXES:
-                if _WORD_ID.fullmatch(stem):
+                if _WORD_ID.fullmatch(stem) or _LINE_ID.fullmatch(stem):
                     layout.images.setdefault(stem, folder / name)
                 elif re.fullmatch(r"\d{3}", stem):
                     layout.pages.setdefault(stem, folder / name)

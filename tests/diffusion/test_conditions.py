@@ -4,25 +4,25 @@ import numpy as np
 import pytest
 import torch
 
-from diffusion.dataset import TrainingConditions
+from diffusion.conditions import TrainingConditions
 from diffusion.layout import WidthModel
 from diffusion.previews import pick_previews
 from utils.charset import Charset
 from utils.text_images import TextImage
 
 RECORDS = [
-    TextImage(f"images/{i}.png", text, writer)
+    TextImage(file_name=f"images/{i}.png", text=text, writer=writer)
     for i, (text, writer) in enumerate(
         [("ab", "x"), ("b", "y"), ("long", "x"), ("aé", "stranger"), ("ba", "x")]
     )
 ]
-CHARSET = Charset(("a", "b", "l", "n", "o", "g"))
+CHARSET = Charset(characters=("a", "b", "l", "n", "o", "g"))
 INK = np.array([[4, 0, 36, 32], [8, 0, 24, 32], [0, 0, 64, 32], [0, 0, 64, 32], [0, 0, 32, 32]], np.float32)
 
 
 @pytest.fixture(scope="module")
 def conditions():
-    width_model = WidthModel({"a": 10.0, "b": 30.0}, {"x": 2.0})
+    width_model = WidthModel(character_widths={"a": 10.0, "b": 30.0}, writer_scales={"x": 2.0})
     return TrainingConditions(
         RECORDS,
         charset=CHARSET,

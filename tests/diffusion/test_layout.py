@@ -21,7 +21,9 @@ WIDTHS = dict(
     zip("abcdefghilmnorstuw", np.random.default_rng(3).permutation(np.linspace(5.0, 22.0, 18)), strict=True)
 )
 SCALES = {"wide": 1.3, "middle": 1.0, "narrow": 0.7}
-MODEL = WidthModel({"i": 4.0, "m": 20.0}, {"wide": 1.5, "narrow": 0.5}, left=4.0, room=100.0)
+MODEL = WidthModel(
+    character_widths={"i": 4.0, "m": 20.0}, writer_scales={"wide": 1.5, "narrow": 0.5}, left=4.0, room=100.0
+)
 
 
 def make_words(count=600, *, room=248.0, is_centered=False, seed=0):
@@ -76,7 +78,7 @@ def test_absent_characters_cover_nothing():
 
 
 def test_text_from_right_to_left_is_laid_out_from_the_right():
-    model = WidthModel(dict.fromkeys("بتאmi", 16.0), {}, left=8.0)
+    model = WidthModel(character_widths=dict.fromkeys("بتאmi", 16.0), writer_scales={}, left=8.0)
     for text in ("بت", "אm"):  # Arabic; Hebrew before a Latin letter
         share, position = layout_columns(torch.from_numpy(pad_edges(model.edges(text, None), 3))[None], 8)[0]
         assert share[0].tolist() == [0, 0, 0, 1, 1, 0, 0, 0] and share[1].tolist() == [0, 1, 1, 0, 0, 0, 0, 0]
@@ -128,7 +130,7 @@ def test_measured_ink_fixes_the_ends():
 
 
 def test_centred_words_are_expected_in_the_middle():
-    model = WidthModel({"m": 20.0}, {}, left=4.0, room=100.0, is_centered=True)
+    model = WidthModel(character_widths={"m": 20.0}, writer_scales={}, left=4.0, room=100.0, is_centered=True)
     assert model.edges("m", None).tolist() == pytest.approx([44, 64])
 
 

@@ -143,7 +143,8 @@ def test_the_branches_have_neither_condition_then_the_text_then_both(pipeline):
         )
     finally:
         hook.remove()
-    _, _, input_ids, rows, layout = calls[0]
+    _, _, input_ids, rows, layout, _, styles = calls[0]
+    assert styles is None  # a model that knows its writers by their rows
     null_text, null_writer = [0] * 8, 3
     assert input_ids[0].tolist() == null_text and input_ids[1].tolist() == input_ids[2].tolist() != null_text
     assert rows[:, 0].tolist() == [null_writer, null_writer, 1]
@@ -420,7 +421,10 @@ def test_the_reader_meets_the_characters_in_their_order_along_the_line(pipeline)
             return torch.zeros(len(latents))
 
     hebrew = HandwritingPipeline(
-        pipeline.unet, pipeline.vae, replace(pipeline.config, charset=Charset(tuple("אבa"))), Reader()
+        pipeline.unet,
+        pipeline.vae,
+        replace(pipeline.config, charset=Charset(characters=tuple("אבa"))),
+        Reader(),
     )
     hebrew._reading_losses(torch.zeros(2, 4, 4, 8), ["אאב", "a"])
     assert hebrew.latent_recogniser.input_ids == [[2, 1, 1], [3, 0, 0]]

@@ -208,7 +208,13 @@ def test_a_copy_of_a_training_word_is_found_and_listed(evaluate, real, generated
     records = read_text_images(generated)
     source = read_text_images(real, splits=["train"])[2]
     shutil.copyfile(real / source.file_name, generated / "images" / "new.png")
-    write_metadata(generated, [*records, TextImage("images/new.png", source.text, source.writer, "test")])
+    write_metadata(
+        generated,
+        [
+            *records,
+            TextImage(file_name="images/new.png", text=source.text, writer=source.writer, split="test"),
+        ],
+    )
     copies = evaluate()["details"]["copies"]
     found = {copy["file_name"]: copy for copy in copies}["images/new.png"]
     assert found["copy_of"] == source.file_name and found["distance"] < 0.01 < found["usual_distance"]
@@ -219,7 +225,8 @@ def test_words_are_paired_by_name_and_text_and_never_by_order(evaluate, real, ge
     write_metadata(generated, records[::-1])
     assert evaluate("--metrics", "nmae")["measures"]["nmae"]["generated"]["value"] < 0.3
     renamed = [
-        TextImage(r.file_name, "other" if i < 3 else r.text, r.writer, r.split) for i, r in enumerate(records)
+        TextImage(file_name=r.file_name, text="other" if i < 3 else r.text, writer=r.writer, split=r.split)
+        for i, r in enumerate(records)
     ]
     write_metadata(generated, renamed)
     measure = evaluate("--metrics", "nmae", save_dir="again")["measures"]["nmae"]
@@ -231,7 +238,10 @@ def test_words_of_other_records_are_compared_with_the_same_hands(evaluate, gener
         (generated / record.file_name).rename(generated / "images" / f"new{i}.png")
     write_metadata(
         generated,
-        [TextImage(f"images/new{i}.png", r.text, r.writer, r.split) for i, r in enumerate(records)],
+        [
+            TextImage(file_name=f"images/new{i}.png", text=r.text, writer=r.writer, split=r.split)
+            for i, r in enumerate(records)
+        ],
     )
     found = evaluate("--recogniser", "fake")
     assert "nmae" not in found["measures"] and any("no file name" in line for line in found["left_out"])
@@ -242,7 +252,10 @@ def test_several_images_of_a_text_in_a_hand_give_diversity(evaluate, generated, 
     records = read_text_images(generated)
     for record in records[:2]:
         shutil.copyfile(generated / record.file_name, generated / "images" / f"again-{record.file_name[7:]}")
-    again = [TextImage(f"images/again-{r.file_name[7:]}", r.text, r.writer, r.split) for r in records[:2]]
+    again = [
+        TextImage(file_name=f"images/again-{r.file_name[7:]}", text=r.text, writer=r.writer, split=r.split)
+        for r in records[:2]
+    ]
     write_metadata(generated, [*records, *again])
     measures = evaluate("--style_encoder", style_encoder)["measures"]
     for key in ("diversity_pixels", "diversity_style"):
@@ -269,7 +282,11 @@ def test_the_equal_sets_are_disjoint_and_of_the_same_hands_and_records(real, gen
 def test_the_report_is_one_file_that_needs_nothing_else(evaluate, tmp_path, generated):
     records = read_text_images(generated)
     write_metadata(
-        generated, [TextImage(records[0].file_name, '<b>&"x', records[0].writer, "test"), *records[1:]]
+        generated,
+        [
+            TextImage(file_name=records[0].file_name, text='<b>&"x', writer=records[0].writer, split="test"),
+            *records[1:],
+        ],
     )
     evaluate("--recogniser", "fake")
     page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
@@ -321,7 +338,10 @@ def test_words_and_lines_of_2000_pixels_are_measured_together(evaluate, real, ge
             word = np.asarray(Image.open(folder / records[0].file_name))
             line = np.tile(word, (1, 2000 // word.shape[1]))
             Image.fromarray(line).save(folder / "images" / f"line{number}.png")
-        lines = [TextImage(f"images/line{n}.png", "cab " * 20, "01", "test") for n in range(4)]
+        lines = [
+            TextImage(file_name=f"images/line{n}.png", text="cab " * 20, writer="01", split="test")
+            for n in range(4)
+        ]
         write_metadata(folder, [*records, *lines])
     measures = evaluate("--style_encoder", style_encoder, "--recogniser", "fake")["measures"]
     assert measures["nmae"]["generated"]["n"] == 12 and measures["cer/fake"]["generated"]["n"] == 12
@@ -377,7 +397,7 @@ def test_writers_that_the_real_words_do_not_have_are_counted(evaluate, generated
     write_metadata(
         generated,
         [
-            TextImage(r.file_name, r.text, "new" if i == 0 else r.writer, r.split)
+            TextImage(file_name=r.file_name, text=r.text, writer="new" if i == 0 else r.writer, split=r.split)
             for i, r in enumerate(records)
         ],
     )

@@ -390,7 +390,7 @@ def make_repeated(folder, blots, *, texts=("ab", "ab", "abcdef", "abcdef"), imag
                 image[top : top + 4, left : left + 4] = 20
             name = f"images/{number}-{copy}.png"
             Image.fromarray(image).save(folder / name)
-            records.append(TextImage(name, text, "w", "test"))
+            records.append(TextImage(file_name=name, text=text, writer="w", split="test"))
     write_metadata(folder, records)
     return folder
 

@@ -75,7 +75,9 @@ def make_writers(folder, widths, *, images=4, shift=0.0):
             name = f"images/{writer}-{number}.png"
             picture = draw_strokes(width=width + shift, count=4 + 3 * number)
             Image.fromarray(picture).save(folder / name)
-            records.append(TextImage(name, "l" * (4 + 3 * number), writer, "test"))
+            records.append(
+                TextImage(file_name=name, text="l" * (4 + 3 * number), writer=writer, split="test")
+            )
     write_metadata(folder, records)
     return folder
 

@@ -13,7 +13,12 @@ from tests.helpers import make_word_folder
 from utils.text_images import TextImage, read_text_images
 
 RECORDS = [
-    TextImage(f"images/{i:03d}.png", "word", f"w{i % 3}", ("train", "train", "train", "val", "test")[i % 5])
+    TextImage(
+        file_name=f"images/{i:03d}.png",
+        text="word",
+        writer=f"w{i % 3}",
+        split=("train", "train", "train", "val", "test")[i % 5],
+    )
     for i in range(150)
 ]
 REAL, SYNTHETIC, MIXED, THEN, UPPER = ARMS
@@ -54,7 +59,10 @@ def test_fractions_lie_in_each_other_and_take_of_each_writer_alike():
 
 
 def test_a_fraction_is_that_fraction_where_writers_have_few_words():
-    records = [TextImage(f"images/{i:04d}.png", "word", f"page{i // 4}", "train") for i in range(800)]
+    records = [
+        TextImage(file_name=f"images/{i:04d}.png", text="word", writer=f"page{i // 4}", split="train")
+        for i in range(800)
+    ]
     parts = [{r.file_name for r in choose_fraction(records, share)} for share in (0.05, 0.1, 0.25)]
     assert [len(part) for part in parts] == [40, 80, 200] and parts[0] < parts[1] < parts[2]
     most = Counter(r.writer for r in records if r.file_name in parts[2])
@@ -63,7 +71,13 @@ def test_a_fraction_is_that_fraction_where_writers_have_few_words():
 
 def test_without_a_val_split_a_tenth_of_train_becomes_it():
     records = [
-        TextImage(r.file_name, r.text, r.writer, "test" if r.split == "test" else "train") for r in RECORDS
+        TextImage(
+            file_name=r.file_name,
+            text=r.text,
+            writer=r.writer,
+            split="test" if r.split == "test" else "train",
+        )
+        for r in RECORDS
     ]
     held_out = hold_out_val(records)
     assert Counter(r.split for r in held_out) == {"train": 108, "val": 12, "test": 30}

@@ -30,7 +30,11 @@ def make_lines(
     for i, text in enumerate(texts):
         name = f"images/{names[i] if names else f'{i:03d}.png'}"
         record = TextImage(
-            name, text, writers[i % len(writers)], splits[i % len(splits)], extra={"cer": 0.25}
+            file_name=name,
+            text=text,
+            writer=writers[i % len(writers)],
+            split=splits[i % len(splits)],
+            extra={"cer": 0.25},
         )
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         save_image(draw_word(text.split("\n")[0] or "x", font_size=20), folder / name)

@@ -100,7 +100,9 @@ def test_balanced_by_writer_each_hand_keeps_its_share(keep):
 
 
 def test_small_groups_keep_the_share_of_all():
-    records = [TextImage(f"{i}.png", "x" * (1 + i % 50), f"w{i % 7}") for i in range(350)]
+    records = [
+        TextImage(file_name=f"{i}.png", text="x" * (1 + i % 50), writer=f"w{i % 7}") for i in range(350)
+    ]
     scores = {record.file_name: {"cer": i / 350} for i, record in enumerate(records)}
     chosen = choose_best(records, scores, "cer", 50, ["writer", "length"])
     assert len(chosen) == 175
@@ -129,7 +131,8 @@ def test_damaged_images_are_counted(keep, folder):
 def test_scores_of_the_metadata_need_no_recogniser(keep, folder):
     records = read_text_images(folder)
     scored = [
-        TextImage(r.file_name, r.text, r.writer, r.split, {"cer": i / 10}) for i, r in enumerate(records)
+        TextImage(file_name=r.file_name, text=r.text, writer=r.writer, split=r.split, extra={"cer": i / 10})
+        for i, r in enumerate(records)
     ]
     write_metadata(folder, scored)
     (folder / "inference.json").write_text('{"recogniser": "runs/htr"}')
@@ -202,7 +205,7 @@ def test_a_reference_without_common_names_is_named(fail, tmp_path):
     (tmp_path / "real" / "images" / "other.png").write_bytes(
         (tmp_path / "real" / records[0].file_name).read_bytes()
     )
-    write_metadata(tmp_path / "real", [TextImage("images/other.png", "abc", "01")])
+    write_metadata(tmp_path / "real", [TextImage(file_name="images/other.png", text="abc", writer="01")])
     assert "no record has the name of one" in fail(
         "--by", "nmae", "--reference", tmp_path / "real", "--top", 50
     )
@@ -236,4 +239,4 @@ def test_nothing_is_written_into_the_source(fail, folder, tmp_path, save_dir):
 @pytest.mark.parametrize("top", [float("nan"), -5, 0, 101])
 def test_a_share_is_a_percentage_also_from_python(top):
     with pytest.raises(ValueError, match="a percentage above 0, at most 100"):
-        choose_best([TextImage("a.png", "a", "w")], {"a.png": {"cer": 0.0}}, "cer", top)
+        choose_best([TextImage(file_name="a.png", text="a", writer="w")], {"a.png": {"cer": 0.0}}, "cer", top)

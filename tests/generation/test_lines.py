@@ -164,7 +164,9 @@ def test_no_line_has_more_characters_than_the_model_writes():
 
 
 def test_wide_hands_get_fewer_characters():
-    model = WidthModel(dict.fromkeys("abcdefgh", 10.0), {"wide": 1.5, "narrow": 0.75})
+    model = WidthModel(
+        character_widths=dict.fromkeys("abcdefgh", 10.0), writer_scales={"wide": 1.5, "narrow": 0.75}
+    )
     text = "abc defg hab " * 60
     counts = {}
     for hand in ("wide", "narrow"):

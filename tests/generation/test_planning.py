@@ -17,7 +17,9 @@ def config(pipeline):
     """The config of a checkpoint with another charset and sample texts."""
 
     def call(characters, sample_texts=()):
-        return replace(pipeline.config, charset=Charset(tuple(characters)), sample_texts=tuple(sample_texts))
+        return replace(
+            pipeline.config, charset=Charset(characters=tuple(characters)), sample_texts=tuple(sample_texts)
+        )
 
     return call
 
@@ -87,13 +89,13 @@ def test_more_jobs_than_can_end_are_refused():
     ):
         jobs_of_texts(["one", "two"], ["a"], ["a"], num_per_word=10**9)
     with pytest.raises(ValueError, match=f"at most {MAX_JOBS:,}"):
-        jobs_of_records([TextImage("images/a.png", "a", "w")], num_per_word=10**9)
+        jobs_of_records([TextImage(file_name="images/a.png", text="a", writer="w")], num_per_word=10**9)
 
 
 @pytest.mark.parametrize("name", ["sheet.png", "sheet.jpg", "sheets/0000-word.png"])
 def test_an_image_that_a_sheet_would_overwrite_is_named(name):
     with pytest.raises(ValueError, match="has the name of a sheet"):
-        jobs_of_records([TextImage(name, "a", "w")])
+        jobs_of_records([TextImage(file_name=name, text="a", writer="w")])
 
 
 def test_jobs_of_other_texts_have_another_fingerprint():

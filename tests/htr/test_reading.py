@@ -63,21 +63,21 @@ def make_log_probs(*frames: tuple[int, float]) -> torch.Tensor:
 
 def test_runs_become_one_character_and_the_confidence_is_the_product_of_their_surest_frames():
     log_probs = make_log_probs((0, 0.9), (1, 0.5), (1, 0.8), (0, 0.6), (1, 0.5), (2, 0.7))
-    (reading,) = decode_best_path(log_probs, torch.tensor([6]), Charset(("a", "b")))
+    (reading,) = decode_best_path(log_probs, torch.tensor([6]), Charset(characters=("a", "b")))
     assert reading.text == "aab" and reading.confidence == pytest.approx(0.8 * 0.5 * 0.7, rel=1e-5)
 
 
 def test_frames_beyond_a_word_are_not_read():
     log_probs = make_log_probs((1, 0.9), (2, 0.9))
-    assert decode_best_path(log_probs, torch.tensor([1]), Charset(("a", "b")))[0].text == "a"
+    assert decode_best_path(log_probs, torch.tensor([1]), Charset(characters=("a", "b")))[0].text == "a"
 
 
 def test_nothing_read_has_no_confidence():
-    assert decode_best_path(make_log_probs((0, 0.9)), torch.tensor([1]), Charset(("a", "b"))) == [
+    assert decode_best_path(make_log_probs((0, 0.9)), torch.tensor([1]), Charset(characters=("a", "b"))) == [
         Reading(text="", confidence=0.0)
     ]
 
 
 def test_what_is_written_from_right_to_left_is_read_from_left_to_right():
     log_probs = make_log_probs((1, 0.9), (2, 0.9))
-    assert decode_best_path(log_probs, torch.tensor([2]), Charset(("א", "ב")))[0].text == "בא"
+    assert decode_best_path(log_probs, torch.tensor([2]), Charset(characters=("א", "ב")))[0].text == "בא"

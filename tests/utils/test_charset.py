@@ -43,4 +43,4 @@ def test_a_text_that_is_too_long_is_named_with_the_limit():
 @pytest.mark.parametrize("characters", [("a", "a"), ("ab",), ("",)])
 def test_a_charset_holds_single_characters_once(characters):
     with pytest.raises(ValueError, match="charset"):
-        Charset(characters)
+        Charset(characters=characters)

@@ -1,32 +1,35 @@
 """Several word folders as one training set."""
 
+import os
 from pathlib import Path
 
 import pytest
 
 from tests.helpers import IMG_SIZE, make_word_folder
 from utils.errors import UserError
-from utils.sources import Source, TrainingSet, parse_sources, read_images, read_sources
+from utils.sources import Source, TrainingSet, parse_sources, read_image, read_images, read_sources
 from utils.text_images import TextImage
 
 
 def make_words(splits, shares=None, writers=("a",)):
     records = tuple(
-        TextImage(f"images/{i}.png", "abc", writers[i % len(writers)], split)
+        TextImage(file_name=f"images/{i}.png", text="abc", writer=writers[i % len(writers)], split=split)
         for i, split in enumerate(splits)
     )
     return TrainingSet(
-        records, tuple(Path(r.file_name) for r in records), tuple(shares or [1.0] * len(records))
+        records=records,
+        paths=tuple(Path(r.file_name) for r in records),
+        shares=tuple(shares or [1.0] * len(records)),
     )
 
 
 @pytest.mark.parametrize(
     ("value", "expected"),
     [
-        ("data/iam", Source(Path("data/iam"))),
-        ("data/iam:2", Source(Path("data/iam"), 2.0)),
-        ("data/iam:0.5", Source(Path("data/iam"), 0.5)),
-        ("c:words", Source(Path("c:words"))),
+        ("data/iam", Source(folder=Path("data/iam"))),
+        ("data/iam:2", Source(folder=Path("data/iam"), share=2.0)),
+        ("data/iam:0.5", Source(folder=Path("data/iam"), share=0.5)),
+        ("c:words", Source(folder=Path("c:words"))),
     ],
 )
 def test_folders_may_have_a_share(value, expected):
@@ -43,7 +46,7 @@ def test_a_share_is_a_positive_number(share):
 
 def test_an_existing_folder_with_a_colon_is_taken_as_it_is(tmp_path):
     (tmp_path / "run:2").mkdir()
-    assert parse_sources([str(tmp_path / "run:2")]) == [Source(tmp_path / "run:2")]
+    assert parse_sources([str(tmp_path / "run:2")]) == [Source(folder=tmp_path / "run:2")]
 
 
 def test_shares_count_in_an_epoch():
@@ -77,7 +80,7 @@ def test_validation_words_of_unknown_hands_do_not_count():
 
 def test_what_is_held_out_does_not_depend_on_the_order():
     words = make_words(["train"] * 100)
-    shuffled = TrainingSet(words.records[::-1], words.paths[::-1], words.shares)
+    shuffled = TrainingSet(records=words.records[::-1], paths=words.paths[::-1], shares=words.shares)
     assert {words.records[i] for i in words.val_indices()} == {
         shuffled.records[i] for i in shuffled.val_indices()
     }
@@ -96,12 +99,12 @@ def two_folders(tmp_path):
 
 
 def test_colliding_writers_get_their_folders_name(two_folders):
-    words = read_sources([Source(folder) for folder in two_folders])
+    words = read_sources([Source(folder=folder) for folder in two_folders])
     assert [record.writer for record in words.records] == ["01", "one/02", "two/02", "03"]
 
 
 def test_paths_point_into_their_folders(two_folders):
-    words = read_sources([Source(folder) for folder in two_folders])
+    words = read_sources([Source(folder=folder) for folder in two_folders])
     assert (
         all(path.is_file() for path in words.paths) and words.paths[2] == two_folders[1] / "images/0000.png"
     )
@@ -109,24 +112,24 @@ def test_paths_point_into_their_folders(two_folders):
 
 def test_the_same_folder_twice_is_an_error(two_folders):
     with pytest.raises(ValueError, match="two folders of one name share a writer's name"):
-        read_sources([Source(two_folders[0]), Source(two_folders[0])])
+        read_sources([Source(folder=two_folders[0]), Source(folder=two_folders[0])])
 
 
 def test_a_folder_without_training_words_is_an_error(tmp_path):
     make_word_folder(tmp_path / "test", ["abc"], splits=("test",), img_size=IMG_SIZE)
     with pytest.raises(ValueError, match="no word of split train"):
-        read_sources([Source(tmp_path / "test")])
+        read_sources([Source(folder=tmp_path / "test")])
 
 
 def test_an_empty_text_is_an_error(tmp_path):
     make_word_folder(tmp_path / "words", ["abc", " "], img_size=IMG_SIZE)
     with pytest.raises(ValueError, match=r"images/0001\.png has an empty text"):
-        read_sources([Source(tmp_path / "words")])
+        read_sources([Source(folder=tmp_path / "words")])
 
 
 def test_texts_are_read_in_nfc(tmp_path):
     make_word_folder(tmp_path / "words", ["cafe\u0301"], img_size=IMG_SIZE)
-    assert read_sources([Source(tmp_path / "words")]).records[0].text == "caf\u00e9"
+    assert read_sources([Source(folder=tmp_path / "words")]).records[0].text == "caf\u00e9"
 
 
 def test_images_must_be_multiples_of_8_pixels(tmp_path):
@@ -162,3 +165,9 @@ def test_words_validate_whichever_folder_comes_last(tmp_path):
     for order in (("one", "two"), ("two", "one")):
         words = read_sources(parse_sources([str(tmp_path / name) for name in order]))
         assert [words.records[i].text for i in words.val_indices()] == ["cab"]
+
+
+def test_a_pipe_among_the_images_is_named_and_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "a.png")
+    with pytest.raises(UserError, match=r"a\.png: not a file"):
+        read_image(tmp_path / "a.png")

@@ -9,12 +9,13 @@ from PIL import Image
 from generation.folder_writer import merge_shards, shard_metadata_name
 from generation.output_folder import Part
 from tests.helpers import make_word_folder
+from utils.errors import UserError
 from utils.output import save_image, write_atomically
 from utils.text_images import METADATA_NAME, TextImage, read_metadata, read_text_images, write_metadata
 
 RECORDS = [
-    TextImage("images/a.png", 'Größe "so", it\'s', "007", "train"),
-    TextImage("images/b.png", "b", "7", "val"),
+    TextImage(file_name="images/a.png", text='Größe "so", it\'s', writer="007", split="train"),
+    TextImage(file_name="images/b.png", text="b", writer="7", split="val"),
 ]
 
 
@@ -31,7 +32,7 @@ def test_writers_keep_their_zeros(tmp_path):
 
 @pytest.mark.parametrize("strange", ["\u2028", "\x85", "\x0c", "\x1e", "\r"])
 def test_only_line_feeds_end_a_line(tmp_path, strange):
-    records = [TextImage("images/a.png", "a", f"who{strange}ever")]
+    records = [TextImage(file_name="images/a.png", text="a", writer=f"who{strange}ever")]
     write_metadata(tmp_path, records)
     assert read_metadata(tmp_path / METADATA_NAME) == records
 
@@ -40,7 +41,7 @@ def test_unknown_fields_are_ignored_and_the_split_has_a_default(tmp_path):
     (tmp_path / METADATA_NAME).write_bytes(
         b'{"file_name": "x.png", "text": "x", "writer": "w", "score": 3}\r\n\r\n'
     )
-    assert read_text_images(tmp_path) == [TextImage("x.png", "x", "w", "train")]
+    assert read_text_images(tmp_path) == [TextImage(file_name="x.png", text="x", writer="w", split="train")]
 
 
 @pytest.mark.parametrize(
@@ -117,7 +118,7 @@ def test_shards_merge_in_the_order_of_the_job(tmp_path):
     [
         ([RECORDS[:1], []], "1 records missing"),
         ([RECORDS, RECORDS[:1]], "1 twice"),
-        ([RECORDS, [TextImage("images/c.png", "c", "c")]], "1 of another job"),
+        ([RECORDS, [TextImage(file_name="images/c.png", text="c", writer="c")]], "1 of another job"),
     ],
 )
 def test_shards_that_do_not_add_up_are_refused(tmp_path, parts, message):
@@ -149,3 +150,17 @@ def test_the_folder_is_hugging_faces_convention(tmp_path):
         "split": "train",
     }
     assert all(Image.open(tmp_path / "x" / record.file_name).size == (256, 64) for record in records)
+
+
+@pytest.mark.parametrize("line", ["[" * 100_000, '{"file_name": 5', "[1]", "NaN"])
+def test_a_damaged_line_is_named_by_its_number(tmp_path, line):
+    record = TextImage(file_name="images/a.png", text="a", writer="me").as_json()
+    (tmp_path / "metadata.jsonl").write_text(f"{record}\n{line}\n")
+    with pytest.raises(UserError, match=r"metadata\.jsonl line 2: not a JSON object"):
+        read_metadata(tmp_path / "metadata.jsonl")
+
+
+def test_metadata_that_is_no_text_is_named(tmp_path):
+    (tmp_path / "metadata.jsonl").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(UserError, match=r"metadata\.jsonl: not a text file in UTF-8"):
+        read_metadata(tmp_path / "metadata.jsonl")

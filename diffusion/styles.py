@@ -1,0 +1,137 @@
+"""Style vectors of a training's images, and the style that a sample is given of them."""
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from tqdm import tqdm
+
+from diffusion.config import CheckpointConfig
+from diffusion.loading import check_style_encoder
+from feature_extractor import StyleEncoder
+from unet import UNet
+from utils.errors import UserError
+from utils.sources import TrainingSet, read_images
+
+MOST_REFERENCES = 5  # images that a style vector is the mean of in training
+# Of the samples, whose writer's offset counts in training: a hand without one must be written as well.
+OFFSET_SHARE = 0.5
+EMBED_AT_ONCE = 256  # images
+
+
+class StyleReferences:
+    """Style vectors of all text images, from which a sample's style is drawn.
+
+    In training a sample's style is the mean of a few random images of its writer, so that the model learns to
+    take a hand from few; then it is the mean of all.
+
+    Args:
+        vectors: (N, style_dim) float32 of length 1, one an image.
+        writers: (N,) names.
+        rows: images to draw from, e.g. those to train on.
+    """
+
+    def __init__(self, vectors: np.ndarray, writers: Sequence[str], rows: Sequence[int]) -> None:
+        self.vectors = torch.from_numpy(np.asarray(vectors, np.float32))
+        images: dict[str, list[int]] = {}
+        for row in sorted(set(rows)):
+            images.setdefault(writers[row], []).append(row)
+        self.images = {writer: torch.tensor(of_writer) for writer, of_writer in images.items()}
+        self.means = {writer: self._mean(of_writer) for writer, of_writer in self.images.items()}
+
+    def _mean(self, rows: Tensor) -> Tensor:
+        return F.normalize(self.vectors[rows].mean(dim=0), dim=0)
+
+    def draw(self, writers: Sequence[str], generator: torch.Generator | None = None) -> Tensor:
+        """(B, style_dim) vectors of length 1: means of one to five random images of each writer.
+
+        A writer without images gets zeros. Without a generator: the mean of all images.
+        """
+        zeros = torch.zeros(self.vectors.shape[1])
+        if generator is None:
+            return torch.stack([self.means.get(writer, zeros) for writer in writers])
+        device = generator.device
+        counts = torch.randint(1, MOST_REFERENCES + 1, (len(writers),), generator=generator, device=device)
+        draws = torch.rand(len(writers), MOST_REFERENCES, generator=generator, device=device).cpu()
+        styles = []
+        for writer, count, chances in zip(writers, counts.tolist(), draws, strict=True):
+            rows = self.images.get(writer)
+            if rows is None:
+                styles.append(zeros)
+            else:
+                styles.append(self._mean(rows[(chances[:count] * len(rows)).long().clamp_max(len(rows) - 1)]))
+        return torch.stack(styles)
+
+
+def choose_style_encoder(
+    given: StyleEncoder | None, own: StyleEncoder | None, *, is_new: bool
+) -> StyleEncoder | None:
+    """The style encoder of a training: what a run or its start brings, or for a new model what is given.
+
+    Args:
+        given: by --style_encoder.
+        own: of the run that goes on, or of the model that this one starts from.
+        is_new: whether the model is neither resumed nor started from another.
+    Raises:
+        UserError: if another one is given than the model was trained with.
+    """
+    if is_new or given is None:
+        return given if is_new else own
+    if own is None or hash_encoder(own) != hash_encoder(given):
+        raise UserError(
+            "--style_encoder: not the one that the model to go on from was trained with. Leave it out, or"
+            " start a new model without --resume and --init_from."
+        )
+    return own
+
+
+def hash_encoder(encoder: StyleEncoder) -> str:
+    """A digest of a style encoder's weights."""
+    digest = hashlib.sha256()
+    for name, value in sorted(encoder.state_dict().items()):
+        digest.update(name.encode() + value.cpu().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def embed_styles(encoder: StyleEncoder, words: TrainingSet) -> StyleReferences:
+    """The style vectors of all images of a training set.
+
+    Raises:
+        UserError: if the style encoder was trained on images of another height.
+    """
+    vectors = []
+    for first in tqdm(range(0, len(words.paths), EMBED_AT_ONCE), desc="styles", unit="batch", leave=False):
+        vectors.append(encoder.embed(read_images(words.paths[first : first + EMBED_AT_ONCE]))[0])
+    writers = [record.writer for record in words.records]
+    return StyleReferences(np.concatenate(vectors), writers, words.train_indices())
+
+
+def read_style_encoder(path: Path) -> StyleEncoder:
+    """The style encoder that --style_encoder names.
+
+    Raises:
+        FileNotFoundError: if there is none; UserError: if it is damaged.
+    """
+    return StyleEncoder.from_pretrained(path, flag="--style_encoder")
+
+
+def prepare_styles(
+    encoder: StyleEncoder, words: TrainingSet, unet: UNet, config: CheckpointConfig
+) -> StyleReferences:
+    """The style vectors of a training, whose means the UNet is given; writers without images keep theirs.
+
+    Raises:
+        UserError: for a model without null conditions, and an encoder of other sizes than the model's.
+    """
+    if not unet.config.has_null_condition:
+        raise UserError("--style_encoder: not with --preset wordstylist, which has no null writer")
+    check_style_encoder(encoder, config, unet.config, "--style_encoder")
+    styles = embed_styles(encoder, words)
+    for row, name in enumerate(config.writers):
+        if name in styles.means:
+            unet.writer_styles[row] = styles.means[name]
+    return styles
