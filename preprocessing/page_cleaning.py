@@ -16,6 +16,7 @@ JUMP = 2.5  # pixels that a rule may move from strip to strip
 LONGEST_GAP = 4  # strips in which text may hide a rule
 HIDDEN = 0.55  # share of its strips that a rule must show in
 WHOLE = 0.87  # share of its columns that a rule darkens: prints at least 0.9, dense writing up to 0.85
+LARGEST_DOT_GAP = 13  # pixels from dot to dot of a dotted rule
 REACH = 2  # strips that a rule may go on beyond those it shows in
 PAPER_SIDE = 900  # pixels of the longer side that a page is reduced to for its paper's brightness
 PAPER_WINDOW = 17  # pixels there; wider than strokes, narrower than shadows
@@ -86,14 +87,20 @@ def remove_rules(darkness: np.ndarray, slope: float, noise: float) -> np.ndarray
     Returns:
         (H, W) uint8.
     """
-    cleaned = _remove_level_rules(darkness, slope, noise)
-    return np.ascontiguousarray(_remove_level_rules(np.ascontiguousarray(cleaned.T), -slope, noise).T)
+    cleaned = _remove_level_rules(darkness, darkness, slope, noise)
+    # With the gaps between its dots closed, a dotted rule is a rule; a line of writing becomes a block, too
+    # thick for one.
+    closed = cv2.morphologyEx(cleaned, cv2.MORPH_CLOSE, np.ones((1, LARGEST_DOT_GAP), np.uint8))
+    cleaned = _remove_level_rules(cleaned, closed, slope, noise)
+    turned = np.ascontiguousarray(cleaned.T)
+    return np.ascontiguousarray(_remove_level_rules(turned, turned, -slope, noise).T)
 
 
-def _remove_level_rules(darkness: np.ndarray, slope: float, noise: float) -> np.ndarray:
+def _remove_level_rules(darkness: np.ndarray, shown: np.ndarray, slope: float, noise: float) -> np.ndarray:
+    """Erase the rules that go across, as they are seen in ``shown``."""
     cleaned = darkness.copy()
-    for rule in _find_rules(darkness, slope, noise):
-        _erase(cleaned, darkness, rule, noise)
+    for rule in _find_rules(shown, slope, noise):
+        _erase(cleaned, darkness, shown, rule, noise)
     return cleaned
 
 
@@ -159,7 +166,7 @@ def _trace(chain: list[tuple[int, int]], count: int, width: int, slope: float) -
     return _Rule(start=start, middle=middle + slope * (x - width / 2))
 
 
-def _erase(cleaned: np.ndarray, darkness: np.ndarray, rule: _Rule, noise: float) -> None:
+def _erase(cleaned: np.ndarray, darkness: np.ndarray, shown: np.ndarray, rule: _Rule, noise: float) -> None:
     """Whiten a rule's pixels in place, but for those that are clearly darker than it or belong to a stroke
     across it.
     """
@@ -168,11 +175,12 @@ def _erase(cleaned: np.ndarray, darkness: np.ndarray, rule: _Rule, noise: float)
     inside = (rows >= 0) & (rows < darkness.shape[0])
     rows = np.clip(rows, 0, darkness.shape[0] - 1)
     band = np.where(inside, darkness[rows, x], 0)  # (2 * BAND + 1, n)
-    level, spread = _rule_profile(band)
+    whole = np.where(inside, shown[rows, x], 0)
+    level, spread = _rule_profile(whole)
     typical = np.median(level, axis=1)
     peak = float(typical[BAND - 2 : BAND + 3].max())
     ends = REACH * STRIP
-    if (band[BAND - 1 : BAND + 2, ends:-ends].max(axis=0) > 0.5 * peak).mean() < WHOLE:
+    if (whole[BAND - 1 : BAND + 2, ends:-ends].max(axis=0) > 0.5 * peak).mean() < WHOLE:
         return  # a line of writing, dense enough to look like a rule from afar
     top = bottom = BAND
     while top > 3 and typical[top - 1] > 0.2 * peak:

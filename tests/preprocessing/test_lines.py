@@ -105,6 +105,19 @@ def test_rules_become_paper_and_letters_stay_whole(tmp_path, grey):
         assert gaps and image[:, gaps].min() == 255
 
 
+def test_dotted_rules_become_paper(tmp_path):
+    texts = [f"{text} {text.lower()} once" for text in TEXTS]
+    lines = [line_of(number, text) for number, text in enumerate(texts)]
+    page = draw_page(texts)
+    for line in lines:
+        base = line["baseline"][0][1] + 4
+        for x in range(0, SIZE[0], 9):
+            ImageDraw.Draw(page).line((x, base, x + 2, base), fill=110, width=2)
+    plain = cut(tmp_path, draw_page(texts), lines)
+    for clean, image in zip(plain, cut(tmp_path, page, lines, name="dotted.png"), strict=True):
+        assert image.shape[1] <= clean.shape[1] + 8 and difference(clean, image) < 4
+
+
 def test_dense_writing_is_no_rule(tmp_path):
     page = Image.new("L", SIZE, 255)
     draw = ImageDraw.Draw(page)
