@@ -32,7 +32,7 @@ from generation.page_writer import PageWriter
 from generation.page_xml import XML_FORMATS
 from generation.paper import find_papers
 from generation.planning import Request, plan_jobs
-from generation.sampling import SamplingSettings, Selection, write_batches
+from generation.sampling import SamplingSettings, Selection, Sink, write_batches
 from generation.tar_writer import TarWriter
 from generation.word_lines import LinesFromWords
 from htr.recogniser import load_recogniser
@@ -124,7 +124,7 @@ def main(args: argparse.Namespace) -> None:
     settings = fill(SamplingSettings, args)
     is_tars = args.output_format == "webdataset"
     if is_tars:
-        sink = TarWriter(args.save_path, jobs, words_per_tar=args.words_per_tar, part=part)
+        sink: Sink = TarWriter(args.save_path, jobs, words_per_tar=args.words_per_tar, part=part)
     elif is_pages:
         pages = PageWriter(args.save_path, xml_format=args.output_format, papers=papers, seed=args.seed)
         sink = PageSink(pages, jobs, style=drawer.style, part=part)

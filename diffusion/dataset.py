@@ -20,7 +20,6 @@ from utils.images import measure_ink, stack_images, to_pixel_values
 from utils.json_files import read_json
 from utils.sources import read_image, read_images
 
-CACHE_FOLDER = ".latent_cache"
 _VERSION = 3
 _POOL = 16  # batches that are sorted by width together
 _MARGIN = 8  # pixels of white behind the ink that are encoded with it

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from diffusion.autoencoder import decode_latents, hash_vae, load_vae, scale_latents, unscale_latents
-from diffusion.dataset import CACHE_FOLDER, LatentCache, LatentColumns, build_latent_cache, cache_key
+from diffusion.dataset import LatentCache, LatentColumns, build_latent_cache, cache_key
 from tests.helpers import IMG_SIZE, WORDS, make_word_folder
 from utils.errors import UserError
 from utils.images import stack_images, to_images, to_pixel_values
@@ -20,7 +20,7 @@ from utils.sources import read_images
 @pytest.fixture
 def folder(words_folder, tmp_path):
     # Without the latents that another test may have left there.
-    return shutil.copytree(words_folder, tmp_path / "words", ignore=shutil.ignore_patterns(CACHE_FOLDER))
+    return shutil.copytree(words_folder, tmp_path / "words", ignore=shutil.ignore_patterns(".latent_cache"))
 
 
 @pytest.fixture(scope="module")
