@@ -372,6 +372,8 @@ class UNet(nn.Module):
             self.register_buffer(
                 "writer_styles", torch.zeros(len(self.writer_embedding.weight), config.style_dim)
             )
+            # Times standard normal values: how an image's vector differs from the mean of its writer's.
+            self.register_buffer("style_spread", torch.zeros(config.style_dim, config.style_dim))
         self.character_encoder = CharacterEncoder(config)
         self.layout_embedding = TextLayoutEmbedding(config) if config.text_layout else None
         layout_channels = self.layout_embedding.out_channels if self.layout_embedding else 0
@@ -486,7 +488,9 @@ class UNet(nn.Module):
 
 
 @torch.no_grad()
-def grow_unet(unet: UNet, *, num_writers: int, vocabulary_size: int, max_length: int) -> UNet:
+def grow_unet(
+    unet: UNet, *, num_writers: int, vocabulary_size: int, max_length: int, style_dim: int | None = None
+) -> UNet:
     """A copy of a UNet with more writers, characters or positions; known rows keep their place, new ones are
     the mean.
 
@@ -495,6 +499,8 @@ def grow_unet(unet: UNet, *, num_writers: int, vocabulary_size: int, max_length:
 
     Args:
         num_writers, vocabulary_size, max_length: at least the UNet's own.
+        style_dim: length of the style vectors of a copy that takes hands from images; a UNet that does so
+            already keeps its own. The rows become offsets to their mean, which all vectors say at first.
     """
     old = unet.config
     config = replace(
@@ -502,6 +508,7 @@ def grow_unet(unet: UNet, *, num_writers: int, vocabulary_size: int, max_length:
         num_writers=num_writers,
         vocabulary_size=vocabulary_size,
         max_length=max(old.max_length, max_length),
+        style_dim=old.style_dim or style_dim,
     )
     grown = UNet(config)
     state = unet.state_dict()
@@ -514,7 +521,14 @@ def grow_unet(unet: UNet, *, num_writers: int, vocabulary_size: int, max_length:
     writers = state["writer_embedding.weight"]
     known, null = writers[: old.num_writers], writers[old.num_writers :]
     new = num_writers - old.num_writers
-    if old.style_dim:  # a row is an offset to what the style vector says
+    if config.style_dim and not old.style_dim:
+        mean, projection = known.mean(dim=0), grown.style_projection.state_dict()
+        rows = torch.cat([known - mean, known.new_zeros(new, known.shape[1]), null])
+        projection |= {"out.weight": torch.zeros_like(projection["out.weight"]), "out.bias": mean}
+        state |= {"writer_embedding.weight": rows}
+        state |= {name: getattr(grown, name) for name in ("writer_styles", "style_spread")}
+        state |= {f"style_projection.{name}": value for name, value in projection.items()}
+    elif old.style_dim:  # a row is an offset to what the style vector says
         state["writer_embedding.weight"] = torch.cat([known, known.new_zeros(new, known.shape[1]), null])
         vectors = state["writer_styles"]
         blank = vectors.new_zeros(new, old.style_dim)

@@ -31,7 +31,8 @@ class FreshModel:
         vae: name and hash of the VAE.
         latent_channels: of the VAE's latents.
         extra: further entries of ``config.json``.
-        style_dim: length of the style vectors of a new model; None for one without.
+        style_dim: length of the style vectors of a new model, or of one that grows into taking hands from
+            images; None for one without.
     """
 
     texts: Sequence[str]
@@ -98,6 +99,7 @@ class FreshModel:
             num_writers=len(names),
             vocabulary_size=charset.vocabulary_size,
             max_length=self._max_length(),
+            style_dim=self.style_dim,
         )
         width_model = fit_width_model(
             self.texts, self.writers, self.ink, self.img_size[1], prior=old.width_model

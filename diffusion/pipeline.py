@@ -24,6 +24,7 @@ from diffusion.autoencoder import (
 )
 from diffusion.config import CheckpointConfig
 from diffusion.guidance import GuidedModel, Writer
+from diffusion.hands import Hand, add_hands
 from diffusion.latent_recogniser import LATENT_RECOGNISER_FOLDER, LatentRecogniser
 from diffusion.loading import STYLE_ENCODER_FOLDER, load_checkpoint, load_published_generator
 from diffusion.noise_schedule import draw_noise, sample_latents
@@ -138,6 +139,17 @@ class HandwritingPipeline(GuidedModel):
         if self.latent_recogniser is not None:
             self.latent_recogniser.to(self.device)
         return self
+
+    def add_hands(self, hands: Mapping[str, Hand]) -> None:
+        """Know these hands as writers from now on, by their names.
+
+        Raises:
+            UserError: if the model can't take one, or knows a writer of its name.
+        """
+        unet, config = add_hands(self.unet.cpu(), self.config, hands)
+        self.unet = unet.eval().requires_grad_(False).to(self.device)
+        self.config = config
+        self._writer_index = {name: i for i, name in enumerate(config.writers)}
 
     # Writing
     # --------------------------------------------------------------------------------------------------------

@@ -16,11 +16,13 @@ from feature_extractor import StyleEncoder
 from unet import UNet
 from utils.errors import UserError
 from utils.sources import TrainingSet, read_images
+from utils.training import make_generator
 
 MOST_REFERENCES = 5  # images that a style vector is the mean of in training
 # Of the samples, whose writer's offset counts in training: a hand without one must be written as well.
 OFFSET_SHARE = 0.5
 EMBED_AT_ONCE = 256  # images
+PROJECTION_STEPS, PROJECTION_RATE = 600, 2e-3
 
 
 class StyleReferences:
@@ -46,6 +48,18 @@ class StyleReferences:
     def _mean(self, rows: Tensor) -> Tensor:
         return F.normalize(self.vectors[rows].mean(dim=0), dim=0)
 
+    def spread(self) -> Tensor:
+        """(style_dim, style_dim) root of the covariance of single images' vectors about their writers' means;
+        zeros where no writer has two images.
+        """
+        several = [(rows, self.means[name]) for name, rows in self.images.items() if len(rows) > 1]
+        if not several:
+            return torch.zeros(self.vectors.shape[1], self.vectors.shape[1])
+        # A mean of n vectors is nearer to each of them than the hand's true mean is.
+        apart = [(self.vectors[rows] - mean) * (len(rows) / (len(rows) - 1)) ** 0.5 for rows, mean in several]
+        values, axes = torch.linalg.eigh(torch.cov(torch.cat(apart).T.double(), correction=0))
+        return ((axes * values.clamp_min(0).sqrt()) @ axes.T).float()
+
     def draw(self, writers: Sequence[str], generator: torch.Generator | None = None) -> Tensor:
         """(B, style_dim) vectors of length 1: means of one to five random images of each writer.
 
@@ -68,23 +82,23 @@ class StyleReferences:
 
 
 def choose_style_encoder(
-    given: StyleEncoder | None, own: StyleEncoder | None, *, is_new: bool
+    given: StyleEncoder | None, own: StyleEncoder | None, *, is_resumed: bool
 ) -> StyleEncoder | None:
-    """The style encoder of a training: what a run or its start brings, or for a new model what is given.
+    """The style encoder of a training: what the model to go on from brings, else what is given.
 
     Args:
         given: by --style_encoder.
         own: of the run that goes on, or of the model that this one starts from.
-        is_new: whether the model is neither resumed nor started from another.
+        is_resumed: whether a run goes on, whose tensors are what they are.
     Raises:
-        UserError: if another one is given than the model was trained with.
+        UserError: if another one is given than the model was trained with, or a run that had none goes on.
     """
-    if is_new or given is None:
-        return given if is_new else own
+    if given is None or (own is None and not is_resumed):
+        return own or given
     if own is None or hash_encoder(own) != hash_encoder(given):
         raise UserError(
             "--style_encoder: not the one that the model to go on from was trained with. Leave it out, or"
-            " start a new model without --resume and --init_from."
+            " start a new run with --init_from a model without style vectors."
         )
     return own
 
@@ -134,4 +148,36 @@ def prepare_styles(
     for row, name in enumerate(config.writers):
         if name in styles.means:
             unet.writer_styles[row] = styles.means[name]
+    unet.style_spread.copy_(styles.spread())
     return styles
+
+
+def teach_projection(unet: UNet, styles: StyleReferences, known: Sequence[str], *, seed: int) -> float:
+    """Teach the projection of style vectors the embeddings that the rows of known writers had, and leave to
+    the rows what it can't say: a model of rows alone goes on as a model that takes hands from images.
+
+    Args:
+        known: names of the first rows, of which those with images teach; the others keep their hands.
+    Returns:
+        Share of the variance of the rows that the vectors say, at most 1.
+    """
+    rows = [i for i, name in enumerate(known) if name in styles.means]
+    if not rows:
+        return 0.0
+    projection, mean = unet.style_projection, unet.style_projection.out.bias.detach().clone()
+    targets = unet.writer_embedding.weight[rows].detach() + mean
+    names = [known[row] for row in rows]
+    generator = make_generator("cpu", seed, 0x57)
+    optimizer = torch.optim.AdamW(projection.parameters(), lr=PROJECTION_RATE, weight_decay=0.0)
+    with torch.enable_grad():
+        for step in range(PROJECTION_STEPS):
+            optimizer.param_groups[0]["lr"] = PROJECTION_RATE * (1 - step / PROJECTION_STEPS)
+            error = F.mse_loss(projection(styles.draw(names, generator)), targets)
+            error.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+    with torch.no_grad():
+        said = projection(unet.writer_styles[: len(known)])
+        left = unet.writer_embedding.weight[: len(known)] + mean - said
+        unet.writer_embedding.weight[: len(known)] = left
+    return 1.0 - float(left[rows].var() / targets.var(dim=0).mean())

@@ -112,7 +112,8 @@ def train(encoder, words_folder, vae_folder, tmp_path_factory):
     def run(*argv, save_path=None):
         run = save_path or tmp_path_factory.mktemp("runs") / "run"
         given = ("--dataset_path", words_folder, "--vae", vae_folder, "--save_path", run)
-        run_script("train_diffusion", *given, "--style_encoder", folder, *TINY_TRAINING, *argv)
+        flags = TINY_TRAINING[2:] if "--init_from" in argv else TINY_TRAINING  # which brings its preset
+        run_script("train_diffusion", *given, "--style_encoder", folder, *flags, *argv)
         return run
 
     return run
@@ -141,3 +142,13 @@ def test_a_model_of_rows_takes_no_style_encoder(train, tiny_run, tmp_path):
     run = clone_checkpoint(tiny_run / "step_00000002", tmp_path / "run")
     with pytest.raises(UserError, match="--style_encoder: not the one that the model to go on from"):
         train("--resume", save_path=run)
+
+
+def test_a_model_of_rows_grows_into_one_of_vectors_and_its_writers_keep_their_hands(train, tiny_run):
+    start = HandwritingPipeline.from_pretrained(tiny_run)
+    grown = HandwritingPipeline.from_pretrained(train("--init_from", tiny_run, "--learning_rate", 1e-12, "--max_train_steps", 1))
+    shares = torch.ones(3, 1)
+    with torch.no_grad():
+        rows = grown.unet.embed_writers(torch.arange(3)[:, None], shares, grown.unet.writer_styles[:3])
+    assert torch.allclose(rows, start.unet.writer_embedding.weight[:3], atol=1e-3)
+    assert grown.unet.style_spread.any()

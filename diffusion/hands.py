@@ -1,0 +1,135 @@
+"""A hand apart from any text: a style vector and little else, measured from images, drawn anew or fitted.
+
+It is kept in a file of a few KB, and joins a model as one more writer, so that all that takes a writer's name
+takes it.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from diffusion.config import CheckpointConfig
+from unet import UNet, grow_unet
+from utils.checkpoint import one_line
+from utils.errors import UserError
+from utils.output import write_atomically
+
+KIND = "hand"
+STYLE_SPACE = "style_space"  # entry of config.json: which style encoder's vectors a model takes
+_ENTRIES = ("width_scale", STYLE_SPACE)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Hand:
+    """Whose hand it is.
+
+    Attributes:
+        style: (style_dim,) float32 style vector of length 1.
+        width_scale: widths of its characters as a multiple of the mean hand's.
+        offset: (E,) float32, what was trained for this hand beside its vector; None: nothing was.
+        style_space: digest of the style encoder whose vector it is.
+    """
+
+    style: Tensor
+    width_scale: float
+    style_space: str
+    offset: Tensor | None = None
+
+    def save(self, path: Path) -> None:
+        """Write the hand as one safetensors file."""
+        tensors = {"style": self.style} | ({} if self.offset is None else {"offset": self.offset})
+        values = {"kind": KIND, "width_scale": f"{self.width_scale:.4f}", STYLE_SPACE: self.style_space}
+        write_atomically(path, save({name: value.contiguous() for name, value in tensors.items()}, values))
+
+    @classmethod
+    def load(cls, path: Path, *, flag: str = "--writer") -> "Hand":
+        """Read what ``save`` wrote.
+
+        Raises:
+            FileNotFoundError: if there is no such file; UserError: if it is damaged, or something else.
+        """
+        if not path.is_file():
+            raise FileNotFoundError(f"{flag} {path}: no such file")
+        try:
+            with safe_open(path, framework="pt") as file:
+                values = file.metadata() or {}
+                tensors = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118
+        except (SafetensorError, OSError, ValueError) as error:
+            raise UserError(f"{flag} {path}: damaged, or not a hand ({one_line(error)})") from error
+        if values.get("kind") != KIND or not set(_ENTRIES) <= set(values) or "style" not in tensors:
+            raise UserError(f"{flag} {path}: not a hand that --save_hand or --fit_hand wrote")
+        style, offset = tensors["style"], tensors.get("offset")
+        try:
+            width_scale = float(values["width_scale"])
+        except ValueError:
+            width_scale = 0.0
+        parts = [style] if offset is None else [style, offset]
+        if not all(part.ndim == 1 and part.isfinite().all() for part in parts) or not 0 < width_scale < 100:
+            raise UserError(
+                f"{flag} {path}: damaged: its vectors or its width_scale are no numbers of a hand"
+            )
+        return cls(style=style, offset=offset, width_scale=width_scale, style_space=values[STYLE_SPACE])
+
+
+def check_hand(hand: Hand, unet: UNet, config: CheckpointConfig, where: str) -> None:
+    """Raise a UserError unless a model takes this hand."""
+    if unet.config.style_dim is None:
+        raise UserError(
+            f"{where}: this model knows its writers by name alone. Take one that was trained with"
+            " --style_encoder."
+        )
+    if hand.style_space != config.extra.get(STYLE_SPACE) or len(hand.style) != unet.config.style_dim:
+        raise UserError(
+            f"{where}: made with another model's style encoder. Make it again from the images with this"
+            " model."
+        )
+    width = unet.writer_embedding.weight.shape[1]
+    if hand.offset is not None and len(hand.offset) != width:
+        raise UserError(f"{where}: fitted to a model of another size. Fit it again to this one.")
+
+
+@torch.no_grad()
+def add_hands(
+    unet: UNet, config: CheckpointConfig, hands: Mapping[str, Hand]
+) -> tuple[UNet, CheckpointConfig]:
+    """A copy of a model that knows these hands as writers; what it knew stays as it is.
+
+    Args:
+        hands: by the names that they get, none of which the model knows.
+    Raises:
+        UserError: if the model can't take a hand.
+    """
+    for name, hand in hands.items():
+        check_hand(hand, unet, config, f"hand {name!r}")
+        if name in config.writers:
+            raise UserError(f"hand {name!r}: the model knows a writer of this name. Give the hand another.")
+    sizes = {"vocabulary_size": unet.config.vocabulary_size, "max_length": unet.config.max_length}
+    first = unet.config.num_writers
+    grown = grow_unet(unet, num_writers=first + len(hands), **sizes)
+    for row, hand in enumerate(hands.values(), start=first):
+        grown.writer_styles[row] = hand.style
+        if hand.offset is not None:
+            grown.writer_embedding.weight[row] = hand.offset
+    scales = {name: hand.width_scale for name, hand in hands.items()}
+    width_model = config.width_model
+    if width_model is not None:
+        width_model = replace(width_model, writer_scales={**width_model.writer_scales, **scales})
+    return grown, replace(config, writers=(*config.writers, *hands), width_model=width_model)
+
+
+def hand_of_writer(unet: UNet, config: CheckpointConfig, name: str) -> Hand:
+    """A writer of a model as a hand that can be saved."""
+    row = config.writers.index(name)
+    scale = config.width_model.writer_scales.get(name, 1.0) if config.width_model else 1.0
+    offset = unet.writer_embedding.weight[row].detach().clone()
+    return Hand(
+        style=unet.writer_styles[row].clone(),
+        offset=offset if offset.any() else None,
+        width_scale=scale,
+        style_space=str(config.extra[STYLE_SPACE]),
+    )
