@@ -281,6 +281,8 @@ def _add_selection(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--normalise",
         choices=tuple(NORMALISERS),
-        help="how texts are compared: exactly, or by their letters and digits without case, folded: without accents too"
-        " (default: exact)",
+        help=(
+            "how texts are compared: exactly; by their letters and digits without case; or, folded, without"
+            " accents too (default: exact)"
+        ),
     )
