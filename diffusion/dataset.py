@@ -135,7 +135,7 @@ def cache_key(paths: Sequence[Path], vae_hash: str) -> str:
     return digest.hexdigest()[:20]
 
 
-def _encode(vae: nn.Module, images: Tensor, channels: int, device: torch.device) -> Tensor:
+def encode_images(vae: nn.Module, images: Tensor, channels: int, device: torch.device) -> Tensor:
     """(N, 2, 4, H/8, W/8) float16 scaled means and deviations of (N, H, W) uint8 images, on the CPU."""
     posterior = vae.encode(to_pixel_values(images, channels).to(device, vae.dtype)).latent_dist
     moments = torch.stack(
@@ -203,7 +203,9 @@ def _encode_all(
 ) -> None:
     """Write the columns of all images, in their order, and what ``LatentCache`` needs to find them."""
     height = read_image(paths[0]).shape[0]
-    white = _encode(vae, torch.full((1, height, _WHITE_CANVAS), 255, dtype=torch.uint8), channels, device)
+    white = encode_images(
+        vae, torch.full((1, height, _WHITE_CANVAS), 255, dtype=torch.uint8), channels, device
+    )
     inks, widths, counts = [], [], []
     # Appended, not mapped: a full disk is then an error, and not a signal that ends the process.
     with (
@@ -220,7 +222,7 @@ def _encode_all(
                 order := np.argsort(canvases, kind="stable"), range(batch_size, len(order), batch_size)
             ):
                 batch = stack_images([images[row] for row in rows], int(canvases[rows].max()))
-                moments = _encode(vae, batch, channels, device)  # (B, 2, C, h, W)
+                moments = encode_images(vae, batch, channels, device)  # (B, 2, C, h, W)
                 for row, moment in zip(rows, moments, strict=True):
                     columns = moment[..., : canvases[row] // COLUMN].permute(3, 0, 1, 2)
                     encoded[int(row)] = columns.contiguous().numpy()
