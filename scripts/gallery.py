@@ -39,6 +39,7 @@ from utils.output import write_atomically
 
 WORDS = ("Monday", "flight")  # with tall and deep letters; where the model can spell them
 LINE = "The quick brown fox jumps over a lazy dog"
+USUAL_LENGTH = 6  # characters of the words that are taken of others
 GREYS = 16  # levels of a picture: more can't be told apart, and would double the file
 SHOWN = 0.5  # of their pixels is the size of pictures on the page, so that they are sharp on every screen
 SORTED_BY = {
@@ -106,7 +107,9 @@ def choose_words(given: Sequence[str] | None, pipeline: HandwritingPipeline) -> 
     known, longest = set(pipeline.config.charset.characters), pipeline.unet.config.max_length
     if all(set(word) <= known and len(word) <= longest for word in WORDS):
         return list(WORDS)
-    return sorted(default_texts(pipeline.config, longest), key=len)[:2]
+    texts = default_texts(pipeline.config, longest)
+    words = [text for text in texts if " " not in text] or texts
+    return sorted(words, key=lambda word: abs(len(word) - USUAL_LENGTH))[:2]
 
 
 def choose_line(given: str | None, pipeline: HandwritingPipeline) -> str | None:
