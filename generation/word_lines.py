@@ -183,6 +183,7 @@ def jobs_of_corpus(
 
     widths = pipeline.config.width_model
 
+    @lru_cache(maxsize=1)
     def shares_of(number: int) -> dict[str, float]:
         style = style_of(number)
         return {style: 1.0} if isinstance(style, str) else dict(style)
