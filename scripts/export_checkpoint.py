@@ -29,7 +29,12 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         "--models_path", type=Path, required=True, help="checkpoint, or run (its newest checkpoint)"
     )
     parser.add_argument("--save_path", type=Path, required=True, help="folder to write, absent or empty")
-    parser.add_argument("--dtype", choices=tuple(DTYPES), default="fp16", help="precision of the weights")
+    parser.add_argument(
+        "--dtype",
+        choices=tuple(DTYPES),
+        default="fp16",
+        help="precision of the weights; int8: large tensors as whole numbers with a scale for each row",
+    )
     return parser.parse_args(argv)
 
 
