@@ -15,7 +15,7 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -34,7 +34,7 @@ from generation.paper import find_papers
 from generation.planning import Request, plan_jobs
 from generation.sampling import SamplingSettings, Selection, Sink, write_batches
 from generation.tar_writer import TarWriter
-from generation.word_lines import LinesFromWords
+from generation.word_lines import LinesFromWords, choose_line_source, line_rows
 from htr.recogniser import load_recogniser
 from utils.cli import run
 from utils.device import choose_device, compile_in_place
@@ -109,10 +109,11 @@ def main(args: argparse.Namespace) -> None:
         compile_in_place(pipeline.unet, pipeline.device)
 
     # The words.
-    request = fill(Request, args)
     is_lines, is_pages = args.unit == "line", args.output_format in XML_FORMATS
+    line_from = choose_line_source(args.line_from, pipeline.config) if is_lines else "model"
+    request = replace(fill(Request, args), line_from=line_from)
     papers = find_papers(args.paper) if args.paper else []
-    drawer = LinesFromWords(pipeline, words_at_once=args.batch_size) if is_lines else pipeline
+    drawer = pipeline if line_from == "model" else LinesFromWords(pipeline, words_at_once=args.batch_size)
     jobs = check_jobs(drawer, plan_jobs(request, pipeline), args.skip_unknown, request.flag)
     pipeline.check_sampling(args.guidance_scale, args.writer_guidance_scale, args.redraws, args.scheduler)
     selection, selected_by = None, {}
@@ -127,7 +128,8 @@ def main(args: argparse.Namespace) -> None:
         sink: Sink = TarWriter(args.save_path, jobs, words_per_tar=args.words_per_tar, part=part)
     elif is_pages:
         pages = PageWriter(args.save_path, xml_format=args.output_format, papers=papers, seed=args.seed)
-        sink = PageSink(pages, jobs, style=drawer.style, part=part)
+        baseline, x_height = line_rows(drawer)
+        sink = PageSink(pages, jobs, baseline=baseline, x_height=x_height, part=part)
     else:
         is_selective = selection is not None
         sink = FolderWriter(
@@ -142,6 +144,7 @@ def main(args: argparse.Namespace) -> None:
         **{key: value for key, value in asdict(settings).items() if key != "batch_size"},
         **({"words_per_tar": args.words_per_tar} if is_tars else {}),
         **({"unit": "line"} if is_lines else {}),
+        **({"line_from": line_from} if is_lines and line_from == "model" else {}),
         **({"output_format": args.output_format} if is_pages else {}),
         **({"paper": str(args.paper.resolve())} if args.paper else {}),
         "single_image": args.single_image,

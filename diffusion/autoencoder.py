@@ -16,10 +16,11 @@ from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.autoencoders.vae import DecoderOutput
 from diffusers.models.modeling_outputs import AutoencoderKLOutput
 from diffusers.models.modeling_utils import ModelMixin
+from diffusers.utils import SAFETENSORS_WEIGHTS_NAME
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from utils.checkpoint import CONFIG_NAME, find_in_run, one_line
+from utils.checkpoint import CONFIG_NAME, find_in_run, load_weights, one_line
 from utils.errors import UserError
 from utils.hub import hub_answers, is_cached
 from utils.images import to_images
@@ -150,10 +151,13 @@ def is_vae_folder(path: Path) -> bool:
 
 def _load_folder(path: Path, flag: str) -> CompactAutoencoder | AutoencoderKL:
     name = read_json(path / CONFIG_NAME, flag)["_class_name"]
-    kind = CompactAutoencoder if name == "CompactAutoencoder" else AutoencoderKL
     try:
-        # Never the pickled weights that lie beside the others in some folders.
-        vae = kind.from_pretrained(path, local_files_only=True, use_safetensors=True)
+        if name == "CompactAutoencoder":
+            vae = CompactAutoencoder.from_config(CompactAutoencoder.load_config(path))
+            vae.load_state_dict(load_weights(path / SAFETENSORS_WEIGHTS_NAME))
+        else:
+            # Never the pickled weights that lie beside the others in some folders.
+            vae = AutoencoderKL.from_pretrained(path, local_files_only=True, use_safetensors=True)
     except (OSError, SafetensorError, ValueError, TypeError, RuntimeError, ArithmeticError) as error:
         raise UserError(f"{flag} {path}: not readable as a VAE ({one_line(error)})") from error
     # A checkpoint that is passed on says nothing about the disk it came from.
@@ -168,7 +172,7 @@ def _load_from_hub(hub_id: str, flag: str) -> AutoencoderKL:
 
     subfolder = None if "vae" in hub_id.lower() else VAE_FOLDER
     config = f"{subfolder}/{CONFIG_NAME}" if subfolder else CONFIG_NAME
-    weights = config.replace(CONFIG_NAME, "diffusion_pytorch_model.safetensors")
+    weights = config.replace(CONFIG_NAME, SAFETENSORS_WEIGHTS_NAME)
     is_local = is_cached(hub_id, config, [weights])
     if not is_local and not hub_answers():
         raise FileNotFoundError(

@@ -1,6 +1,6 @@
 """``config.json``: what a checkpoint says of itself, and the check of what it says."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -12,6 +12,10 @@ from utils.charset import Charset
 from utils.checkpoint import CONFIG_NAME, FORMAT_VERSION
 from utils.errors import UserError
 from utils.json_files import fill_dataclass
+
+LINES = "lines"  # entry of config.json: whether the model was trained on lines
+LINE_CHARACTERS = 25  # of the shortest text of several words that counts as a line
+LINE_SHARE = 0.1  # of the texts of a training: the least that are lines where lines are learned
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,11 +100,22 @@ class CheckpointConfig:
             raise UserError(f"{where}: canvas_step {config.canvas_step} without a width_model")
         return config, unet_config
 
+    @property
+    def writes_lines(self) -> bool:
+        """Whether the model was trained on lines; a checkpoint of an earlier version tells by its texts."""
+        return bool(self.extra.get(LINES, hold_lines(self.sample_texts)))
+
     def canvas_widths(self, rights: np.ndarray) -> np.ndarray:
         """(N,) widths in pixels of the canvases of words whose ink ends at ``rights`` (N,), in pixels."""
         if self.canvas_step is None:
             return np.full(len(rights), self.img_size[1])
         return canvas_widths(rights, self.width_model.left, self.canvas_step, self.img_size[1])
+
+
+def hold_lines(texts: Sequence[str]) -> bool:
+    """Whether enough of a training's texts are lines for a model to learn to write lines from them."""
+    count = sum(" " in text and len(text) >= LINE_CHARACTERS for text in texts)
+    return count > 0 and count >= LINE_SHARE * len(texts)
 
 
 _ENTRIES = ("unet", "charset", "writers", "schedule", "img_size", "width_model", "vae")

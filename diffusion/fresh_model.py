@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from diffusion.config import CheckpointConfig
+from diffusion.config import LINES, CheckpointConfig, hold_lines
 from diffusion.layout import CANVAS_STEP, fit_width_model
 from diffusion.loading import read_config
 from diffusion.noise_schedule import make_schedule
@@ -69,7 +69,12 @@ class FreshModel:
             vae=self.vae,
             canvas_step=canvas_step,
             sample_texts=choose_sample_texts(self.texts),
-            extra={"preset": preset, **self.extra, "library_versions": library_versions()},
+            extra={
+                "preset": preset,
+                LINES: hold_lines(self.texts),
+                **self.extra,
+                "library_versions": library_versions(),
+            },
         )
         return UNet(unet_config), config
 
@@ -105,7 +110,9 @@ class FreshModel:
             self.texts, self.writers, self.ink, self.img_size[1], prior=old.width_model
         )
         history = {"init_from": {key: old.extra.get(key) for key in ("dataset", "step", "preset")}}
-        extra = {**old.extra, **self.extra, **history, "library_versions": library_versions()}
+        # A short training on words does not take the lines away.
+        lines = {LINES: old.writes_lines or hold_lines(self.texts)}
+        extra = {**old.extra, **lines, **self.extra, **history, "library_versions": library_versions()}
         img_size = max(old.img_size, self.img_size)  # of one height
         return unet, replace(
             old,

@@ -79,6 +79,16 @@ class WidthModel:
             return 1.0
         return sum(share * self.writer_scales.get(writer, 1.0) for writer, share in writers.items())
 
+    def _widths(self, text: str, writers: Mapping[str, float] | None) -> np.ndarray:
+        """(len(text),) expected widths of characters, pixels."""
+        mean = float(np.mean(list(self.character_widths.values())))
+        widths = np.array([self.character_widths.get(c, mean) for c in text], np.float64)
+        return widths * self.shape_scales[shape_class(text)] * self.scale(writers)
+
+    def has_room(self, text: str, writers: Mapping[str, float] | None) -> bool:
+        """Whether a text finds room at its own width; a longer one is squeezed."""
+        return float(self._widths(text, writers).sum()) <= self.room
+
     def edges(
         self,
         text: str,
@@ -98,9 +108,7 @@ class WidthModel:
         """
         if not text:  # null text covers nothing
             return np.array([self.left])
-        mean = float(np.mean(list(self.character_widths.values())))
-        widths = np.array([self.character_widths.get(c, mean) for c in text], np.float64)
-        widths *= self.shape_scales[shape_class(text)] * self.scale(writers)
+        widths = self._widths(text, writers)
         if rng is not None:
             widths *= np.exp(self.spread * rng.standard_normal(len(widths)).clip(-2, 2))
         total = min(float(widths.sum()), self.room)

@@ -5,8 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file
+from safetensors import SafetensorError
 from torch import nn
 
 from diffusion.autoencoder import VAE_FOLDER, hash_vae, load_vae
@@ -18,7 +17,7 @@ from diffusion.published import PUBLISHED_CHARACTERS, PUBLISHED_PAD_ID, load_pub
 from feature_extractor import StyleEncoder
 from unet import UNet, UNetConfig
 from utils.charset import Charset
-from utils.checkpoint import CONFIG_NAME, WEIGHTS_NAME, find_in_run, one_line
+from utils.checkpoint import CONFIG_NAME, WEIGHTS_NAME, find_in_run, load_weights, one_line, read_shapes
 from utils.errors import UserError
 from utils.json_files import read_json
 
@@ -60,11 +59,9 @@ def load_unet(folder: Path, config: UNetConfig, *, flag: str = "--models_path") 
     """
     path = folder / WEIGHTS_NAME
     try:
-        with safe_open(path, framework="pt") as file:
-            shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
-        _check_shapes(shapes, config, f"{flag} {folder}")
+        _check_shapes(read_shapes(path), config, f"{flag} {folder}")
         unet = UNet(config)
-        unet.load_state_dict({name: value.float() for name, value in load_file(path).items()})
+        unet.load_state_dict(load_weights(path))
     except UserError:
         raise
     except (SafetensorError, RuntimeError, ValueError) as error:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from diffusers.utils import SAFETENSORS_WEIGHTS_NAME
 from torch import Tensor, nn
 
 from diffusion.autoencoder import (
@@ -107,7 +108,8 @@ class HandwritingPipeline(GuidedModel):
         """Write a checkpoint folder that ``from_pretrained`` reads.
 
         Args:
-            dtype: of the saved weights (torch.float16 halves them); the model in memory stays as it is.
+            dtype: of the saved weights (torch.float16 halves them, torch.int8 quarters them, see
+                ``save_weights``); the model in memory stays as it is.
         """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
@@ -115,9 +117,7 @@ class HandwritingPipeline(GuidedModel):
         if isinstance(self.vae, CompactAutoencoder):
             self.vae.save_pretrained(folder / VAE_FOLDER)
             if dtype is not None:
-                save_weights(
-                    self.vae, folder / VAE_FOLDER / "diffusion_pytorch_model.safetensors", dtype=dtype
-                )
+                save_weights(self.vae, folder / VAE_FOLDER / SAFETENSORS_WEIGHTS_NAME, dtype=dtype)
             # It travels with the checkpoint: where it once came from says nothing, and the hash is of what is
             # loaded again.
             saved_hash = config.vae["hash"] if dtype is None else hash_vae(load_vae(folder / VAE_FOLDER))

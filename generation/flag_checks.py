@@ -41,6 +41,8 @@ def mistake_in_lines(args: argparse.Namespace) -> str | None:
         return f"--output_format {args.output_format}: pages are made of a --corpus, with --unit line"
     if args.paper and not makes_pages:
         return f"--paper {args.paper}: goes with --output_format {' or '.join(XML_FORMATS)}"
+    if args.line_from and args.unit != "line":
+        return f"--line_from {args.line_from}: goes with --unit line"
     if args.line_length is not None and not args.corpus:
         return f"--line_length {args.line_length}: goes with --corpus"
     if args.corpus and not args.single_image:

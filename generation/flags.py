@@ -9,7 +9,7 @@ from diffusion.noise_schedule import FLOW_INTERVAL, SCHEDULERS
 from diffusion.pipeline import DEFAULT_GUIDANCE, DEFAULT_REDRAWS, DEFAULT_STEPS
 from generation.flag_checks import mistake_in_lines, mistake_in_sampling, mistake_in_texts
 from generation.page_xml import XML_FORMATS
-from generation.word_lines import DEFAULT_LENGTH
+from generation.word_lines import DEFAULT_LENGTH, LINE_SOURCES
 from htr.error_rates import NORMALISERS
 from htr.recogniser import CHOICES
 from utils.cli import HelpFormatter, parse_bool, positive_int
@@ -181,8 +181,17 @@ def _add_lines(group: argparse._ArgumentGroup) -> None:
         choices=("word", "line"),
         default="word",
         help=(
-            "word: each text is drawn as a whole; line: its words are drawn one by one and put on a baseline,"
-            " at the size that they have in a line"
+            "word: each text is an image as the model draws it; line: each is a line of writing, see"
+            " --line_from"
+        ),
+    )
+    group.add_argument(
+        "--line_from",
+        choices=LINE_SOURCES,
+        help=(
+            "what draws a line of --unit line; model: the model, as one text; words: its words are drawn one"
+            " by one and put on a baseline, at the size that they have in a line (default: model, if it was"
+            " trained on lines, else words)"
         ),
     )
     group.add_argument(

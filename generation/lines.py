@@ -149,7 +149,7 @@ def break_lines(
     *,
     length: float = 50.0,
     spread: float = 0.06,
-    max_characters: int | None = None,
+    fits: Callable[[int, str], bool] | None = None,
     rng: np.random.Generator,
 ) -> list[str]:
     """Break texts into lines as a writer does: when the next word does not fit any more.
@@ -160,7 +160,8 @@ def break_lines(
             see ``word_width``.
         length: of a line, in the units of these widths.
         spread: standard deviation of the lengths, as a share.
-        max_characters: of a line, where its model knows a limit; a word that is longer stands alone.
+        fits: whether a line, by its number and text, is one that its model can draw, where that has a limit;
+            a word that does not fit stands alone.
         rng: draws the lengths.
     Returns:
         The lines, single spaces between their words; empty paragraphs are left out.
@@ -172,8 +173,7 @@ def break_lines(
         for word in text.split():
             width = width_of_line(len(lines))
             needed = sum(map(width, line)) + len(line) + width(word)
-            characters = sum(map(len, line)) + len(line) + len(word)
-            if line and (needed > room or (max_characters is not None and characters > max_characters)):
+            if line and (needed > room or (fits and not fits(len(lines), " ".join([*line, word])))):
                 lines.append(" ".join(line))
                 line, room = [], _draw_length(length, spread, rng)
             line.append(word)

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from tqdm import tqdm
 
 from generation.jobs import JobList
-from generation.lines import LineStyle
 from generation.output_folder import Part
 from generation.page_writer import PAGES_NAME, PageLine, PageWriter
 from generation.sampling import Sampler
@@ -16,13 +15,21 @@ class PageSink:
 
     Args:
         jobs: lines of all parts, page by page; every ``part.count``-th page is this part's.
-        style: how the lines' images were made: where their baseline is.
+        baseline: row of it in the lines' images, pixels.
+        x_height: of small letters there, pixels.
     """
 
     def __init__(
-        self, page_writer: PageWriter, jobs: JobList, *, style: LineStyle, part: Part | None = None
+        self,
+        page_writer: PageWriter,
+        jobs: JobList,
+        *,
+        baseline: float,
+        x_height: float,
+        part: Part | None = None,
     ) -> None:
-        self._page_writer, self._jobs, self._style = page_writer, jobs, style
+        self._page_writer, self._jobs = page_writer, jobs
+        self._baseline, self._x_height = baseline, x_height
         self._part = part or Part()
         self._written = self._left_out = 0
         self._pages: dict[str, list[int]] = {}
@@ -51,8 +58,8 @@ class PageSink:
                 drawn[job.index] = PageLine(
                     image=image,
                     text=job.record.text,
-                    baseline=self._style.baseline,
-                    x_height=self._style.x_height,
+                    baseline=self._baseline,
+                    x_height=self._x_height,
                     extra={"index": job.index, **(outcome.scores if outcome else {})},
                 )
         first = jobs[0].record

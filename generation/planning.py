@@ -38,6 +38,7 @@ class Request:
 
     Attributes:
         writer: names, ``["random"]`` or ``["all"]``; None: as the help of ``--writer`` says.
+        line_from: what draws a line; never None.
         oov: number of new words for each writer; None: no new words.
     """
 
@@ -45,6 +46,7 @@ class Request:
     words_file: Path | None = None
     corpus: Path | None = None
     line_length: int | None = None
+    line_from: str = "words"
     output_format: str = "folder"
     dataset_path: Path | None = None
     split: str | None = None
@@ -86,6 +88,7 @@ def plan_jobs(request: Request, pipeline: HandwritingPipeline) -> JobList:
             length=request.line_length or DEFAULT_LENGTH,
             seed=request.seed,
             statistics=LayoutStatistics() if request.output_format in XML_FORMATS else None,
+            line_from=request.line_from,
         )
     records = []
     if request.dataset_path:

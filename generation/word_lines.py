@@ -1,4 +1,4 @@
-"""Lines by a model of words: each word is drawn by itself, then all are put on a baseline."""
+"""Lines by the model or out of its words, and a corpus broken into lines of either."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -13,12 +13,24 @@ from generation.jobs import Job, JobList, Style, describe_style, slug
 from generation.lines import LineStyle, break_lines, place_words, word_width
 from generation.page_layout import LayoutStatistics, draw_line_count
 from utils.errors import UserError
-from utils.text_images import IMAGE_FOLDER, TextImage
+from utils.text_images import IMAGE_FOLDER, LINE_BASELINE, LINE_X_HEIGHT, TextImage
 from utils.training import make_generator
 
 WORDS_A_LINE = 1000  # room for the words' numbers in the noise of a line
+LINE_SOURCES = ("model", "words")  # what draws a line: the model as one text, or its words one by one
 DEFAULT_LENGTH = 50.0  # mean characters of a line; 49 is the median of Copiste d'un jour's pages
 _PAGE_SALT = 0xB0
+
+
+def choose_line_source(given: str | None, config: CheckpointConfig) -> str:
+    """One of ``LINE_SOURCES``: the given one, or what suits the model.
+
+    Raises:
+        UserError: if lines are wanted of a model that can't write a space.
+    """
+    if given == "model" and " " not in config.charset.characters:
+        raise UserError("--line_from model: this model knows words alone, no space. Give --line_from words.")
+    return given or ("model" if config.writes_lines else "words")
 
 
 class LinesFromWords:
@@ -118,6 +130,14 @@ class LinesFromWords:
         return images
 
 
+def line_rows(drawer: HandwritingPipeline | LinesFromWords) -> tuple[float, float]:
+    """Row of the baseline and height of a small letter in the lines that are drawn, pixels."""
+    if isinstance(drawer, LinesFromWords):
+        return drawer.style.baseline, drawer.style.x_height
+    height = drawer.config.img_size[0]
+    return LINE_BASELINE * height, LINE_X_HEIGHT * height
+
+
 def jobs_of_corpus(
     paragraphs: Sequence[str],
     pipeline: HandwritingPipeline,
@@ -126,6 +146,7 @@ def jobs_of_corpus(
     length: float,
     seed: int,
     statistics: LayoutStatistics | None = None,
+    line_from: str = "words",
 ) -> JobList:
     """A corpus as lines, each text once, in the order of the corpus.
 
@@ -135,6 +156,8 @@ def jobs_of_corpus(
             characters.
         statistics: of pages; the lines of a page are of one hand, and the job's record says which page
             (``page``) it stands on. None is single lines.
+        line_from: one of ``LINE_SOURCES``; lines that the model draws as one text are never longer than it
+            can.
     """
     known = pipeline.config.writers
     rng = np.random.default_rng([seed, _PAGE_SALT])
@@ -158,14 +181,24 @@ def jobs_of_corpus(
             ]
         return writers[page % len(writers)]
 
+    widths = pipeline.config.width_model
+
+    @lru_cache(maxsize=1)
+    def shares_of(number: int) -> dict[str, float]:
+        style = style_of(number)
+        return {style: 1.0} if isinstance(style, str) else dict(style)
+
     @lru_cache(maxsize=1)
     def width_of(number: int) -> Callable[[str], float]:
-        style = style_of(number)
-        shares = {style: 1.0} if isinstance(style, str) else dict(style)
-        return word_width(pipeline.config.width_model, shares)
+        return word_width(widths, shares_of(number))
 
+    def fits(number: int, text: str) -> bool:
+        is_short = len(text) <= pipeline.unet.config.max_length
+        return is_short and (widths is None or widths.has_room(text, shares_of(number)))
+
+    limits = {"fits": fits} if line_from == "model" else {}
     jobs = []
-    for number, text in enumerate(break_lines(paragraphs, width_of, length=length, rng=rng)):
+    for number, text in enumerate(break_lines(paragraphs, width_of, length=length, rng=rng, **limits)):
         style = style_of(number)
         name = describe_style(style)
         if statistics:

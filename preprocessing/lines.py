@@ -16,9 +16,8 @@ from preprocessing.cleaning import FitSettings, to_grey
 from preprocessing.line_shapes import LineFrame, LineShape, make_frames
 from preprocessing.straightening import Strip, find_ink, straighten
 from utils.images import WHITE
+from utils.text_images import LINE_BASELINE, LINE_X_HEIGHT
 
-X_HEIGHT = 0.28  # of the canvas: the height of small letters, where the hand's tall strokes leave room for it
-BASELINE = 0.62  # of the canvas, from its top
 FITTING = (
     70  # per cent of a page's lines that fit on the canvas at their hand's size; the others are reduced to it
 )
@@ -130,13 +129,13 @@ def cut_lines(
 def hand_size(strips: Sequence[Strip], height: int) -> float:
     """The scale of all lines of a page, in canvas pixels a pixel of the page.
 
-    Small letters (their height is the median of the lines') are to have ``X_HEIGHT`` of the canvas, or less
-    where the hand's strokes are so tall that too many lines would not fit.
+    Small letters (their height is the median of the lines') are to have ``LINE_X_HEIGHT`` of the canvas, or
+    less where the hand's strokes are so tall that too many lines would not fit.
     """
     sizes = [size for strip in strips if (size := x_height(strip)) is not None]
     if not sizes:  # hardly any ink: a strip has about eight times the height of its small letters
-        sizes = [0.13 * len(strip.darkness) for strip in strips] or [X_HEIGHT * height]
-    scale = min(X_HEIGHT * height / float(np.median(sizes)), LARGEST_SCALE)
+        sizes = [0.13 * len(strip.darkness) for strip in strips] or [LINE_X_HEIGHT * height]
+    scale = min(LINE_X_HEIGHT * height / float(np.median(sizes)), LARGEST_SCALE)
     rooms = [room for strip in strips if (room := _fitting_scale(strip, height)) is not None]
     return min(scale, float(np.percentile(rooms, 100 - FITTING))) if rooms else scale
 
@@ -148,7 +147,7 @@ def _fitting_scale(strip: Strip, height: int) -> float | None:
         return None
     top, foot = np.searchsorted(np.cumsum(rows) / rows.sum(), (TIPS, 1 - TIPS))
     above, below = max(1.0, strip.base - top + 1), max(1.0, foot + 2 - strip.base)
-    return min((BASELINE * height - 1) / above, ((1 - BASELINE) * height - 1) / below)
+    return min((LINE_BASELINE * height - 1) / above, ((1 - LINE_BASELINE) * height - 1) / below)
 
 
 def x_height(strip: Strip) -> float | None:
@@ -209,7 +208,7 @@ def place(strip: Strip, scale: float, settings: FitSettings) -> np.ndarray | str
         return "too_wide"
     part = cv2.resize(part, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC)
     canvas = np.full((height, width), WHITE, np.uint8)
-    top = round(BASELINE * height - strip.base * scale)
+    top = round(LINE_BASELINE * height - strip.base * scale)
     first, last = max(0, top), min(height, top + size[1])
     if last > first:
         canvas[first:last, settings.margin : settings.margin + size[0]] = (

@@ -17,12 +17,12 @@ echo; echo "2/3  a short training adds the hand to models/demo: $out/run"
 "$PYTHON" train_diffusion.py --dataset demo --dataset_path "$out/words" --init_from models/demo --save_path "$out/run" \
     --max_train_steps 150 --batch_size 32 --learning_rate 5e-4 --lr_warmup_steps 20 --ema_decay 0.98 --save_every 75
 
-echo; echo "3/3  words in the new hand, and one word in the shipped model's hands: $out/new_hand, $out/all_hands"
+echo; echo "3/3  words in the new hand, and a gallery of the shipped model's hands: $out/new_hand, $out/gallery.html"
 "$PYTHON" inference.py --models_path "$out/run" --save_path "$out/new_hand" --writer pacifico \
     --words Handwriting written by a model that saw three hundred words "of" this hand
 # By the shipped model: a training on one hand alone draws all others towards it.
-"$PYTHON" inference.py --save_path "$out/all_hands" --words archive --single_image False
+"$PYTHON" scripts/gallery.py --save_path "$out/gallery.html"
 
 echo; echo "look at     $out/new_hand/sheet.png"
-echo "and at      $out/all_hands/sheet.png"
+echo "and at      $out/gallery.html, in a browser"
 echo "next        the README's workflow, with your own words"

@@ -1,4 +1,4 @@
-"""Make a checkpoint small enough to share: half-precision weights, no training state.
+"""Make a checkpoint small enough to share: weights of 16 or 8 bits, no training state.
 
 python3 scripts/export_checkpoint.py --models_path runs/iam --save_path exported
 """
@@ -19,7 +19,7 @@ from diffusion.pipeline import HandwritingPipeline
 from utils.cli import HelpFormatter, run
 from utils.output import claim_folder
 
-DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
+DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32, "int8": torch.int8}
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -29,7 +29,12 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         "--models_path", type=Path, required=True, help="checkpoint, or run (its newest checkpoint)"
     )
     parser.add_argument("--save_path", type=Path, required=True, help="folder to write, absent or empty")
-    parser.add_argument("--dtype", choices=tuple(DTYPES), default="fp16", help="precision of the weights")
+    parser.add_argument(
+        "--dtype",
+        choices=tuple(DTYPES),
+        default="fp16",
+        help="precision of the weights; int8: large tensors as whole numbers with a scale for each row",
+    )
     return parser.parse_args(argv)
 
 

@@ -4,12 +4,12 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TypeVar
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -21,6 +21,8 @@ CONFIG_NAME = "config.json"
 WEIGHTS_NAME = "unet.safetensors"
 SUPERSEDED = "superseded"  # folder of a run with checkpoints that a resume from an older one left behind
 FORMAT_VERSION = 1
+SCALE_SUFFIX = ".scale"  # after the name of a tensor of 8 bits: its scales, one for each row
+LEAST_QUANTISED = 1024  # values of a tensor that is saved in 8 bits; smaller ones cost next to nothing
 Module = TypeVar("Module", bound=nn.Module)
 _STEP_FOLDER = re.compile(r"step_(\d{8,})$")
 
@@ -149,12 +151,64 @@ def clean_state_dict(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
 def save_weights(
     module: nn.Module | dict[str, Tensor], path: Path, *, dtype: torch.dtype | None = None
 ) -> None:
-    """Save a module's weights as safetensors, prefixes stripped, optionally cast to ``dtype``."""
+    """Save a module's weights as safetensors, prefixes stripped; ``load_weights`` reads them.
+
+    Args:
+        dtype: of the floating-point weights; None is their own. ``torch.int8`` saves tensors of at least two
+            dimensions and ``LEAST_QUANTISED`` values as whole numbers from -127 to 127 with a float32 scale
+            for each row, ``NAME.scale``, and the others in float16.
+    """
     state = clean_state_dict(module.state_dict() if isinstance(module, nn.Module) else module)
-    save_file(
-        {key: value.detach().to("cpu", dtype or value.dtype).contiguous() for key, value in state.items()},
-        path,
-    )
+    tensors = {}
+    for name, value in state.items():
+        value = value.detach().cpu()
+        if not value.is_floating_point():
+            tensors[name] = value
+        elif dtype != torch.int8:
+            tensors[name] = value.to(dtype or value.dtype)
+        elif value.ndim < 2 or value.numel() < LEAST_QUANTISED:
+            tensors[name] = value.half()
+        else:
+            tensors[name], tensors[name + SCALE_SUFFIX] = _quantise(value.float())
+    save_file({name: value.contiguous() for name, value in tensors.items()}, path)
+
+
+def _quantise(value: Tensor) -> tuple[Tensor, Tensor]:
+    """(R, ...) float32 as int8 and (R,) float32 scales, whose product it is but for rounding."""
+    rows = value.flatten(1)
+    scales = (rows.abs().amax(dim=1) / 127).clamp_min(torch.finfo(torch.float32).tiny)
+    return (rows / scales[:, None]).round().to(torch.int8).view(value.shape), scales
+
+
+def load_weights(path: Path) -> dict[str, Tensor]:
+    """What ``save_weights`` saved, floating-point numbers in float32, on the CPU.
+
+    Raises:
+        SafetensorError, ValueError, RuntimeError: if the file is damaged.
+    """
+    tensors = load_file(path)
+    weights = {}
+    for name in _names_of_weights(tensors):
+        value = tensors[name]
+        if value.dtype == torch.int8:
+            if name + SCALE_SUFFIX not in tensors:
+                raise ValueError(f"{name} has 8 bits and no {name + SCALE_SUFFIX}")
+            value = (value.flatten(1).float() * tensors[name + SCALE_SUFFIX][:, None]).view(value.shape)
+        weights[name] = value.float() if value.is_floating_point() else value
+    return weights
+
+
+def read_shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    """The shapes of what ``load_weights`` would load, without loading it; raises as it does."""
+    with safe_open(path, framework="pt") as file:
+        return {name: tuple(file.get_slice(name).get_shape()) for name in _names_of_weights(file.keys())}
+
+
+def _names_of_weights(names: Iterable[str]) -> list[str]:
+    """The names of tensors without those of scales, which stand beside the tensor that they belong to."""
+    known = set(names)
+    scales = {name + SCALE_SUFFIX for name in known}
+    return sorted(known - scales)
 
 
 def save_described(
@@ -167,8 +221,8 @@ def save_described(
     *,
     dtype: torch.dtype | None = None,
 ) -> None:
-    """Write a model's folder: its weights, optionally cast to ``dtype``, and ``config.json`` with its
-    ``config`` under the name of its ``kind``; ``extra`` are further entries."""
+    """Write a model's folder: its weights, optionally as ``dtype`` (see ``save_weights``), and
+    ``config.json`` with its ``config`` under the name of its ``kind``; ``extra`` are further entries."""
     folder.mkdir(parents=True, exist_ok=True)
     save_weights(module, folder / weights_name, dtype=dtype)
     values = {"format_version": FORMAT_VERSION, "kind": kind, kind: config, **extra}
@@ -194,7 +248,7 @@ def load_described(
         raise FileNotFoundError(f"{flag} {path}: no {weights_name} there. Give the --save_path of {script}.")
     try:
         model = build(read_json(folder / CONFIG_NAME, flag)[kind])
-        model.load_state_dict(load_file(folder / weights_name))
+        model.load_state_dict(load_weights(folder / weights_name))
     except UserError:
         raise
     except (OSError, KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:

@@ -18,6 +18,9 @@ from utils.output import write_atomically
 METADATA_NAME = "metadata.jsonl"
 IMAGE_FOLDER = "images"
 SPLITS = ("train", "val", "test")
+# Where a line of writing stands in its image, in shares of the height.
+LINE_BASELINE = 0.62  # from the top
+LINE_X_HEIGHT = 0.28  # of small letters, where the hand's tall strokes leave room for it
 _FIELDS = ("file_name", "text", "writer", "split")
 
 

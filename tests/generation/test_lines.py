@@ -158,7 +158,11 @@ def test_a_word_longer_than_the_line_stands_alone():
 
 def test_no_line_has_more_characters_than_the_model_writes():
     lines = break_lines(
-        ["ab cd ef " * 40], lambda _: len, length=50, max_characters=12, rng=np.random.default_rng(0)
+        ["ab cd ef " * 40],
+        lambda _: len,
+        length=50,
+        fits=lambda _, text: len(text) <= 12,
+        rng=np.random.default_rng(0),
     )
     assert max(len(line) for line in lines) <= 12
 

@@ -13,7 +13,7 @@ from PIL import Image
 
 from preprocessing import process_dataset
 from preprocessing.cleaning import FitSettings
-from preprocessing.lines import BASELINE, VISIBLE, X_HEIGHT
+from preprocessing.lines import VISIBLE
 from preprocessing.raw_word import DROP_REASONS, DroppedWord
 from preprocessing.readers import fonts, gw, iam
 from preprocessing.readers.font_texts import split_keys, split_of
@@ -21,7 +21,7 @@ from preprocessing.readers.line_texts import LENGTHS, LineSource, break_lines, c
 from tests.helpers import IAM_LAYOUTS, IAM_LINE_ROWS, draw_word, make_gw, make_iam
 from utils.errors import UserError
 from utils.images import ink_box
-from utils.text_images import read_text_images
+from utils.text_images import LINE_BASELINE, LINE_X_HEIGHT, read_text_images
 
 SETTINGS = FitSettings(img_size=(64, 2048))
 CORPUS = (
@@ -255,8 +255,8 @@ def test_font_lines_stand_on_one_baseline_at_their_fonts_size(lines):
         # Rows with much ink are those of small letters.
         bodies = [np.flatnonzero(row >= 0.5 * row.max()) for row in ((i < 160).sum(axis=1) for i in images)]
         assert all(image.shape[0] == 64 and image.shape[1] % 8 == 0 for image in images)
-        assert abs(bodies[1][-1] + 1 - BASELINE * 64) <= 4, line.writer
-        assert np.ptp(bodies[1]) + 1 <= 1.3 * X_HEIGHT * 64, line.writer
+        assert abs(bodies[1][-1] + 1 - LINE_BASELINE * 64) <= 4, line.writer
+        assert np.ptp(bodies[1]) + 1 <= 1.3 * LINE_X_HEIGHT * 64, line.writer
 
 
 def test_a_font_line_is_as_wide_as_its_ink(lines):

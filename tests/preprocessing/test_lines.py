@@ -7,11 +7,12 @@ from PIL import Image, ImageDraw
 
 from preprocessing.cleaning import FitSettings
 from preprocessing.line_shapes import LineShape
-from preprocessing.lines import BASELINE, X_HEIGHT, LineImage, PageLines
+from preprocessing.lines import LineImage, PageLines
 from tests.preprocessing.page_files import SIZE, draw_page, ink_rows, line_of
+from utils.text_images import LINE_BASELINE, LINE_X_HEIGHT
 
 SETTINGS = FitSettings(img_size=(64, 2048), remove_rules=True)
-BASE = round(BASELINE * 64)
+BASE = round(LINE_BASELINE * 64)
 TEXTS = ["Hands and lamps", "ease a sense once", "gipsy jumps by", "Flat hill and field"]
 
 
@@ -54,7 +55,7 @@ def test_lines_are_as_wide_as_their_ink_and_stand_on_one_baseline(tmp_path):
 def test_a_line_without_tall_letters_is_not_blown_up(tmp_path):
     _, small, *_ = cut_texts(tmp_path)
     height = len(ink_rows(small))
-    assert abs(height - X_HEIGHT * 64) <= 3
+    assert abs(height - LINE_X_HEIGHT * 64) <= 3
 
 
 def test_a_slanting_page_gives_level_lines(tmp_path):

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,9 @@ import torch
 
 from diffusion.latent_recogniser import LatentRecogniser, LatentRecogniserConfig
 from diffusion.pipeline import HandwritingPipeline
+from feature_extractor import StyleEncoder, StyleEncoderConfig
+from tests.helpers import IMG_SIZE, WRITERS, nudge_zeros
+from unet import UNet
 
 ROOT = Path(__file__).parents[2]
 
@@ -46,6 +50,32 @@ def test_a_reader_is_exported_along(pipeline, tmp_path):
     latents = torch.randn(1, 4, 8, 6)
     exported = LatentRecogniser.from_pretrained(tmp_path / "small" / "reader")
     torch.testing.assert_close(exported(latents), reader(latents), atol=1e-2, rtol=1e-2)
+
+
+def test_an_export_of_8_bits_is_a_third_as_large_and_writes_nearly_the_same(pipeline, tmp_path):
+    config = StyleEncoderConfig(backbone="resnet18", style_dim=6, writers=WRITERS, img_size=IMG_SIZE)
+    changes = {"latent_channels": pipeline.unet.config.latent_channels, "style_dim": 6}
+    torch.manual_seed(0)
+    unet_config = replace(pipeline.unet.config, **changes)
+    unet = nudge_zeros(UNet(unet_config)).eval()
+    unet.writer_styles.normal_()
+    whole = HandwritingPipeline(
+        unet, pipeline.vae, pipeline.config, style_encoder=StyleEncoder(config).eval()
+    )
+    whole.save_pretrained(tmp_path / "whole")
+    arguments = ("--models_path", tmp_path / "whole", "--save_path", tmp_path / "small", "--dtype", "int8")
+    result = export(*arguments)
+    assert result.returncode == 0, result.stderr
+    sizes = [
+        sum(path.stat().st_size for path in (tmp_path / name).rglob("*.safetensors"))
+        for name in ("whole", "small")
+    ]
+    assert sizes[1] < 0.33 * sizes[0]
+    small = HandwritingPipeline.from_pretrained(tmp_path / "small")
+    images = [p(["bead"], [WRITERS[0]], num_inference_steps=2).astype(int) for p in (whole, small)]
+    assert np.abs(images[0] - images[1]).mean() <= 2
+    vectors = [p.style_encoder.embed(images[0].astype(np.uint8))[0] for p in (whole, small)]
+    assert float((vectors[0] * vectors[1]).sum()) > 0.99
 
 
 def test_export_overwrites_nothing(tiny_run, tmp_path):

@@ -6,6 +6,7 @@ import sys
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
 from tests.helpers import ROOT
@@ -14,6 +15,8 @@ from utils.checkpoint import (
     clean_state_dict,
     find_in_run,
     list_checkpoints,
+    load_weights,
+    read_shapes,
     remove_leftovers,
     save_checkpoint,
     save_weights,
@@ -147,3 +150,56 @@ def test_checkpoints_survive_a_process_killed_while_saving(tmp_path):
         save_checkpoint(tmp_path, 2, lambda folder: (write_config(folder), os._exit(9)))
     os.waitpid(child, 0)
     assert [path.name for path in list_checkpoints(tmp_path)] == ["step_00000001"]
+
+
+# Weights
+
+
+@pytest.fixture
+def weights():
+    generator = torch.Generator().manual_seed(0)
+    return {
+        "conv.weight": torch.randn(16, 8, 3, 3, generator=generator)
+        * torch.logspace(-3, 3, 16)[:, None, None, None],
+        "conv.bias": torch.randn(16, generator=generator),
+        "small.weight": torch.randn(4, 4, generator=generator),
+        "zeros": torch.zeros(32, 64),
+        "count": torch.tensor(123_457),
+    }
+
+
+@pytest.mark.parametrize("dtype", [None, torch.float32])
+def test_weights_are_loaded_as_they_were_saved(weights, tmp_path, dtype):
+    save_weights(weights, tmp_path / "w.safetensors", dtype=dtype)
+    loaded = load_weights(tmp_path / "w.safetensors")
+    assert set(loaded) == set(weights) and all(torch.equal(loaded[name], weights[name]) for name in weights)
+
+
+def test_weights_of_8_bits_are_off_by_half_a_step_of_their_row_at_most(weights, tmp_path):
+    save_weights(weights, tmp_path / "w.safetensors", dtype=torch.int8)
+    loaded, exact = load_weights(tmp_path / "w.safetensors")["conv.weight"], weights["conv.weight"]
+    assert loaded.dtype == torch.float32
+    steps = exact.flatten(1).abs().amax(dim=1) / 127
+    assert ((loaded - exact).flatten(1).abs().amax(dim=1) <= 0.501 * steps).all()
+
+
+def test_small_tensors_are_saved_in_16_bits_and_counts_exactly(weights, tmp_path):
+    save_weights(weights, tmp_path / "w.safetensors", dtype=torch.int8)
+    loaded = load_weights(tmp_path / "w.safetensors")
+    for name in ("conv.bias", "small.weight"):
+        assert torch.equal(loaded[name], weights[name].half().float())
+    assert loaded["count"] == 123_457 and torch.equal(loaded["zeros"], weights["zeros"])
+
+
+def test_weights_of_8_bits_take_a_quarter_and_tell_their_shapes(weights, tmp_path):
+    large = {"weight": torch.randn(128, 512)}
+    for name, dtype in (("whole", None), ("small", torch.int8)):
+        save_weights(large, tmp_path / name, dtype=dtype)
+    assert (tmp_path / "small").stat().st_size < 0.26 * (tmp_path / "whole").stat().st_size
+    assert read_shapes(tmp_path / "whole") == read_shapes(tmp_path / "small") == {"weight": (128, 512)}
+
+
+def test_weights_of_8_bits_without_scales_are_damaged(tmp_path):
+    save_file({"weight": torch.ones(32, 32, dtype=torch.int8)}, tmp_path / "w.safetensors")
+    with pytest.raises(ValueError, match=r"weight has 8 bits and no weight\.scale"):
+        load_weights(tmp_path / "w.safetensors")
