@@ -2,6 +2,7 @@
 
   python3 train_diffusion.py --dataset iam --iam_path data/iam --epochs 1000
   python3 train_diffusion.py --dataset_path data/me --init_from runs/iam --max_train_steps 2000
+  python3 train_diffusion.py --dataset_path data/me --init_from runs/iam --fit_hand me.safetensors
   python3 train_diffusion.py --save_path runs/iam --iam_path data/iam --resume
   accelerate launch --num_processes 4 train_diffusion.py --dataset iam --iam_path data/iam
 
@@ -12,7 +13,6 @@ stop; --resume goes on as if nothing had happened.
 
 import argparse
 from collections.abc import Sequence
-from contextlib import nullcontext
 from dataclasses import fields, replace
 from datetime import timedelta
 from pathlib import Path
@@ -22,11 +22,11 @@ from accelerate import Accelerator, InitProcessGroupKwargs
 from accelerate.tracking import get_available_trackers
 from torch import nn
 
-from diffusion.autoencoder import VAE_FOLDER, hash_vae, load_vae, vae_in_channels
-from diffusion.cache_folder import RUN_CACHE_FOLDER, tidy_cache_root
+from diffusion.autoencoder import VAE_FOLDER, hash_vae, load_vae
+from diffusion.cache_folder import RUN_CACHE_FOLDER, encode_training_set
 from diffusion.config import CheckpointConfig
-from diffusion.dataset import LatentCache, build_latent_cache, cache_key
 from diffusion.fresh_model import FreshModel, resume_model
+from diffusion.hand_fitting import FIT_SETTINGS, check_model, make_fit_settings, write_hands
 from diffusion.hands import STYLE_SPACE
 from diffusion.latent_recogniser import LATENT_RECOGNISER_FOLDER, find_latent_recogniser
 from diffusion.loading import load_style_encoder, read_config
@@ -50,7 +50,7 @@ from unet import UNet
 from utils.cli import HelpFormatter, run
 from utils.device import choose_device, choose_precision, compile_in_place
 from utils.errors import UserError
-from utils.sources import TrainingSet, parse_sources, read_sources
+from utils.sources import parse_sources, read_sources
 from utils.training_loop import Intervals, claim_run, run_training
 
 
@@ -123,39 +123,6 @@ def make_model(
     return fresh.build(preset, given["prediction_type"] or usual, **changes)
 
 
-def encode_images(
-    words: TrainingSet,
-    vae: nn.Module,
-    vae_hash: str,
-    accelerator: Accelerator,
-    root: Path,
-    *,
-    is_shared: bool,
-) -> LatentCache:
-    """The latents of all images, each encoded once: the main process does it while the others wait.
-
-    Args:
-        root: the folder that holds them; ``is_shared`` with other runs.
-    """
-    vae.to(accelerator.device)
-    # Stable Diffusion's VAE overflows in fp16; bf16 is four times as fast as fp32 on a CPU that has it.
-    autocast = nullcontext if accelerator.mixed_precision == "fp16" else accelerator.autocast
-    with accelerator.main_process_first(), autocast():
-        if accelerator.is_main_process:
-            tidy_cache_root(root, cache_key(words.paths, vae_hash), is_shared=is_shared)
-        folder = build_latent_cache(
-            words.paths,
-            vae,
-            vae_hash,
-            root,
-            channels=vae_in_channels(vae),
-            device=accelerator.device,
-            is_main=accelerator.is_main_process,
-        )
-    vae.to("cpu")
-    return LatentCache(folder)
-
-
 def make_trainer(
     args: argparse.Namespace, accelerator: Accelerator, checkpoint: Path | None
 ) -> DiffusionTrainer:
@@ -168,7 +135,9 @@ def make_trainer(
     vae_info = {"name": vae_name, "hash": hash_vae(vae)}
     cache_root = args.latent_cache or args.save_path / RUN_CACHE_FOLDER
     is_shared = args.latent_cache is not None
-    cache = encode_images(words, vae, vae_info["hash"], accelerator, root=cache_root, is_shared=is_shared)
+    cache = encode_training_set(
+        words, vae, vae_info["hash"], accelerator, root=cache_root, is_shared=is_shared
+    )
 
     given_encoder = read_style_encoder(args.style_encoder) if args.style_encoder else None
     torch.manual_seed(TrainingSettings.seed if args.seed is None else args.seed)
@@ -215,6 +184,15 @@ def make_trainer(
     return trainer
 
 
+def fit_hand(args: argparse.Namespace, accelerator: Accelerator) -> None:
+    """Fit the hands of --dataset_path to the model of --init_from."""
+    start = HandwritingPipeline.from_pretrained(args.init_from, vae=args.vae, flag="--init_from")
+    check_model(start, args.init_from)
+    settings = make_fit_settings({name: getattr(args, name) for name in FIT_SETTINGS}, start.config)
+    words = read_sources(parse_sources(args.dataset_path))
+    write_hands(start, words, args.fit_hand, settings, accelerator, latent_cache=args.latent_cache)
+
+
 def describe_resume(trainer: DiffusionTrainer, checkpoint: Path) -> None:
     """Print where a run goes on, and what is not as it was."""
     report, settings = trainer.accelerator.print, trainer.settings
@@ -252,6 +230,9 @@ def describe_training(trainer: DiffusionTrainer) -> None:
 def main(args: argparse.Namespace) -> None:
     """Prepare the data, the model and the optimiser, and train."""
     accelerator = make_accelerator(args.mixed_precision, args.log_with, args.save_path)
+    if args.fit_hand:
+        fit_hand(args, accelerator)
+        return
     with claim_run(args.save_path, args.resume, is_main=accelerator.is_main_process) as checkpoint:
         trainer = make_trainer(args, accelerator, checkpoint)
         if args.compile:

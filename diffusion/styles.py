@@ -113,13 +113,16 @@ def hash_encoder(encoder: StyleEncoder) -> str:
     return digest.hexdigest()[:16]
 
 
-def embed_styles(encoder: StyleEncoder, words: TrainingSet, cache: Path) -> StyleReferences:
-    """The style vectors of all images of a training set, from the file ``cache`` if it is there.
+def embed_styles(encoder: StyleEncoder, words: TrainingSet, folder: Path) -> StyleReferences:
+    """The style vectors of all images of a training set, computed once.
 
+    Args:
+        folder: of the images' latents, beside which their vectors are kept.
     Raises:
         UserError: if the style encoder was trained on images of another height.
     """
     writers = [record.writer for record in words.records]
+    cache = folder / f"styles-{hash_encoder(encoder)}.npy"
     if cache.is_file():
         return StyleReferences(np.load(cache), writers, words.train_indices())
     vectors = []
@@ -153,7 +156,7 @@ def prepare_styles(
     if not unet.config.has_null_condition:
         raise UserError("--style_encoder: not with --preset wordstylist, which has no null writer")
     check_style_encoder(encoder, config, unet.config, "--style_encoder")
-    styles = embed_styles(encoder, words, folder / f"styles-{hash_encoder(encoder)}.npy")
+    styles = embed_styles(encoder, words, folder)
     for row, name in enumerate(config.writers):
         if name in styles.means:
             unet.writer_styles[row] = styles.means[name]

@@ -183,6 +183,15 @@ class DiffusionTrainer:
             loss = loss + recognition_weight * (share * illegibility).mean()
         return loss
 
+    def draw_dropped(self, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor] | None:
+        """Which of a step's samples lose their text, and which their writer: (B,) bool each; None: none does,
+        and each is in its writer's hand as sampling has it.
+        """
+        if not self.has_null:
+            return None
+        chances = torch.rand(2, count, device=self.device, generator=generator)
+        return chances[0] < self.settings.text_dropout, chances[1] < self.settings.writer_dropout
+
     def train_step(self) -> dict[str, Tensor | float]:
         """One optimiser step; returns loss and gradient norm, both left on the device, and the epoch."""
         s, accelerator = self.settings, self.accelerator
@@ -197,10 +206,7 @@ class DiffusionTrainer:
         self.latents.prefetch(self.sampler.batch(self.step + 1, rank, ranks).tolist())
         generator = make_generator(self.device, s.seed, self.step, rank, 0x11)
         timesteps = self.schedule.draw_timesteps(len(indices), self.device, generator)
-        dropped = None
-        if self.has_null:
-            chances = torch.rand(2, len(indices), device=self.device, generator=generator)
-            dropped = (chances[0] < s.text_dropout, chances[1] < s.writer_dropout)
+        dropped = self.draw_dropped(len(indices), generator)
         loss = self.loss(
             self.unet, indices, timesteps, generator, dropped, recognition_weight=s.recognition_weight
         )
