@@ -6,9 +6,10 @@ import pytest
 from PIL import Image, ImageDraw
 
 from preprocessing.cleaning import FitSettings
-from preprocessing.line_shapes import LineShape
-from preprocessing.lines import BASELINE, X_HEIGHT, LineImage, PageLines
+from preprocessing.lines import LineImage, PageLines
 from tests.preprocessing.page_files import SIZE, draw_page, ink_rows, line_of
+from utils.line_images import BASELINE, X_HEIGHT
+from utils.line_shapes import LineShape
 
 SETTINGS = FitSettings(img_size=(64, 2048), remove_rules=True)
 BASE = round(BASELINE * 64)
