@@ -3,7 +3,7 @@
   python3 inference.py --models_path runs/iam --single_image True
   python3 inference.py --models_path runs/iam --words Hello World --writer 000 011 --save_path out
   python3 inference.py --models_path runs/iam --words archive --mix 000:0.7 011:0.3
-  python3 inference.py --models_path runs/lines --words archive --style_images letter.jpg --save_hand me.safetensors
+  python3 inference.py --models_path runs/lines --words archive --style_images letter.jpg
   python3 inference.py --models_path runs/iam --dataset_path data/iam --save_path data/iam_synthetic
   python3 inference.py --models_path runs/iam --words_file million.txt --output_format webdataset
   accelerate launch --num_processes 4 inference.py --models_path runs/iam --words_file words.txt
@@ -165,6 +165,11 @@ def main(args: argparse.Namespace) -> None:
     if args.variation == DEFAULT_VARIATION:  # folders of earlier versions don't say it
         del output_settings["variation"]
 
+    for note in hands.notes:
+        print(note)
+    if args.save_hand:
+        save_hand(pipeline, args.save_hand, writer=args.writer, mix=args.mix, overwrite=args.overwrite)
+
     # Only now, when nothing can be wrong any more, are old words removed.
     with lock_part(args.save_path, part, "--save_path", overwrite=args.overwrite):
         prepare_output(
@@ -172,10 +177,6 @@ def main(args: argparse.Namespace) -> None:
         )
         if part.count == 1:
             remove_leftovers(args.save_path)
-        for note in hands.notes:
-            print(note)
-        if args.save_hand:
-            save_hand(pipeline, args.save_hand, writer=args.writer, mix=args.mix, overwrite=args.overwrite)
         sink.write(partial(write_batches, drawer, settings=settings, selection=selection))
         print(sink.finish())
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from diffusion.noise_schedule import FLOW_INTERVAL, SCHEDULERS
 from diffusion.pipeline import DEFAULT_GUIDANCE, DEFAULT_REDRAWS, DEFAULT_STEPS
-from diffusion.variation import DEFAULT_VARIATION
 from generation.flag_checks import mistake_in_lines, mistake_in_sampling, mistake_in_texts
+from generation.hand_flags import add_hand_flags
 from generation.page_xml import XML_FORMATS
 from generation.word_lines import DEFAULT_LENGTH
 from htr.error_rates import NORMALISERS
@@ -32,7 +32,7 @@ def parse_inference_args(argv: Sequence[str] | None, description: str) -> argpar
     parser = argparse.ArgumentParser(description=description, formatter_class=HelpFormatter)
     _add_model_and_output(parser.add_argument_group("model and output"))
     _add_texts(parser.add_argument_group("what to write"))
-    _add_hands(parser.add_argument_group("in whose hand"))
+    add_hand_flags(parser.add_argument_group("in whose hand"))
     _add_lines(parser.add_argument_group("lines and pages"))
     _add_sampling(parser.add_argument_group("how"))
     _add_selection(parser.add_argument_group("only legible words", "a wrong label harms a training set"))
@@ -151,51 +151,6 @@ def _add_texts(group: argparse._ArgumentGroup) -> None:
         default=True,
         metavar="True|False",
         help="True: one PNG a word; False: also one sheet a word, with all its writers",
-    )
-
-
-def _add_hands(group: argparse._ArgumentGroup) -> None:
-    group.add_argument(
-        "--writer",
-        nargs="+",
-        metavar="ID|FILE",
-        help=(
-            "writers by name, or 'random', or 'all'; files of --save_hand and --fit_hand; 'new', a random hand"
-            " by --seed, or 'new:7', the one of number 7 (default: random; with --style_images their hand; with"
-            " --dataset_path each word's own; with --single_image False all)"
-        ),
-    )
-    group.add_argument(
-        "--mix",
-        nargs="+",
-        metavar="ID:SHARE",
-        help="one style mixed of several writers' or hand files, e.g. --mix 000:0.7 011:0.3",
-    )
-    group.add_argument(
-        "--style_images",
-        nargs="+",
-        type=Path,
-        metavar="FILE|FOLDER",
-        help=(
-            "pictures of one person's writing, words, lines or parts of a page, without transcripts: they"
-            " become a writer called as the first of them (models trained with --style_encoder)"
-        ),
-    )
-    group.add_argument(
-        "--save_hand",
-        type=Path,
-        metavar="FILE",
-        help="file to save the hand in that is written in, for --writer and --mix of this model",
-    )
-    group.add_argument(
-        "--variation",
-        type=float,
-        default=DEFAULT_VARIATION,
-        metavar="V",
-        help=(
-            "spread of a hand's drawings in style and widths, as a multiple of that between a writer's images;"
-            " 0 draws all alike but for the noise"
-        ),
     )
 
 

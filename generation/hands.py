@@ -1,4 +1,4 @@
-"""Whose hand inference is to write in: names, hand files, new hands and pictures become writers of the model."""
+"""Whose hand inference writes in: hand files, new hands and pictures become writers of the model."""
 
 import hashlib
 from collections.abc import Sequence
