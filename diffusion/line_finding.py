@@ -7,16 +7,17 @@ import cv2
 import numpy as np
 
 from utils.images import WHITE
-from utils.line_images import MOST_PIXELS, Canvas, cut_lines
+from utils.line_images import MOST_PIXELS, PIXELS_A_LINE, Canvas, cut_lines
 from utils.line_shapes import LineFrame
 from utils.page_cleaning import DARKEST_PAPER, ink_level, paper_noise, remove_rules
 
 ROUGH_PIXELS = 1e6  # of the reduced picture that lines are looked for in
 PAPER_WINDOW = (15, 61)  # pixels there: wider than strokes, narrower than shadows
 FAINTEST = 20  # darkness of a picture's ink; what is lighter is paper
-LINE_PIXELS = 1.6  # times the canvas's height: what a line's ink is reduced to before it is cut out
+MOST_INK = 0.6  # share of a picture that can be ink: what is darker throughout shows no paper
 SLOPES = np.linspace(-0.08, 0.08, 65)  # pixels down a pixel right that lines may have
 SLOPE_PIXELS = 30_000  # of ink that a slope is measured on
+BENDS = np.linspace(-0.6, 0.6, 25)  # of the letters' height: how far a line's ends may rise, and its middle
 LONG = 4.0  # times its letters' height: the least width that a slope is looked for in
 BLUR = 0.3  # of the letters' height: how far rows of ink are smoothed
 LEAST_DISTANCE = 1.2  # of the letters' height: of two lines
@@ -40,10 +41,10 @@ class _Level:
 
 @dataclass(frozen=True, kw_only=True)
 class _Band:
-    """A line in the levelled picture: (n, 2) columns and rows of its outline, and its baseline's row."""
+    """A line in the levelled picture: (n, 2) columns and rows of its outline, and (m, 2) of its baseline."""
 
     outline: np.ndarray
-    base: float
+    base: np.ndarray
 
 
 def find_lines(grey: np.ndarray, height: int) -> list[np.ndarray]:
@@ -67,7 +68,7 @@ def find_lines(grey: np.ndarray, height: int) -> list[np.ndarray]:
     bands = _find_bands(mask, letter, slope)
     scale = grey.shape[0] / rough.shape[0]
     usual = scale * float(np.median([np.ptp(band.outline[:, 1]) for band in bands]))
-    fine = _reduce(grey, usual / (LINE_PIXELS * height))
+    fine = _reduce(grey, usual / (PIXELS_A_LINE * height))
     scale = fine.shape[1] / rough.shape[1]
     frames = [_make_frame(band, slope, rough.shape[1] / 2, scale) for band in bands]
     canvas = Canvas(height=height, widest=10**9, margin=MARGIN)
@@ -98,7 +99,7 @@ def _find_ink(grey: np.ndarray) -> np.ndarray | None:
     heights = stats[:, cv2.CC_STAT_HEIGHT]
     is_ink = stats[:, cv2.CC_STAT_AREA] >= 6
     is_ink[0] = False
-    if not is_ink.any():
+    if not is_ink.any() or mask.mean() > MOST_INK:
         return None
     # Beside letters, single grains of the paper are no writing.
     is_ink &= heights >= 0.1 * np.percentile(heights[is_ink], 90)
@@ -148,15 +149,41 @@ def _find_bands(mask: np.ndarray, letter: float, slope: float) -> list[_Band]:
         cuts.append(top + above + int(np.median(np.flatnonzero(valley <= valley.min() + 1e-9))))
     owners = _share_out(level, np.array(cuts), len(peaks))
     bands = []
-    for number, peak in enumerate(peaks):
+    for number in range(len(peaks)):
         is_own = owners == number
-        below = np.flatnonzero(smooth[peak:] < 0.5 * smooth[peak])
-        base = top + peak + (float(below[0]) if len(below) else 0.5 * letter)
         is_cut = len(np.unique(level.columns[is_own & level.at_edge])) > letter
         if is_own.any() and not (is_cut and len(peaks) > 2):
-            outline = _surround(level.rows[is_own], level.columns[is_own], 1.5 * letter)
-            bands.append(_Band(outline=outline, base=base))
+            rows, columns = level.rows[is_own], level.columns[is_own]
+            outline = _surround(rows, columns, 1.5 * letter)
+            bands.append(_Band(outline=outline, base=_find_base(rows, columns, letter)))
     return bands
+
+
+def _find_base(rows: np.ndarray, columns: np.ndarray, letter: float) -> np.ndarray:
+    """(m, 2) columns and rows of a line's baseline: the parabola along which its rows differ most in their
+    ink, below those of small letters.
+    """
+    half = max(1.0, np.ptp(columns) / 2)
+    place = (columns - columns.min()) / half - 1  # -1 to 1
+    powers = np.stack([place, place**2 - 1 / 3])
+    bends = np.zeros(2)
+
+    def count_ink(bends: np.ndarray) -> tuple[int, np.ndarray]:
+        level = np.rint(rows - bends @ powers).astype(int)
+        ink = np.bincount(level - level.min()).astype(float)
+        sigma = max(0.7, 0.08 * letter)
+        return level.min(), cv2.GaussianBlur(np.pad(ink, 1)[:, None], (0, 0), sigma).ravel()[1:-1]
+
+    if 2 * half >= LONG * letter:
+        for number in (0, 1, 0, 1):
+            tries = [bends + np.eye(2)[number] * change * letter for change in BENDS]
+            contrasts = [float((count_ink(bends)[1] ** 2).sum()) for bends in tries]
+            bends = tries[int(np.argmax(contrasts))]
+    first, ink = count_ink(bends)
+    base = first + np.flatnonzero(ink >= 0.5 * ink.max())[-1] + 1
+    places = np.linspace(-1, 1, 9)
+    course = base + bends @ np.stack([places, places**2 - 1 / 3])
+    return np.stack([columns.min() + (places + 1) * half, course], axis=1)
 
 
 def _share_out(level: _Level, cuts: np.ndarray, count: int) -> np.ndarray:
@@ -206,16 +233,12 @@ def _find_peaks(ink: np.ndarray, distance: float) -> list[int]:
 
 def _make_frame(band: _Band, slope: float, middle: float, scale: float) -> LineFrame:
     """A line's frame in the picture that is ``scale`` times as large as the one it was found in."""
-    columns, rows = band.outline.T
-    polygon = np.stack([columns, rows + slope * (columns - middle)], axis=1) * scale
-    left = columns.min()
-    along = np.array([1.0, slope]) / np.hypot(1.0, slope)
-    length = max(1.0, np.ptp(columns) * scale * np.hypot(1.0, slope))
-    return LineFrame(
-        origin=np.array([left, band.base + slope * (left - middle)]) * scale,
-        along=along,
-        down=np.array([-along[1], along[0]]),
-        polygon=polygon,
-        base=np.array([[0.0, 0.0], [length, 0.0]]),
-        is_guessed=True,
+    polygon, base = (
+        np.stack([columns, rows + slope * (columns - middle)], axis=1) * scale
+        for columns, rows in (band.outline.T, band.base.T)
     )
+    along = base[-1] - base[0]
+    along = along / max(1e-6, np.hypot(*along))
+    down = np.array([-along[1], along[0]])
+    own = np.stack([(base - base[0]) @ along, (base - base[0]) @ down], axis=1)
+    return LineFrame(origin=base[0], along=along, down=down, polygon=polygon, base=own, is_guessed=True)
