@@ -37,11 +37,18 @@ def read_lines(paths: Sequence[Path], height: int, *, flag: str = "--style_image
         )
     lines = []
     for file in files:
-        found = find_lines(_read_grey(file, flag), height)
+        grey = _read_grey(file, flag)
+        found = [grey] if _is_text_image(grey, height) else find_lines(grey, height)
         if not found:
             raise UserError(f"{flag} {file}: no ink to be seen. Leave it out, or take a sharper picture.")
         lines += found
     return lines
+
+
+def _is_text_image(grey: np.ndarray, height: int) -> bool:
+    """True for what preprocessing made for a model of this height: ink on pure white."""
+    has_ink = (grey < INK).any()
+    return bool(grey.shape[0] == height and has_ink and np.median(grey) == WHITE == np.median(grey[:, :2]))
 
 
 def _find_pictures(path: Path, flag: str) -> list[Path]:

@@ -132,6 +132,14 @@ def test_files_and_folders_give_all_their_lines(tmp_path):
     assert len(read_lines([tmp_path / "me", alone], HEIGHT)) == 5
 
 
+def test_a_text_image_of_the_models_height_stays_as_it_is(tmp_path):
+    (line,) = find_lines(draw_lines(TEXTS[:1]), HEIGHT)
+    (read,) = read_lines([save(tmp_path / "line.png", line)], HEIGHT)
+    assert np.array_equal(read, line)
+    (other,) = read_lines([save(tmp_path / "grey.png", np.minimum(line, 220))], HEIGHT)
+    assert other.max() == 255
+
+
 def test_a_camera_picture_is_turned_as_its_file_says(tmp_path):
     image = Image.fromarray(draw_lines()).rotate(90, expand=True)
     exif = Image.Exif()
