@@ -10,7 +10,7 @@ from torch import Tensor
 
 from diffusion.autoencoder import scale_latents, vae_in_channels
 from diffusion.hands import STYLE_SPACE, Hand, hand_of_writer
-from diffusion.pictures import cut_windows
+from diffusion.pictures import WINDOW, cut_windows
 from diffusion.pipeline import HandwritingPipeline
 from utils.charset import order_along_line
 from utils.errors import UserError
@@ -37,12 +37,14 @@ def hand_from_lines(pipeline: HandwritingPipeline, lines: Sequence[np.ndarray]) 
         UserError: if the model knows its writers by name alone.
     """
     check_takes_hands(pipeline)
-    windows = [list(cut_windows(line)) for line in lines]
-    vectors = [F.normalize(_embed(pipeline, parts), dim=0) for parts in windows if parts]
-    if not vectors:
+    windows = [window for line in lines for window in cut_windows(line)]
+    if not windows:
         raise UserError("no ink in the lines that a hand is to be made of")
-    style = F.normalize(torch.stack(vectors).mean(dim=0), dim=0)
-    scale = measure_width_scale(pipeline, [part for parts in windows for part in parts])
+    # Whole lines, as in training; a scrap of one counts less.
+    vectors = torch.from_numpy(pipeline.style_encoder.embed(lines)[0])
+    widths = torch.tensor([float(min(line.shape[1], WINDOW * line.shape[0])) for line in lines])
+    style = F.normalize((vectors * widths[:, None]).sum(dim=0), dim=0)
+    scale = measure_width_scale(pipeline, windows)
     return make_hand(pipeline, style, predict_width_scale(pipeline, style) if scale is None else scale)
 
 
@@ -62,11 +64,6 @@ def make_hand(pipeline: HandwritingPipeline, style: Tensor, width_scale: float) 
         width_scale=round(min(max(width_scale, 0.01), 99.0), 4),
         style_space=str(pipeline.config.extra[STYLE_SPACE]),
     )
-
-
-def _embed(pipeline: HandwritingPipeline, windows: Sequence[np.ndarray]) -> Tensor:
-    """(style_dim,) mean of the windows' vectors."""
-    return torch.from_numpy(pipeline.style_encoder.embed(windows)[0]).mean(dim=0)
 
 
 # Widths

@@ -14,7 +14,7 @@ from utils.images import INK, WHITE, to_grey
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp")
 MOST_PIXELS = 100_000_000  # of a picture
 MOST_PICTURES = 1000  # of one hand
-WINDOW = 5.0  # times its height: the widest part of a line that one style vector is taken of
+WINDOW = 5.0  # times its height: the length of a line's windows, about that of training's segments
 
 
 def read_lines(paths: Sequence[Path], height: int, *, flag: str = "--style_images") -> list[np.ndarray]:
@@ -82,8 +82,8 @@ def _read_grey(path: Path, flag: str) -> np.ndarray:
 
 
 def cut_windows(line: np.ndarray) -> Iterator[np.ndarray]:
-    """The parts of a line that style vectors are taken of: as long as the segments of training, cut where
-    there is least ink, each with the usual white at its ends.
+    """The parts of a line that are read one by one: as long as the segments of training, cut where there is
+    least ink, each with the usual white at its ends.
 
     Args:
         line: (H, w) uint8, ink on white.

@@ -93,6 +93,7 @@ def styled_pipeline(pipeline: HandwritingPipeline) -> HandwritingPipeline:
         )
     )
     unet.writer_styles[:-1] = torch.nn.functional.normalize(torch.randn(len(WRITERS), style_dim), dim=1)
+    torch.nn.init.normal_(unet.writer_embedding.weight.data[:-1], std=0.1)
     unet.style_spread.copy_(0.3 * torch.eye(style_dim))
     recogniser = LatentRecogniser(
         LatentRecogniserConfig(vocabulary_size=vocabulary_size, latent_height=4, channels=(8, 8, 8, 16))

@@ -55,7 +55,8 @@ def test_a_hand_is_the_mean_vector_of_its_lines(styled_pipeline):
     lines = [draw_line("bead"), draw_line("cafe")]
     one, other = (hand_from_lines(styled_pipeline, [line]).style for line in lines)
     both = hand_from_lines(styled_pipeline, lines)
-    assert torch.allclose(both.style, F.normalize(one + other, dim=0), atol=1e-6)
+    weights = [line.shape[1] for line in lines]
+    assert torch.allclose(both.style, F.normalize(weights[0] * one + weights[1] * other, dim=0), atol=1e-6)
     assert both.style.norm().item() == pytest.approx(1) and both.offset is None
     assert both.style_space == "abc"
 
