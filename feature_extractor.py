@@ -140,7 +140,7 @@ class StyleEncoder(nn.Module):
             for part in np.split(rows, range(count, len(rows), count)):
                 batch = torch.from_numpy(np.stack([images[row][:, :width] for row in part]))
                 style, logit = self(to_pixel_values(batch, 1).to(self.writers.device))
-                styles[part], logits[part] = style.cpu().numpy(), logit.cpu().numpy()
+                styles[part], logits[part] = style.cpu().numpy(), logit.float().cpu().numpy()
         return styles, logits
 
     def save_pretrained(self, folder: Path, extra: dict, *, dtype: torch.dtype | None = None) -> None:

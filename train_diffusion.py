@@ -12,6 +12,7 @@ stop; --resume goes on as if nothing had happened.
 
 import argparse
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import fields, replace
 from datetime import timedelta
 from pathlib import Path
@@ -137,7 +138,9 @@ def encode_images(
         root: the folder that holds them; ``is_shared`` with other runs.
     """
     vae.to(accelerator.device)
-    with accelerator.main_process_first():
+    # Stable Diffusion's VAE overflows in fp16; bf16 is four times as fast as fp32 on a CPU that has it.
+    autocast = nullcontext if accelerator.mixed_precision == "fp16" else accelerator.autocast
+    with accelerator.main_process_first(), autocast():
         if accelerator.is_main_process:
             tidy_cache_root(root, cache_key(words.paths, vae_hash), is_shared=is_shared)
         folder = build_latent_cache(
@@ -193,7 +196,7 @@ def make_trainer(
     if checkpoint:
         own = load_style_encoder(checkpoint, config, unet.config, flag="--resume")
     encoder = choose_style_encoder(given_encoder, own, is_resumed=checkpoint is not None)
-    styles = prepare_styles(encoder, words, unet, config) if encoder else None
+    styles = prepare_styles(encoder, words, unet, config, cache.folder) if encoder else None
     if encoder and STYLE_SPACE not in config.extra:
         config = replace(config, extra={**config.extra, STYLE_SPACE: hash_encoder(encoder)})
     if styles and start and start.unet.config.style_dim is None:

@@ -38,9 +38,11 @@ class LatentCache:
         starts: (N + 1,) int64, where each image's columns begin.
         ink: (N, 4) float32, left, top, right, bottom of the ink in pixels.
         widths: (N,) int64, widths of the image files in pixels.
+        folder: where all this lies.
     """
 
     def __init__(self, folder: Path) -> None:
+        self.folder = folder
         index = read_json(folder / "index.json", "--latent_cache")
         shape = (-1, 2, index["channels"], index["height"])
         # Copy-on-write, and never written: torch warns of read-only arrays.

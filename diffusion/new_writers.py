@@ -4,12 +4,16 @@ import torch
 import torch.nn.functional as F
 from accelerate.utils import broadcast
 from torch import Tensor
+from tqdm import tqdm
 
 from diffusion.trainer import DiffusionTrainer
 from utils.training import make_generator
 
-MOST_WORDS = 12  # of a new writer, that tell which known hand is the nearest
-MOST_HANDS = 64  # known ones that are tried, evenly spread over their rows
+# Text images of a new writer that tell which known hand is the nearest: fewer where many writers are new.
+WORDS = (2, 12)
+HANDS = (8, 64)  # known ones that are tried, evenly spread over their rows; likewise
+MOST_PREDICTIONS = 20_000  # of all new writers together, about a minute on two cores
+TELLING = 3  # characters of a text from which on it shows a hand
 # Shares of noise that words are shown with, in turn: with less the hand is in the words, with more the text
 # is not either.
 NOISE_SHARES = (0.45, 0.75)
@@ -31,15 +35,32 @@ def start_from_nearest(trainer: DiffusionTrainer, known: int) -> dict[str, str]:
     words: dict[str, list[int]] = {}
     for index in dict.fromkeys(trainer.train_indices):
         words.setdefault(trainer.words.records[index].writer, []).append(index)
-    hands = torch.linspace(0, known - 1, min(known, MOST_HANDS)).round().long().to(trainer.device)
+    num_words, num_hands = share_out(len(names) - known, known)
+    hands = torch.linspace(0, known - 1, num_hands).round().long().to(trainer.device)
     nearest = torch.arange(len(names), device=trainer.device)
-    for row in range(known, len(names)):
-        nearest[row] = hands[errors_as(trainer, hands, torch.tensor(words[names[row]][:MOST_WORDS])).argmin()]
+    for row in tqdm(range(known, len(names)), desc="nearest hands", unit="writer", leave=False):
+        # Narrow images cost least; but for the shortest texts they tell as much as wide ones.
+        own = sorted(words[names[row]], key=lambda i: (is_short(trainer, i), trainer.canvases[i]))
+        nearest[row] = hands[errors_as(trainer, hands, torch.tensor(own[:num_words])).argmin()]
     nearest = broadcast(nearest)  # processes whose rows differ would train different models
     for unet in (trainer.bare_unet, trainer.ema.module):
         rows = unet.writer_embedding.weight
         rows[known : len(names)] = rows[nearest[known:]]
     return {names[row]: names[nearest[row]] for row in range(known, len(names))}
+
+
+def is_short(trainer: DiffusionTrainer, index: int) -> bool:
+    """Whether a record's text is too short to show a hand."""
+    return len(trainer.words.records[index].text) < TELLING
+
+
+def share_out(new: int, known: int) -> tuple[int, int]:
+    """Words of each new writer and known hands that are tried with them, so that there are no more than
+    ``MOST_PREDICTIONS``, but for the fewest of both.
+    """
+    new, known = max(new, 1), min(known, HANDS[1])
+    words = min(WORDS[1], max(WORDS[0], MOST_PREDICTIONS // (new * known)))
+    return words, min(known, max(HANDS[0], MOST_PREDICTIONS // (new * words)))
 
 
 @torch.no_grad()

@@ -1,6 +1,7 @@
 """Style vectors of a training's images, and the style that a sample is given of them."""
 
 import hashlib
+import io
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from diffusion.loading import check_style_encoder
 from feature_extractor import StyleEncoder
 from unet import UNet
 from utils.errors import UserError
+from utils.output import write_atomically
 from utils.sources import TrainingSet, read_images
 from utils.training import make_generator
 
@@ -111,16 +113,21 @@ def hash_encoder(encoder: StyleEncoder) -> str:
     return digest.hexdigest()[:16]
 
 
-def embed_styles(encoder: StyleEncoder, words: TrainingSet) -> StyleReferences:
-    """The style vectors of all images of a training set.
+def embed_styles(encoder: StyleEncoder, words: TrainingSet, cache: Path) -> StyleReferences:
+    """The style vectors of all images of a training set, from the file ``cache`` if it is there.
 
     Raises:
         UserError: if the style encoder was trained on images of another height.
     """
+    writers = [record.writer for record in words.records]
+    if cache.is_file():
+        return StyleReferences(np.load(cache), writers, words.train_indices())
     vectors = []
     for first in tqdm(range(0, len(words.paths), EMBED_AT_ONCE), desc="styles", unit="batch", leave=False):
         vectors.append(encoder.embed(read_images(words.paths[first : first + EMBED_AT_ONCE]))[0])
-    writers = [record.writer for record in words.records]
+    content = io.BytesIO()
+    np.save(content, np.concatenate(vectors))
+    write_atomically(cache, content.getvalue())
     return StyleReferences(np.concatenate(vectors), writers, words.train_indices())
 
 
@@ -134,17 +141,19 @@ def read_style_encoder(path: Path) -> StyleEncoder:
 
 
 def prepare_styles(
-    encoder: StyleEncoder, words: TrainingSet, unet: UNet, config: CheckpointConfig
+    encoder: StyleEncoder, words: TrainingSet, unet: UNet, config: CheckpointConfig, folder: Path
 ) -> StyleReferences:
     """The style vectors of a training, whose means the UNet is given; writers without images keep theirs.
 
+    Args:
+        folder: of the images' latents, beside which their vectors are kept.
     Raises:
         UserError: for a model without null conditions, and an encoder of other sizes than the model's.
     """
     if not unet.config.has_null_condition:
         raise UserError("--style_encoder: not with --preset wordstylist, which has no null writer")
     check_style_encoder(encoder, config, unet.config, "--style_encoder")
-    styles = embed_styles(encoder, words)
+    styles = embed_styles(encoder, words, folder / f"styles-{hash_encoder(encoder)}.npy")
     for row, name in enumerate(config.writers):
         if name in styles.means:
             unet.writer_styles[row] = styles.means[name]

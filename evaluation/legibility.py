@@ -18,6 +18,7 @@ LONGEST = 16  # characters; longer texts share a bar
 COMPARED = {
     "exact": "texts compared exactly",
     "letters": "only letters and digits are compared, without case",
+    "folded": "only letters and digits are compared, without case and accents",
 }
 
 

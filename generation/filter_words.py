@@ -96,8 +96,8 @@ def _add_score(group: argparse._ArgumentGroup) -> None:
         "--normalise",
         choices=tuple(NORMALISERS),
         help=(
-            "how texts are compared for cer: exactly, or their letters and digits without case (default:"
-            " exact)"
+            "how texts are compared for cer: exactly; by their letters and digits without case; or, folded,"
+            " without accents too (default: exact)"
         ),
     )
     group.add_argument("--reference", type=Path, help="folder of the real text images for --by nmae")

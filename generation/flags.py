@@ -268,5 +268,8 @@ def _add_selection(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--normalise",
         choices=tuple(NORMALISERS),
-        help="how texts are compared: exactly, or their letters and digits without case (default: exact)",
+        help=(
+            "how texts are compared: exactly; by their letters and digits without case; or, folded, without"
+            " accents too (default: exact)"
+        ),
     )

@@ -1,6 +1,7 @@
 """Error rates of readings: edit operations over what was written, with intervals."""
 
 import re
+import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -72,7 +73,20 @@ def keep_letters(text: str) -> str:
     return re.sub(r"[\W_]+", "", text.lower())
 
 
-NORMALISERS: dict[str, Callable[[str], str]] = {"exact": normalise_text, "letters": keep_letters}
+def fold_letters(text: str) -> str:
+    """The letters and digits of a text without case and accents, ligatures and ß spelt out: what a recogniser
+    of plain Latin letters can get right.
+    """
+    spelt = text.casefold().replace("œ", "oe").replace("æ", "ae")
+    parts = unicodedata.normalize("NFKD", spelt)
+    return keep_letters("".join(part for part in parts if not unicodedata.combining(part)))
+
+
+NORMALISERS: dict[str, Callable[[str], str]] = {
+    "exact": normalise_text,
+    "letters": keep_letters,
+    "folded": fold_letters,
+}
 
 
 def split_units(text: str, normalise: str, unit: str) -> Sequence[str]:

@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from preprocessing.reader_flags import READER_FLAGS, WORD_SIZE
+from preprocessing.reader_flags import READER_FLAGS, SQUEEZED_SIZE
 from utils.cli import HelpFormatter, positive_int
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
@@ -93,8 +93,8 @@ def _add_image_flags(group: argparse._ArgumentGroup) -> None:
         type=int,
         nargs=2,
         metavar=("H", "W"),
-        help="image size in pixels, multiples of 8; what is cut out of pages, and lines in fonts, are as wide"
-        " as their ink, at most W (default: 64 256, for lines and pages 64 2048)",
+        help="height and largest width in pixels, multiples of 8; an image is as wide as its ink, but with"
+        " --fit squeeze W (default: 80 640, for lines and pages 80 2560, with --fit squeeze 64 256)",
     )
     group.add_argument(
         "--background", choices=("whiten", "keep"), default="whiten", help="paper: made white, or kept"
@@ -239,7 +239,7 @@ def parse_args(argv: Sequence[str] | None = None, description: str | None = None
         parser.error("--dataset_path is needed (or --dataset fonts, which draws its own texts)")
     if not args.dry_run and args.save_dir is None:
         parser.error("--save_dir is needed (or --dry_run)")
-    height, width = args.img_size or WORD_SIZE
+    height, width = args.img_size or SQUEEZED_SIZE
     if height <= 0 or width <= 0 or height % 8 or width % 8:
         parser.error(f"--img_size {height} {width}: height and width are multiples of 8")
     if args.margin < 0 or 2 * args.margin >= min(height, width):

@@ -34,8 +34,9 @@ TEXT_FLAGS = (
 # The flags that say how a picture of a single word is fitted. What is cut out of pages, and lines in fonts,
 # have their hand's own size.
 WORD_FLAGS = ("preset", "background", "crop", "fit", "align", "max_scale", "invert_dark", "split_words")
-WORD_SIZE = (64, 256)  # height and width in pixels
-LINE_SIZE = (64, 2048)
+WORD_SIZE = (80, 640)  # height and width in pixels; the height is that of the model that ships
+LINE_SIZE = (80, 2560)
+SQUEEZED_SIZE = (64, 256)  # the published one
 ASPECT_FLAGS = ("align", "margin", "max_scale")  # change nothing with --fit squeeze
 
 
@@ -96,11 +97,11 @@ def fit_settings(reader: str | None, args: argparse.Namespace) -> FitSettings:
         fit = {"fit": "squeeze", "background": "keep", "crop": False, "align": "center"}
     else:
         fit = {"fit": args.fit, "background": args.background, "crop": args.crop, "align": args.align}
+    usual = SQUEEZED_SIZE if fit["fit"] == "squeeze" else WORD_SIZE
+    if reader == "pages" or unit_of(reader, args) == "line":
+        usual = LINE_SIZE
     return FitSettings(
-        img_size=tuple(
-            args.img_size
-            or (LINE_SIZE if reader == "pages" or unit_of(reader, args) == "line" else WORD_SIZE)
-        ),
+        img_size=tuple(args.img_size or usual),
         margin=args.margin,
         max_scale=args.max_scale,
         remove_rules=reader == "pages" if args.remove_rules is None else args.remove_rules,

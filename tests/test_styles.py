@@ -146,8 +146,9 @@ def test_a_model_of_rows_takes_no_style_encoder(train, tiny_run, tmp_path):
 
 def test_a_model_of_rows_grows_into_one_of_vectors_and_its_writers_keep_their_hands(train, tiny_run):
     start = HandwritingPipeline.from_pretrained(tiny_run)
-    run = train("--init_from", tiny_run, "--learning_rate", 1e-12, "--max_train_steps", 1)
-    grown = HandwritingPipeline.from_pretrained(run)
+    grown = HandwritingPipeline.from_pretrained(
+        train("--init_from", tiny_run, "--learning_rate", 1e-12, "--max_train_steps", 1)
+    )
     shares = torch.ones(3, 1)
     with torch.no_grad():
         rows = grown.unet.embed_writers(torch.arange(3)[:, None], shares, grown.unet.writer_styles[:3])

@@ -5,6 +5,7 @@ import pytest
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
+from diffusion.new_writers import MOST_PREDICTIONS, share_out
 from diffusion.pipeline import HandwritingPipeline
 from tests.helpers import ROOT, run_script
 from utils.output import save_image
@@ -188,3 +189,10 @@ def test_a_new_writer_starts_as_the_known_one_who_writes_like_that(tmp_path, cap
     names = pipeline.config.writers
     starts = pipeline.unet.writer_embedding.weight[[names.index(KNOWN[name]) for name in sorted(KNOWN)]]
     torch.testing.assert_close(unet.writer_embedding.weight[len(names) : -1], starts, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(("new", "known"), [(1, 45), (6, 45), (213, 45), (400, 401), (5, 2)])
+def test_the_search_for_the_nearest_hands_is_bounded(new, known):
+    words, hands = share_out(new, known)
+    assert new * words * hands <= MOST_PREDICTIONS or (words, hands) == (2, min(known, 8))
+    assert 2 <= words <= 12 and 1 <= hands <= known

@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from htr.error_rates import count_errors, measure_errors
+from htr.error_rates import count_errors, fold_letters, measure_errors
 
 
 def test_rates_are_edits_over_all_characters_and_over_all_words_between_spaces():
@@ -61,3 +61,10 @@ def test_words_stand_between_spaces_whatever_the_normalisation():
     assert (errors.tolist(), lengths.tolist()) == ([1], [3])
     errors, lengths = count_errors(["The old-man — sat."], ["the oldman sot"], "letters", unit="characters")
     assert (errors.tolist(), lengths.tolist()) == ([1], [12])
+
+
+@pytest.mark.parametrize(
+    ("text", "folded"), [("L’Été, cœur-là!", "letecoeurla"), ("Straße ÄÖ", "strasseao"), ("ﬁn №5", "finno5")]
+)
+def test_accents_are_folded_and_ligatures_spelt_out(text, folded):
+    assert fold_letters(text) == folded

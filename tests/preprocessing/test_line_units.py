@@ -161,13 +161,13 @@ def test_an_unknown_token_of_a_line_names_file_and_line(tmp_path):
 def test_lines_become_a_folder_of_their_own_width(tmp_path, make):
     call("--dataset_path", make(tmp_path / "in"), "--unit", "line", "--save_dir", tmp_path / "out")
     report = json.loads((tmp_path / "out/preprocessing.json").read_text())
-    assert report["settings"]["img_size"] == [64, 2048] and report["reader"]["unit"] == "line"
+    assert report["settings"]["img_size"] == [80, 2560] and report["reader"]["unit"] == "line"
     records = read_text_images(tmp_path / "out")
     assert len(records) == 4 and any(" " in record.text for record in records)
     for record in records:
         image = np.asarray(Image.open(tmp_path / "out" / record.file_name))
         left, top, right, bottom = ink_box(image)
-        assert 48 <= bottom - top <= 58 and right - left > 1.5 * (bottom - top)
+        assert 48 <= bottom - top <= 74 and right - left > 1.5 * (bottom - top)
         assert image.shape[1] % 8 == 0 and image.shape[1] - right <= 13
 
 

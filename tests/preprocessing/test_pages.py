@@ -45,7 +45,7 @@ def test_a_collection_becomes_text_images_of_lines(tmp_path, capsys, workers):
     assert len(records) == 24 and {record.text for record in records} == set(TEXTS)
     assert {record.writer for record in records} == {f"will_{i:04}" for i in range(4)}
     images = [Image.open(target / record.file_name) for record in records]
-    assert {image.height for image in images} == {64} and len({image.width for image in images}) > 1
+    assert {image.height for image in images} == {80} and len({image.width for image in images}) > 1
     assert all(image.width % 8 == 0 for image in images)
     assert hash_tree(source) == before and "found       pages" in capsys.readouterr().out
 

@@ -74,7 +74,7 @@ def test_each_data_set_is_recognised_and_becomes_a_word_folder(tmp_path, capsys,
     ids = {word.source_id for word in words}
     for record in records:
         image = Image.open(tmp_path / "out" / record.file_name)
-        assert image.height == 64 and image.width % 8 == 0 and image.width <= 256 and image.mode == "L"
+        assert image.height == 80 and image.width % 8 == 0 and image.width <= 640 and image.mode == "L"
         assert Path(record.file_name).stem in ids
         assert ink_box(np.asarray(image)) is not None
     files = {path.name for path in (tmp_path / "out" / "images").iterdir()}
@@ -388,7 +388,7 @@ def test_transparent_ink_comes_out_dark_on_white(tmp_path):
     width = min(image.shape[1] for image in images)
     assert max(image.shape[1] for image in images) <= width + 8
     differences = [np.abs(image[:, :width] - images[0][:, :width]).sum() for image in images]
-    assert max(differences) < 6 * 64 * 256
+    assert max(differences) < 6 * 80 * 320
 
 
 # --- the published filter and fit, and the published defects ---
