@@ -3,6 +3,7 @@
   python3 inference.py --models_path runs/iam --single_image True
   python3 inference.py --models_path runs/iam --words Hello World --writer 000 011 --save_path out
   python3 inference.py --models_path runs/iam --words archive --mix 000:0.7 011:0.3
+  python3 inference.py --models_path runs/lines --words archive --style_images letter.jpg
   python3 inference.py --models_path runs/iam --dataset_path data/iam --save_path data/iam_synthetic
   python3 inference.py --models_path runs/iam --words_file million.txt --output_format webdataset
   accelerate launch --num_processes 4 inference.py --models_path runs/iam --words_file words.txt
@@ -23,8 +24,10 @@ from typing import TypeVar
 import torch
 
 from diffusion.pipeline import HandwritingPipeline
+from diffusion.variation import DEFAULT_VARIATION
 from generation.flags import parse_inference_args
 from generation.folder_writer import FolderWriter
+from generation.hands import gather_hands, save_hand
 from generation.jobs import check_jobs, fingerprint
 from generation.output_folder import Part, check_apart, lock_part, prepare_output, remove_leftovers
 from generation.page_sink import PageSink
@@ -108,6 +111,13 @@ def main(args: argparse.Namespace) -> None:
     if args.compile:
         compile_in_place(pipeline.unet, pipeline.device)
 
+    # The hands.
+    whose = {"writer": args.writer, "mix": args.mix}
+    hands = gather_hands(pipeline, **whose, style_images=args.style_images, seed=args.seed)
+    if hands.added:
+        pipeline.add_hands(hands.added)
+    args.writer, args.mix = hands.writer, hands.mix
+
     # The words.
     is_lines, is_pages = args.unit == "line", args.output_format in XML_FORMATS
     line_from = choose_line_source(args.line_from, pipeline.config) if is_lines else "model"
@@ -141,6 +151,7 @@ def main(args: argparse.Namespace) -> None:
         "words": len(jobs),
         "records": fingerprint(jobs),
         "mix": args.mix,
+        **({"hands": hands.fingerprints()} if hands.added else {}),
         **{key: value for key, value in asdict(settings).items() if key != "batch_size"},
         **({"words_per_tar": args.words_per_tar} if is_tars else {}),
         **({"unit": "line"} if is_lines else {}),
@@ -153,6 +164,14 @@ def main(args: argparse.Namespace) -> None:
         **({"vae": str(args.vae)} if args.vae else {}),
         **({"recogniser": args.recogniser, **selected_by} if args.recogniser else {}),
     }
+
+    if args.variation == DEFAULT_VARIATION:  # folders of earlier versions don't say it
+        del output_settings["variation"]
+
+    for note in hands.notes:
+        print(note)
+    if args.save_hand:
+        save_hand(pipeline, args.save_hand, writer=args.writer, mix=args.mix, overwrite=args.overwrite)
 
     # Only now, when nothing can be wrong any more, are old words removed.
     with lock_part(args.save_path, part, "--save_path", overwrite=args.overwrite):

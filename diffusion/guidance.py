@@ -12,7 +12,9 @@ from diffusion.config import CheckpointConfig
 from diffusion.latent_recogniser import LatentRecogniser
 from diffusion.layout import layout_columns, pad_edges
 from diffusion.noise_schedule import FULL_INTERVAL
+from diffusion.variation import draw_edges, draw_styles
 from unet import UNet
+from utils.charset import order_along_line
 from utils.errors import UserError
 
 Writer = str | Mapping[str, float] | None  # a name, shares of several, or the mean writer
@@ -95,38 +97,86 @@ class GuidedModel:
                     " work. Leave it at 1."
                 )
 
-    def _edges(self, text: str, writer: Writer) -> np.ndarray:
-        return self.config.width_model.edges(text, {writer: 1.0} if isinstance(writer, str) else writer)
-
-    def make_layout(
-        self, texts: Sequence[str], writers: Sequence[Writer], width: int | None = None
-    ) -> Tensor | None:
-        """(B, 2, L, width / 8) layouts at the expected places; None for a model without text layout.
+    def draw_edges(
+        self,
+        texts: Sequence[str],
+        writers: Sequence[Writer],
+        *,
+        variation: float = 0.0,
+        seed: int = 0,
+        indices: Sequence[int] | None = None,
+    ) -> list[np.ndarray] | None:
+        """(n + 1,) borders in pixels of the characters of each text's drawing; None without a width model.
 
         Args:
-            width: of the canvas, pixels; the images' by default.
+            variation: see ``HandwritingPipeline.__call__``; 0 is the expected places.
+            indices: the images' record numbers, which with ``seed`` fix the draw; 0, 1, ... by default.
+        """
+        if self.config.width_model is None:
+            return None
+        return draw_edges(
+            self.config.width_model,
+            texts,
+            [{writer: 1.0} if isinstance(writer, str) else writer for writer in writers],
+            variation=variation,
+            seed=seed,
+            indices=range(len(texts)) if indices is None else indices,
+        )
+
+    def make_layout(self, edges: Sequence[np.ndarray], width: int) -> Tensor | None:
+        """(B, 2, L, width / 8) layouts of texts with these borders; None for a model without text layout.
+
+        Args:
+            width: of the canvas, pixels.
         """
         if not self.unet.config.text_layout:
             return None
-        edges = [
-            pad_edges(self._edges(text, writer), self.unet.config.max_length)
-            for text, writer in zip(texts, writers, strict=True)
-        ]
-        columns = (width or self.config.img_size[1]) // DOWNSCALE
-        return layout_columns(torch.from_numpy(np.stack(edges)).to(self.device), columns)
+        padded = np.stack([pad_edges(borders, self.unet.config.max_length) for borders in edges])
+        return layout_columns(torch.from_numpy(padded).to(self.device), width // DOWNSCALE)
 
-    def canvas_widths(self, texts: Sequence[str], writers: Sequence[Writer]) -> np.ndarray:
+    def canvas_widths(
+        self,
+        texts: Sequence[str],
+        writers: Sequence[Writer],
+        edges: Sequence[np.ndarray] | None = None,
+        *,
+        variation: float = 0.0,
+        seed: int = 0,
+        indices: Sequence[int] | None = None,
+    ) -> np.ndarray:
         """(N,) widths of the canvases that words are written on, pixels. What is right of them stays white.
 
-        Words on one canvas are written together: batches of one width are the fastest.
+        Words on canvases of one width are written together: batches of one width are the fastest.
+
+        Args:
+            edges: of their drawings; by default as ``draw_edges`` gives them for the other arguments.
         """
         if self.config.canvas_step is None:
             return np.full(len(texts), self.config.img_size[1])
-        rights = [
-            self._edges(text, writer).max() if text else np.inf
-            for text, writer in zip(texts, writers, strict=True)
-        ]
+        if edges is None:
+            edges = self.draw_edges(texts, writers, variation=variation, seed=seed, indices=indices)
+        rights = [borders.max() if text else np.inf for text, borders in zip(texts, edges, strict=True)]
         return self.config.canvas_widths(np.array(rights))
+
+    def draw_styles(
+        self,
+        writers: Sequence[Writer],
+        *,
+        variation: float = 0.0,
+        seed: int = 0,
+        indices: Sequence[int] | None = None,
+    ) -> Tensor | None:
+        """(B, style_dim) style vectors of drawings in these hands; None for a model without style vectors.
+
+        Args:
+            variation, indices: as for ``draw_edges``; 0 is the hands' own vectors.
+        """
+        if self.unet.config.style_dim is None:
+            return None
+        rows, shares = self._writer_rows(writers)
+        means = F.normalize((self.unet.writer_styles[rows] * shares[..., None]).sum(dim=1), dim=-1)
+        indices = range(len(writers)) if indices is None else indices
+        return draw_styles(self.unet, means, variation=variation, seed=seed, indices=indices)
 
     def _writer_rows(self, writers: Sequence[Writer]) -> tuple[Tensor, Tensor]:
         """(B, M) rows and (B, M) shares; unused places have share 0."""
@@ -150,8 +200,11 @@ class GuidedModel:
         writers: Sequence[Writer],
         guidance_scale: float,
         writer_guidance_scale: float,
-        width: int | None = None,
+        width: int,
         guidance_interval: tuple[float, float] = FULL_INTERVAL,
+        *,
+        edges: Sequence[np.ndarray] | None = None,
+        styles: Tensor | None = None,
     ) -> Callable[[Tensor, Tensor], Tensor]:
         """A denoiser with guidance on text and on writer, all branches in one batched call.
 
@@ -163,16 +216,19 @@ class GuidedModel:
         trajectory: Kynkäänniemi et al. 2024, https://arxiv.org/abs/2404.07724, section 3.
 
         Args:
-            width: of the canvas, pixels; the images' by default.
+            width: of the canvas, pixels.
             guidance_interval: of timesteps, as shares from 0 (clean) to 1 (noise), in which there is
                 guidance; in the others one branch does.
+            edges: of the texts' characters in their drawings; the expected ones by default.
+            styles: (B, style_dim) of the drawings; the hands' own by default.
         Raises:
             UserError: if guidance is asked of a model without null conditions.
         """
-        layout = self.make_layout(texts, writers, width)
+        layout = self.make_layout(self.draw_edges(texts, writers) if edges is None else edges, width)
+        styles = self.draw_styles(writers) if styles is None else styles
         input_ids = self.config.charset.encode(texts, self.unet.config.max_length).to(self.device)
         rows, shares = self._writer_rows(writers)
-        conditions = (input_ids, rows, shares, layout, self._styles(rows, shares))
+        conditions = (input_ids, rows, shares, layout, styles)
         if guidance_scale == writer_guidance_scale == 1:
             return lambda latents, timestep: self._predict(latents, timestep, *conditions)
         self.check_sampling(guidance_scale, writer_guidance_scale)
@@ -190,12 +246,6 @@ class GuidedModel:
             return guided + writer_guidance_scale * (parts[2] - parts[1]) if has_middle else guided
 
         return denoise
-
-    def _styles(self, rows: Tensor, shares: Tensor) -> Tensor | None:
-        """(B, style_dim) style vectors of mixed writers; None for a model without."""
-        if self.unet.config.style_dim is None:
-            return None
-        return F.normalize((self.unet.writer_styles[rows] * shares[..., None]).sum(dim=1), dim=-1)
 
     def _branches(
         self,
@@ -232,3 +282,16 @@ class GuidedModel:
         timesteps = torch.full((len(latents),), float(timestep), device=self.device)  # no copy to wait for
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
             return self.unet(latents, timesteps, input_ids, rows, layout, shares, styles).float()
+
+    def _reading_losses(self, latents: Tensor, texts: Sequence[str]) -> np.ndarray:
+        """(N,) nats a character that the latent recogniser lacks to read the texts; 0 where there is nothing
+        to read.
+        """
+        in_order = [order_along_line(text) for text in texts]
+        input_ids = self.config.charset.encode(in_order, self.unet.config.max_length).to(self.device)
+        lengths = torch.tensor([len(text) for text in texts])
+        return (
+            (self.latent_recogniser.loss(latents, input_ids, lengths) * (lengths > 0).to(self.device))
+            .cpu()
+            .numpy()
+        )

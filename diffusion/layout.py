@@ -95,6 +95,7 @@ class WidthModel:
         writers: Mapping[str, float] | None,
         ink: tuple[float, float] | None = None,
         rng: np.random.Generator | None = None,
+        variation: float = 1.0,
     ) -> np.ndarray:
         """Expected borders of a text's characters.
 
@@ -103,6 +104,7 @@ class WidthModel:
                 expected.
             rng: draws each width as it varies in one hand (``spread``), at most two deviations off; None is
                 the expected width.
+            variation: the drawn widths' spread as a multiple of ``spread``.
         Returns:
             (len(text) + 1,) pixel positions: rising, or falling where the text is written from right to left.
         """
@@ -110,7 +112,7 @@ class WidthModel:
             return np.array([self.left])
         widths = self._widths(text, writers)
         if rng is not None:
-            widths *= np.exp(self.spread * rng.standard_normal(len(widths)).clip(-2, 2))
+            widths *= np.exp(variation * self.spread * rng.standard_normal(len(widths)).clip(-2, 2))
         total = min(float(widths.sum()), self.room)
         left = (self.room - total) / 2 + self.left if self.is_centered else self.left
         if ink is not None:

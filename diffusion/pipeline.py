@@ -30,9 +30,10 @@ from diffusion.latent_recogniser import LATENT_RECOGNISER_FOLDER, LatentRecognis
 from diffusion.loading import STYLE_ENCODER_FOLDER, load_checkpoint, load_published_generator
 from diffusion.noise_schedule import draw_noise, sample_latents
 from diffusion.published import find_published
+from diffusion.variation import DEFAULT_VARIATION
 from feature_extractor import StyleEncoder
 from unet import UNet
-from utils.charset import normalise_text, order_along_line
+from utils.charset import normalise_text
 from utils.checkpoint import CONFIG_NAME, WEIGHTS_NAME, list_checkpoints, save_weights, share_files
 from utils.errors import UserError
 from utils.training import make_generator
@@ -166,6 +167,7 @@ class HandwritingPipeline(GuidedModel):
         guidance_interval: tuple[float, float] | None = None,
         scheduler: str = "dpmsolver++",
         redraws: int | None = None,
+        variation: float = DEFAULT_VARIATION,
         seed: int = 0,
         indices: Sequence[int] | None = None,
         batch_size: int | None = None,
@@ -181,7 +183,10 @@ class HandwritingPipeline(GuidedModel):
             scheduler: ``dpmsolver++``, ``unipc``, ``ddim``, ``ddpm`` or ``euler``.
             redraws: how often a word is drawn anew that the model's latent recogniser can't read; the drawing
                 that it reads best is kept. None is 2, or 0 for a model without a latent recogniser.
-            indices: the images' record numbers, which with ``seed`` fix the noise; 0, 1, ... by default.
+            variation: how far drawings of one hand differ in style and widths, as a multiple of what one
+                writer's images do; 0 draws all of them with the hand's own.
+            indices: the images' record numbers, which with ``seed`` fix noise and variation; 0, 1, ... by
+                default.
             batch_size: most images that are drawn at once, which bounds the memory; None draws all of one
                 width at once.
         Returns:
@@ -194,6 +199,8 @@ class HandwritingPipeline(GuidedModel):
             raise UserError(f"{len(texts)} texts for {len(writers)} writers")
         if batch_size is not None and batch_size < 1:
             raise UserError(f"batch_size {batch_size}: at least 1")
+        if not 0 <= variation < float("inf"):
+            raise UserError(f"variation {variation}: at least 0")
         texts = [normalise_text(text) for text in texts]
         self.check(texts, writers)
         self.check_sampling(guidance_scale, writer_guidance_scale, redraws, scheduler)
@@ -206,6 +213,8 @@ class HandwritingPipeline(GuidedModel):
         if redraws is None:
             redraws = 0 if self.latent_recogniser is None else DEFAULT_REDRAWS
         indices = list(range(len(texts)) if indices is None else indices)
+        drawn = {"variation": variation, "seed": seed, "indices": indices}
+        edges, styles = self.draw_edges(texts, writers, **drawn), self.draw_styles(writers, **drawn)
 
         def draw(rows: Sequence[int], width: int, attempt: int) -> Tensor:
             """Latents of some of the images, all on canvases of one width."""
@@ -218,11 +227,13 @@ class HandwritingPipeline(GuidedModel):
                 writer_guidance_scale,
                 width,
                 guidance_interval,
+                edges=None if edges is None else [edges[row] for row in rows],
+                styles=None if styles is None else styles[torch.as_tensor(rows)],
             )
             generators = [make_generator("cpu", seed, indices[row], *keys) for row in rows]
             return self._sample(denoise, width, generators, scheduler, num_inference_steps)
 
-        widths = self.canvas_widths(texts, writers)
+        widths = self.canvas_widths(texts, writers, edges)
         images = np.full((len(texts), *self.config.img_size), 255, np.uint8)
         for width in sorted(set(widths.tolist())):
             of_width = np.flatnonzero(widths == width)
@@ -261,19 +272,6 @@ class HandwritingPipeline(GuidedModel):
             latents[illegible[is_better]] = redrawn[torch.from_numpy(is_better).to(redrawn.device)]
             losses[illegible[is_better]] = new_losses[is_better]
         return latents
-
-    def _reading_losses(self, latents: Tensor, texts: Sequence[str]) -> np.ndarray:
-        """(N,) nats a character that the latent recogniser lacks to read the texts; 0 where there is nothing
-        to read.
-        """
-        in_order = [order_along_line(text) for text in texts]
-        input_ids = self.config.charset.encode(in_order, self.unet.config.max_length).to(self.device)
-        lengths = torch.tensor([len(text) for text in texts])
-        return (
-            (self.latent_recogniser.loss(latents, input_ids, lengths) * (lengths > 0).to(self.device))
-            .cpu()
-            .numpy()
-        )
 
     def _sample(
         self,

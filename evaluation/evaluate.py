@@ -90,8 +90,8 @@ def add_measures(parser: argparse.ArgumentParser) -> None:
         "--normalise",
         choices=tuple(NORMALISERS),
         default="exact",
-        help="comparison of texts: exact; letters: letters and digits without case (rapidocr hardly tells case);"
-        " folded: without accents too",
+        help="comparison of texts: exact; letters: letters and digits without case (rapidocr hardly tells"
+        " case); folded: without accents too",
     )
     group.add_argument(
         "--style_encoder", type=Path, help="run of evaluation/train_style_encoder.py, for style and writers"

@@ -23,6 +23,8 @@ def mistake_in_texts(args: argparse.Namespace) -> str | None:
             return "--single_image False: not with --oov, where a word has one writer"
     elif args.oov_scope:
         return f"--oov_scope {args.oov_scope}: goes with --oov"
+    if args.oov and args.style_images and not args.writer:
+        return "--style_images: with --oov name its hand by --writer"
     if args.mix and args.writer:
         return "give --writer or --mix, not both"
     if args.words and not normalise_texts(args.words):
@@ -61,6 +63,8 @@ def mistake_in_sampling(args: argparse.Namespace) -> str | None:
     for name in ("best_of", "max_cer", "normalise"):
         if getattr(args, name) is not None and not args.recogniser:
             return f"--{name} {getattr(args, name)}: goes with --recogniser"
+    if not 0 <= args.variation < float("inf"):
+        return f"--variation {args.variation}: at least 0"
     if args.redraws is not None and args.redraws < 0:
         return f"--redraws {args.redraws}: at least 0"
     low, high = args.guidance_interval or FULL_INTERVAL

@@ -8,6 +8,7 @@ from pathlib import Path
 from diffusion.noise_schedule import FLOW_INTERVAL, SCHEDULERS
 from diffusion.pipeline import DEFAULT_GUIDANCE, DEFAULT_REDRAWS, DEFAULT_STEPS
 from generation.flag_checks import mistake_in_lines, mistake_in_sampling, mistake_in_texts
+from generation.hand_flags import add_hand_flags
 from generation.page_xml import XML_FORMATS
 from generation.word_lines import DEFAULT_LENGTH, LINE_SOURCES
 from htr.error_rates import NORMALISERS
@@ -31,6 +32,7 @@ def parse_inference_args(argv: Sequence[str] | None, description: str) -> argpar
     parser = argparse.ArgumentParser(description=description, formatter_class=HelpFormatter)
     _add_model_and_output(parser.add_argument_group("model and output"))
     _add_texts(parser.add_argument_group("what to write"))
+    add_hand_flags(parser.add_argument_group("in whose hand"))
     _add_lines(parser.add_argument_group("lines and pages"))
     _add_sampling(parser.add_argument_group("how"))
     _add_selection(parser.add_argument_group("only legible words", "a wrong label harms a training set"))
@@ -124,21 +126,6 @@ def _add_texts(group: argparse._ArgumentGroup) -> None:
         "--skip_unknown",
         action="store_true",
         help="count and leave out words that the model can't write, instead of ending with an error",
-    )
-    group.add_argument(
-        "--writer",
-        nargs="+",
-        metavar="ID",
-        help=(
-            "writers by name, or 'random', or 'all' (default: random; with --dataset_path each word's own;"
-            " with --single_image False all)"
-        ),
-    )
-    group.add_argument(
-        "--mix",
-        nargs="+",
-        metavar="ID:SHARE",
-        help="one style mixed of several writers', e.g. --mix 000:0.7 011:0.3",
     )
     group.add_argument(
         "--oov",

@@ -7,6 +7,7 @@ from typing import Protocol
 import numpy as np
 
 from diffusion.pipeline import DEFAULT_STEPS, HandwritingPipeline
+from diffusion.variation import DEFAULT_VARIATION
 from generation.jobs import Job, JobList
 from htr.error_rates import character_error_rates
 from htr.recogniser import Recogniser
@@ -26,6 +27,7 @@ class SamplingSettings:
     writer_guidance_scale: float | None = None
     guidance_interval: tuple[float, float] | None = None
     redraws: int | None = None
+    variation: float = DEFAULT_VARIATION
     seed: int = 0
     batch_size: int = 32
 
@@ -99,7 +101,10 @@ def write_batches(
 
     Words on canvases of one width come side by side; which words share a batch changes none of them.
     """
-    widths = [_canvas_widths(pipeline, jobs[first : first + CHUNK]) for first in range(0, len(jobs), CHUNK)]
+    widths = [
+        _canvas_widths(pipeline, jobs[first : first + CHUNK], settings)
+        for first in range(0, len(jobs), CHUNK)
+    ]
     in_order = jobs.select(np.argsort(np.concatenate(widths), kind="stable")) if widths else jobs
     for first in range(0, len(jobs), settings.batch_size):
         batch = list(in_order[first : first + settings.batch_size])
@@ -109,13 +114,18 @@ def write_batches(
             yield batch, write_variant(pipeline, batch, settings), []
 
 
-def _canvas_widths(pipeline: HandwritingPipeline, jobs: Sequence[Job]) -> np.ndarray:
+def _canvas_widths(
+    pipeline: HandwritingPipeline, jobs: Sequence[Job], settings: SamplingSettings
+) -> np.ndarray:
     """(N,) pixels."""
-    texts, writers = [], []
+    texts, writers, indices = [], [], []
     for job in jobs:
         texts.append(job.record.text)
         writers.append(job.writer)
-    return pipeline.canvas_widths(texts, writers)
+        indices.append(job.index)
+    return pipeline.canvas_widths(
+        texts, writers, variation=settings.variation, seed=settings.seed, indices=indices
+    )
 
 
 def write_variant(
@@ -134,6 +144,7 @@ def write_variant(
         guidance_interval=settings.guidance_interval,
         scheduler=settings.scheduler,
         redraws=settings.redraws,
+        variation=settings.variation,
         seed=settings.seed + VARIANT_STRIDE * variant,
         indices=[job.index for job in jobs],
     )

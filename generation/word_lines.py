@@ -9,6 +9,7 @@ import torch
 
 from diffusion.config import CheckpointConfig
 from diffusion.pipeline import HandwritingPipeline
+from diffusion.variation import DEFAULT_VARIATION
 from generation.jobs import Job, JobList, Style, describe_style, slug
 from generation.lines import LineStyle, break_lines, place_words, word_width
 from generation.page_layout import LayoutStatistics, draw_line_count
@@ -71,8 +72,12 @@ class LinesFromWords:
                 )
         self.pipeline.check([word for text in texts for word in text.split()], writers)
 
-    def canvas_widths(self, texts: Sequence[str], writers: Sequence) -> np.ndarray:
-        """(N,) sum of the widths of the canvases of each line's words, pixels."""
+    def canvas_widths(self, texts: Sequence[str], writers: Sequence, **drawing: object) -> np.ndarray:
+        """(N,) sum of the expected widths of the canvases of each line's words, pixels.
+
+        Args:
+            drawing: what fixes the words' drawings; it moves the sums little and is left aside.
+        """
         lines = [
             self.pipeline.canvas_widths(text.split(), [writer] * len(text.split()))
             for text, writer in zip(texts, writers, strict=True)
@@ -86,12 +91,14 @@ class LinesFromWords:
         *,
         seed: int = 0,
         indices: Sequence[int] | None = None,
+        variation: float = DEFAULT_VARIATION,
         **how: object,
     ) -> list[np.ndarray]:
         """Write one line a text.
 
         Args:
             indices: the lines' numbers, which with ``seed`` fix the noise, spaces and heights.
+            variation: of the words; see ``HandwritingPipeline.__call__``.
             how: further arguments of ``HandwritingPipeline.__call__``.
         Returns:
             (H, W) uint8 each, as wide as its ink, a multiple of 8.
@@ -102,7 +109,7 @@ class LinesFromWords:
             for text, writer, index in zip(texts, writers, indices, strict=True)
             for number, word in enumerate(text.split())
         ]
-        drawn = iter(self._draw(words, seed, how))
+        drawn = iter(self._draw(words, {"seed": seed, "variation": variation}, how))
         lines = []
         for text, index in zip(texts, indices, strict=True):
             of_line = text.split()
@@ -111,18 +118,20 @@ class LinesFromWords:
             lines.append(place_words(images, of_line, self.style, rng).image)
         return lines
 
-    def _draw(self, words: Sequence[tuple], seed: int, how: Mapping) -> list[np.ndarray]:
+    def _draw(self, words: Sequence[tuple], drawing: Mapping, how: Mapping) -> list[np.ndarray]:
         """The words' images; words on canvases of one width are drawn together."""
         texts, writers, indices = zip(*words, strict=True)
-        order = np.argsort(self.pipeline.canvas_widths(texts, writers), kind="stable")
+        order = np.argsort(
+            self.pipeline.canvas_widths(texts, writers, indices=indices, **drawing), kind="stable"
+        )
         images: list[np.ndarray | None] = [None] * len(words)
         for first in range(0, len(order), self._words_at_once):
             chunk = order[first : first + self._words_at_once]
             drawn = self.pipeline(
                 [texts[i] for i in chunk],
                 [writers[i] for i in chunk],
-                seed=seed,
                 indices=[indices[i] for i in chunk],
+                **drawing,
                 **how,
             )
             for i, image in zip(chunk, drawn, strict=True):

@@ -8,7 +8,8 @@ import cv2
 import numpy as np
 from PIL import Image, ImageOps
 
-from utils.images import WHITE, ink_box, ink_mask
+from utils.images import WHITE, ink_box, ink_mask, to_grey
+from utils.line_images import Canvas
 
 LARGEST_FACTOR = 6  # times the canvas's height; higher pictures are reduced before they are cleaned
 
@@ -41,26 +42,10 @@ class FitSettings:
     remove_rules: bool = False
     invert_dark: bool = False
 
-
-def to_grey(image: Image.Image) -> np.ndarray:
-    """Any Pillow image as (H, W) uint8 grey, 0 black to 255 white; transparency lies on white.
-
-    Handles alpha, palettes, 1 bit, 16 bit, float (0-1 or 0-255) and CMYK.
-    """
-    if image.mode.startswith("I"):  # 16-bit files open as I;16, older ones as I
-        values = np.asarray(image).astype(np.float64)
-        scale = 257.0 if values.max(initial=0) > WHITE else 1.0
-        return np.clip(np.rint(values / scale), 0, WHITE).astype(np.uint8)
-    if image.mode == "F":
-        values = np.asarray(image)
-        scale = WHITE if values.max(initial=0) <= 1 else 1
-        return np.clip(np.rint(values * scale), 0, WHITE).astype(np.uint8)
-    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
-        rgba = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
-    if image.mode not in ("L", "RGB"):
-        image = image.convert("L" if image.mode == "1" else "RGB")
-    return np.asarray(image.convert("L")).copy()
+    @property
+    def canvas(self) -> Canvas:
+        """What lines are put on."""
+        return Canvas(height=self.img_size[0], widest=self.img_size[1], margin=self.margin)
 
 
 def is_dark_ground(grey: np.ndarray) -> bool:

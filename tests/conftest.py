@@ -1,5 +1,6 @@
 """What many tests share and none changes: a tiny VAE, a word folder, a random model, a run of four steps."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -7,10 +8,13 @@ import torch
 
 from diffusion.autoencoder import CompactAutoencoder, hash_vae, load_vae
 from diffusion.config import CheckpointConfig
+from diffusion.hands import STYLE_SPACE
+from diffusion.latent_recogniser import LatentRecogniser, LatentRecogniserConfig
 from diffusion.layout import CANVAS_STEP, WidthModel
 from diffusion.noise_schedule import RectifiedFlow
 from diffusion.pipeline import HandwritingPipeline
 from diffusion.presets import make_config
+from feature_extractor import StyleEncoder, StyleEncoderConfig
 from tests.helpers import IMG_SIZE, TINY_TRAINING, WORDS, WRITERS, make_word_folder, nudge_zeros, run_script
 from unet import UNet
 from utils.charset import Charset
@@ -64,6 +68,55 @@ def pipeline(vae_folder: Path) -> HandwritingPipeline:
         extra={"preset": "tiny", "step": 0},
     )
     return HandwritingPipeline(unet, vae, config)
+
+
+@pytest.fixture(scope="session")
+def styled_pipeline(pipeline: HandwritingPipeline) -> HandwritingPipeline:
+    """A model of random weights that takes hands from images, whose hands vary in style and widths, with a
+    latent recogniser.
+    """
+    torch.manual_seed(2)
+    config = pipeline.config
+    vocabulary_size, style_dim = config.charset.vocabulary_size, 6
+    encoder = StyleEncoderConfig(
+        backbone="resnet18", style_dim=style_dim, writers=WRITERS, img_size=config.img_size
+    )
+    unet = nudge_zeros(
+        UNet(
+            make_config(
+                "tiny",
+                num_writers=len(WRITERS),
+                vocabulary_size=vocabulary_size,
+                max_length=8,
+                style_dim=style_dim,
+            )
+        )
+    )
+    unet.writer_styles[:-1] = torch.nn.functional.normalize(torch.randn(len(WRITERS), style_dim), dim=1)
+    torch.nn.init.normal_(unet.writer_embedding.weight.data[:-1], std=0.1)
+    unet.style_spread.copy_(0.3 * torch.eye(style_dim))
+    recogniser = LatentRecogniser(
+        LatentRecogniserConfig(vocabulary_size=vocabulary_size, latent_height=4, channels=(8, 8, 8, 16))
+    )
+    return HandwritingPipeline(
+        unet,
+        pipeline.vae,
+        replace(
+            config,
+            width_model=replace(config.width_model, spread=0.2),
+            extra={**config.extra, STYLE_SPACE: "abc"},
+        ),
+        recogniser.eval().requires_grad_(False),
+        StyleEncoder(encoder).eval().requires_grad_(False),
+    )
+
+
+@pytest.fixture(scope="session")
+def styled_checkpoint(styled_pipeline: HandwritingPipeline, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """``styled_pipeline`` as a checkpoint folder."""
+    folder = tmp_path_factory.mktemp("styled")
+    styled_pipeline.save_pretrained(folder)
+    return folder
 
 
 @pytest.fixture(scope="session")

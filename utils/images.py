@@ -15,6 +15,27 @@ INK = 200  # grey levels under this are ink
 SHEET_GREY = 225
 
 
+def to_grey(image: Image.Image) -> np.ndarray:
+    """Any Pillow image as (H, W) uint8 grey, 0 black to 255 white; transparency lies on white.
+
+    Handles alpha, palettes, 1 bit, 16 bit, float (0-1 or 0-255) and CMYK.
+    """
+    if image.mode.startswith("I"):  # 16-bit files open as I;16, older ones as I
+        values = np.asarray(image).astype(np.float64)
+        scale = 257.0 if values.max(initial=0) > WHITE else 1.0
+        return np.clip(np.rint(values / scale), 0, WHITE).astype(np.uint8)
+    if image.mode == "F":
+        values = np.asarray(image)
+        scale = WHITE if values.max(initial=0) <= 1 else 1
+        return np.clip(np.rint(values * scale), 0, WHITE).astype(np.uint8)
+    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
+        rgba = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
+    if image.mode not in ("L", "RGB"):
+        image = image.convert("L" if image.mode == "1" else "RGB")
+    return np.asarray(image.convert("L")).copy()
+
+
 def ink_mask(grey: np.ndarray) -> np.ndarray:
     """(H, W) bool: pixels clearly darker than the paper, specks of a few pixels excluded.
 

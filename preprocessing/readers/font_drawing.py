@@ -9,9 +9,9 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from preprocessing.cleaning import FitSettings, whiten_paper
-from preprocessing.lines import hand_size, place
-from preprocessing.straightening import Strip
 from utils.images import WHITE
+from utils.line_images import hand_size, place
+from utils.straightening import Strip
 
 FONT_SIZE = 96  # pixels per em; words are scaled down afterwards
 SHRINKING = (0.8, 1.0)  # of widths and heights
@@ -72,7 +72,7 @@ class FontLine:
             )
         except OSError:  # a damaged font opens, and fails at some of its glyphs
             return "unreadable_image"
-        return place(Strip(darkness=WHITE - whiten_paper(grey), base=base), scale, settings)
+        return place(Strip(darkness=WHITE - whiten_paper(grey), base=base), scale, settings.canvas)
 
 
 @lru_cache(maxsize=1000)

@@ -12,7 +12,6 @@ from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote
 
-from preprocessing.line_shapes import LineShape
 from preprocessing.lines import LineImage, PageLines
 from preprocessing.raw_word import DroppedWord, RawWord
 from preprocessing.readers.page_xml import (
@@ -24,6 +23,7 @@ from preprocessing.readers.page_xml import (
 )
 from preprocessing.readers.search import IMAGE_SUFFIXES, walk
 from utils.errors import UserError
+from utils.line_shapes import LineShape
 
 # A page's number at the end of a name, with what introduces it and a folio's side: "-3", "_0012", "_p4",
 # "_f12v".

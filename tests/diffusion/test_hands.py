@@ -79,5 +79,5 @@ def test_a_hand_with_the_name_of_a_writer_is_refused(model):
 def test_a_damaged_hand_is_refused_by_name(tmp_path, content):
     path = tmp_path / "me.safetensors"
     path.write_bytes(content)
-    with pytest.raises(UserError, match="me.safetensors: damaged, or not a hand"):
+    with pytest.raises(UserError, match=r"me\.safetensors: damaged, or not a hand"):
         Hand.load(path)

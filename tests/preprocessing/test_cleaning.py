@@ -12,11 +12,10 @@ from preprocessing.cleaning import (
     fit_word,
     is_dark_ground,
     split_at_spaces,
-    to_grey,
     whiten_paper,
 )
 from tests.helpers import draw_word
-from utils.images import ink_box, ink_mask, make_sheet
+from utils.images import ink_box, ink_mask, make_sheet, to_grey
 
 WORD = draw_word("hand")
 

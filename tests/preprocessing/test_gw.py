@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from preprocessing.cleaning import to_grey
 from preprocessing.raw_word import DroppedWord, PolygonImage
 from preprocessing.readers import gw, iam, imgur5k
 from tests.helpers import draw_word, hash_tree, make_gw
+from utils.images import to_grey
 
 
 def read(root, **options):

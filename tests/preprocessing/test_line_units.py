@@ -13,7 +13,6 @@ from PIL import Image
 
 from preprocessing import process_dataset
 from preprocessing.cleaning import FitSettings
-from preprocessing.lines import VISIBLE
 from preprocessing.raw_word import DROP_REASONS, DroppedWord
 from preprocessing.readers import fonts, gw, iam
 from preprocessing.readers.font_texts import split_keys, split_of
@@ -21,6 +20,7 @@ from preprocessing.readers.line_texts import LENGTHS, LineSource, break_lines, c
 from tests.helpers import IAM_LAYOUTS, IAM_LINE_ROWS, draw_word, make_gw, make_iam
 from utils.errors import UserError
 from utils.images import ink_box
+from utils.line_images import VISIBLE
 from utils.text_images import LINE_BASELINE, LINE_X_HEIGHT, read_text_images
 
 SETTINGS = FitSettings(img_size=(64, 2048))

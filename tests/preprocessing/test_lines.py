@@ -6,9 +6,9 @@ import pytest
 from PIL import Image, ImageDraw
 
 from preprocessing.cleaning import FitSettings
-from preprocessing.line_shapes import LineShape
 from preprocessing.lines import LineImage, PageLines
 from tests.preprocessing.page_files import SIZE, draw_page, ink_rows, line_of
+from utils.line_shapes import LineShape
 from utils.text_images import LINE_BASELINE, LINE_X_HEIGHT
 
 SETTINGS = FitSettings(img_size=(64, 2048), remove_rules=True)

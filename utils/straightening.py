@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from preprocessing.line_shapes import LineFrame
-from preprocessing.page_cleaning import darkness_on_white, ink_level, paper_noise, remove_rules
+from utils.line_shapes import LineFrame
+from utils.page_cleaning import darkness_on_white, ink_level, paper_noise, remove_rules
 
 LEAST_INK = 110  # darkness that faint pencil is brought to
 LARGEST_GAIN = 3.0
