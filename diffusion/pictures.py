@@ -10,6 +10,7 @@ from PIL import Image, ImageOps
 from diffusion.line_finding import MARGIN, find_lines
 from utils.errors import UserError
 from utils.images import INK, WHITE, to_grey
+from utils.text_images import METADATA_NAME, read_text_images
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp")
 MOST_PIXELS = 100_000_000  # of a picture
@@ -56,6 +57,8 @@ def _find_pictures(path: Path, flag: str) -> list[Path]:
         return [path]
     if not path.is_dir():
         raise FileNotFoundError(f"{flag} {path}: no such file or folder")
+    if (path / METADATA_NAME).is_file():  # a folder of text images
+        return [path / record.file_name for record in read_text_images(path, flag=flag)]
     files = sorted(file for file in path.iterdir() if file.suffix.lower() in SUFFIXES and file.is_file())
     if not files:
         raise UserError(f"{flag} {path}: no picture there ({', '.join(SUFFIXES)}). Name another folder.")

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The main job in minutes, on a CPU: make words of a new hand, teach it to the shipped model, write.
+# The main job in minutes, on a CPU: a hand from a few images at once, then fitted to them, and the hands of the model.
 #   bash scripts/demo.sh [folder for the results]
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -9,20 +9,22 @@ if [ -e "$out" ]; then
     exit 2
 fi
 source scripts/environment.sh requirements.txt
+texts=(Handwriting written in a hand that the model knows from images "of" two dozen lines alone)
 
-echo; echo "1/3  300 words in a hand that the shipped model has never seen (a brush-script font): $out/words"
-"$PYTHON" preprocessing/process_dataset.py --dataset fonts --fonts pacifico --num_words 300 --img_size 64 512 --save_dir "$out/words"
+echo; echo "1/4  two dozen lines in a hand that the model has no name for (a font): $out/lines"
+"$PYTHON" preprocessing/process_dataset.py --dataset fonts --fonts zeyada --unit line --num_words 24 --save_dir "$out/lines"
 
-echo; echo "2/3  a short training adds the hand to models/demo: $out/run"
-"$PYTHON" train_diffusion.py --dataset demo --dataset_path "$out/words" --init_from models/demo --save_path "$out/run" \
-    --max_train_steps 150 --batch_size 32 --learning_rate 5e-4 --lr_warmup_steps 20 --ema_decay 0.98 --save_every 75
+echo; echo "2/4  the hand from these images, at once: $out/from_images"
+"$PYTHON" inference.py --style_images "$out/lines" --words "${texts[@]}" --save_path "$out/from_images"
 
-echo; echo "3/3  words in the new hand, and a gallery of the shipped model's hands: $out/new_hand, $out/gallery.html"
-"$PYTHON" inference.py --models_path "$out/run" --save_path "$out/new_hand" --writer pacifico \
-    --words Handwriting written by a model that saw three hundred words "of" this hand
-# By the shipped model: a training on one hand alone draws all others towards it.
-"$PYTHON" scripts/gallery.py --save_path "$out/gallery.html"
+echo; echo "3/4  the hand fitted to the images and their texts: $out/zeyada.safetensors, $out/fitted"
+"$PYTHON" train_diffusion.py --init_from models/demo --fit_hand "$out/zeyada.safetensors" --dataset_path "$out/lines"
+"$PYTHON" inference.py --writer "$out/zeyada.safetensors" --words "${texts[@]}" --save_path "$out/fitted"
 
-echo; echo "look at     $out/new_hand/sheet.png"
+echo; echo "4/4  twelve of the hands that the model knows: $out/gallery.html"
+"$PYTHON" scripts/gallery.py --save_path "$out/gallery.html" --writers dhsd-1 dhsd-3 dhsd-7 dhsd-12 wikitexte_0008 \
+    wikitexte_0073 wikitexte_0278 imp_wikitexte_0204 caveat damion kalam rock-salt
+
+echo; echo "look at     $out/from_images/sheet.png and $out/fitted/sheet.png"
 echo "and at      $out/gallery.html, in a browser"
-echo "next        the README's workflow, with your own words"
+echo "next        your own pictures: python3 inference.py --style_images letter.jpg --words Hello"

@@ -7,7 +7,7 @@ from PIL import Image, ImageDraw, ImageFont
 from diffusion import pictures
 from diffusion.line_finding import find_lines
 from diffusion.pictures import cut_windows, read_lines
-from tests.helpers import draw_word
+from tests.helpers import draw_word, make_word_folder
 from utils.errors import UserError
 from utils.images import INK
 from utils.text_images import LINE_BASELINE, LINE_X_HEIGHT
@@ -138,6 +138,11 @@ def test_a_text_image_of_the_models_height_stays_as_it_is(tmp_path):
     assert np.array_equal(read, line)
     (other,) = read_lines([save(tmp_path / "grey.png", np.minimum(line, 220))], HEIGHT)
     assert other.max() == 255
+
+
+def test_a_folder_of_text_images_gives_those_of_its_metadata(tmp_path):
+    make_word_folder(tmp_path / "words", ["bead", "fade"])
+    assert len(read_lines([tmp_path / "words"], HEIGHT)) == 2
 
 
 def test_a_camera_picture_is_turned_as_its_file_says(tmp_path):
