@@ -40,7 +40,7 @@ from generation.tar_writer import TarWriter
 from generation.word_lines import LinesFromWords, choose_line_source, line_rows
 from htr.recogniser import load_recogniser
 from utils.cli import run
-from utils.device import choose_device, compile_in_place
+from utils.device import choose_device, choose_precision, compile_in_place
 from utils.errors import UserError
 from utils.json_files import read_json
 from utils.text_images import INFERENCE_SETTINGS
@@ -107,7 +107,7 @@ def main(args: argparse.Namespace) -> None:
     # The model.
     pipeline = load_pipeline(args.models_path, args.vae, args.writer_dict, args.max_length)
     device = choose_device(args.device, local_rank=int(os.environ.get("LOCAL_RANK", "0")))
-    pipeline.to(device, DTYPES[args.mixed_precision])
+    pipeline.to(device, DTYPES[choose_precision(args.mixed_precision, device)])
     if args.compile:
         compile_in_place(pipeline.unet, pipeline.device)
 

@@ -69,7 +69,7 @@ class FolderWriter:
         for parent in {(self.folder / job.record.file_name).parent for job in missing}:
             parent.mkdir(parents=True, exist_ok=True)
         with (
-            tqdm(total=len(jobs), initial=len(jobs) - len(missing), unit="word", desc="write") as bar,
+            tqdm(total=len(jobs), initial=len(jobs) - len(missing), unit="image", desc="write") as bar,
             ThreadPoolExecutor() as pool,
         ):
             saving: list[Future] = []
@@ -125,7 +125,7 @@ class FolderWriter:
                 self._outcomes |= read_outcomes(self._readings_path(part))
             names = [record.file_name for record in self._kept_records(self.jobs)]
             if not merge_shards(self.folder, self.part.count, names, self._write_rest):
-                return f"wrote       part {self.part.describe()}: {len(jobs)} words to {self.folder}"
+                return f"wrote       part {self.part.describe()}: {len(jobs)} images to {self.folder}"
         else:
             self._write_rest()
             write_metadata(self.folder, self._kept_records(self.jobs))
@@ -168,10 +168,10 @@ class FolderWriter:
                 f" character errors than --max_cer allows ({REJECTED_NAME})"
             )
         if kept:
-            lines.append(f"wrote       {kept} words to {self.folder} ({SHEET_NAME} shows the first)")
+            lines.append(f"wrote       {kept} images to {self.folder} ({SHEET_NAME} shows the first)")
         else:
             lines.append(
-                f"wrote       no words to {self.folder}: allow more errors with --max_cer, or more variants"
+                f"wrote       no images to {self.folder}: allow more errors with --max_cer, or more variants"
                 " with --best_of"
             )
         return "\n".join(lines)

@@ -52,7 +52,7 @@ class TarWriter:
         """Write the tars of this part that are not there yet; returns the number of words in them."""
         numbers = range(self.part.number, self._num_tars(), self.part.count)
         total = sum(len(self._jobs_of(number)) for number in numbers)
-        with tqdm(total=total, unit="word", desc="write") as bar:
+        with tqdm(total=total, unit="image", desc="write") as bar:
             for number in numbers:
                 if self._read_counts(number) is None:
                     self._written += self._write_tar(number, sample, bar)

@@ -605,7 +605,7 @@ def test_where_every_word_is_rejected_the_job_is_done(write, fake, capsys):
     folder = write(*flags)
     output = capsys.readouterr().out
     assert "left out    12 of 12 words" in output
-    assert f"wrote       no words to {folder}: allow more errors with --max_cer" in output
+    assert f"wrote       no images to {folder}: allow more errors with --max_cer" in output
     assert len((folder / "rejected.jsonl").read_text().splitlines()) == 12
     assert not (folder / "sheet.png").exists() and not (folder / "metadata.jsonl").read_text()
     seen = recogniser.seen

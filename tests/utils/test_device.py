@@ -23,6 +23,15 @@ def test_a_precision_that_is_asked_for_is_taken():
     assert choose_precision(None, torch.device("cpu")) in ("no", "bf16")
 
 
+def test_bf16_that_is_only_emulated_gets_a_warning(monkeypatch):
+    notes = []
+    for is_native in (True, False):
+        monkeypatch.setattr("utils.device.has_fast_bf16", lambda _, is_native=is_native: is_native)
+        assert choose_precision("bf16", torch.device("cpu"), notes.append) == "bf16"
+    assert len(notes) == 1 and "--mixed_precision bf16" in notes[0]
+    assert choose_precision(None, torch.device("cpu"), notes.append) == "no" and len(notes) == 1
+
+
 def test_where_it_fails_the_module_stays_as_it_is(monkeypatch):
     def fail(*given, **named):
         raise RuntimeError("no C++ compiler")
