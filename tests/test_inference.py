@@ -95,7 +95,7 @@ def test_the_command_of_the_readme_writes_default_words_beside_the_model(checkpo
     records = read_text_images(model / "samples")
     assert (
         tuple(record.text for record in records) == DEFAULT_WORDS
-        and f"wrote       {len(DEFAULT_WORDS)} words" in output
+        and f"wrote       {len(DEFAULT_WORDS)} images" in output
     )
 
 
