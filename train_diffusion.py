@@ -3,6 +3,7 @@
   python3 train_diffusion.py --dataset iam --iam_path data/iam --epochs 1000
   python3 train_diffusion.py --dataset_path data/me --init_from runs/iam --max_train_steps 2000
   python3 train_diffusion.py --dataset_path data/me --init_from runs/iam --fit_hand me.safetensors
+  python3 train_diffusion.py --dataset_path data/iam --distil_from runs/iam --save_path runs/student
   python3 train_diffusion.py --save_path runs/iam --iam_path data/iam --resume
   accelerate launch --num_processes 4 train_diffusion.py --dataset iam --iam_path data/iam
 
@@ -13,6 +14,7 @@ stop; --resume goes on as if nothing had happened.
 
 import argparse
 from collections.abc import Sequence
+from copy import deepcopy
 from dataclasses import fields, replace
 from datetime import timedelta
 from pathlib import Path
@@ -25,6 +27,17 @@ from torch import nn
 from diffusion.autoencoder import VAE_FOLDER, hash_vae, load_vae
 from diffusion.cache_folder import RUN_CACHE_FOLDER, encode_training_set
 from diffusion.config import CheckpointConfig
+from diffusion.distillation import DistillationTrainer, check_resume, is_student, read_teacher
+from diffusion.distillation_settings import (
+    STUDENT_STEPS,
+    DistillationSettings,
+    check_height,
+    check_teacher,
+    choose_known,
+    make_distillation_settings,
+    make_student,
+    read_distillation_settings,
+)
 from diffusion.fresh_model import FreshModel, resume_model
 from diffusion.hand_fitting import FIT_SETTINGS, check_model, make_fit_settings, write_hands
 from diffusion.hands import STYLE_SPACE
@@ -37,6 +50,7 @@ from diffusion.presets import DEFAULT_PRESET, PRESETS
 from diffusion.recogniser_training import prepare_latent_recogniser
 from diffusion.styles import (
     choose_style_encoder,
+    embed_styles,
     hash_encoder,
     prepare_styles,
     read_style_encoder,
@@ -184,6 +198,48 @@ def make_trainer(
     return trainer
 
 
+def make_distillation(
+    args: argparse.Namespace, accelerator: Accelerator, checkpoint: Path | None
+) -> DistillationTrainer:
+    """Read the data and the teacher, and go to where the run stopped."""
+    origin, flag = (checkpoint, "--resume") if checkpoint else (args.distil_from, "--distil_from")
+    start = HandwritingPipeline.from_pretrained(origin, flag=flag)
+    if checkpoint is None:
+        check_teacher(start, f"{flag} {origin}")
+        student = make_student(start, args.student_steps or STUDENT_STEPS)
+    else:
+        student = check_resume(start, checkpoint, args.student_steps)
+    words = choose_known(read_sources(parse_sources(args.dataset_path)), start, accelerator.print)
+    cache = encode_training_set(
+        words,
+        start.vae,
+        hash_vae(start.vae),
+        accelerator,
+        root=args.latent_cache or args.save_path / RUN_CACHE_FOLDER,
+        is_shared=args.latent_cache is not None,
+    )
+    check_height(cache, start.config)
+    given = {field.name: getattr(args, field.name) for field in fields(DistillationSettings)}
+    resumed = read_distillation_settings(checkpoint) if checkpoint else None
+    count, ranks = len(words.train_indices()), accelerator.num_processes
+    settings = make_distillation_settings(given, args.epochs, start, count, ranks, resumed)
+    encoder = start.style_encoder
+    styles = embed_styles(encoder, words, cache.folder) if encoder else None
+    config = replace(start.config, student=student)
+    unet, teacher = deepcopy(start.unet), start.unet
+    if checkpoint:
+        teacher = read_teacher(checkpoint, start.unet)
+    trainer = DistillationTrainer(
+        accelerator, unet, config, start.vae, words, cache, settings, encoder, styles, teacher=teacher
+    )
+    if start.latent_recogniser is not None:
+        trainer.latent_recogniser = start.latent_recogniser.to(trainer.device)
+    if checkpoint:
+        trainer.restore(checkpoint)
+        describe_resume(trainer, checkpoint)
+    return trainer
+
+
 def fit_hand(args: argparse.Namespace, accelerator: Accelerator) -> None:
     """Fit the hands of --dataset_path to the model of --init_from."""
     start = HandwritingPipeline.from_pretrained(args.init_from, vae=args.vae, flag="--init_from")
@@ -234,14 +290,17 @@ def main(args: argparse.Namespace) -> None:
         fit_hand(args, accelerator)
         return
     with claim_run(args.save_path, args.resume, is_main=accelerator.is_main_process) as checkpoint:
-        trainer = make_trainer(args, accelerator, checkpoint)
+        is_distilling = args.distil_from or (checkpoint and is_student(checkpoint))
+        trainer = (make_distillation if is_distilling else make_trainer)(args, accelerator, checkpoint)
         if args.compile:
             compile_in_place(trainer.bare_unet, trainer.device, accelerator.print)
-        if trainer.settings.recognition_weight or trainer.settings.alignment:
+        s = trainer.settings
+        if not is_distilling and (s.recognition_weight or s.alignment):
             origin, folder = checkpoint or args.init_from, args.save_path / LATENT_RECOGNISER_FOLDER
             prepare_latent_recogniser(trainer, folder, find_latent_recogniser(origin) if origin else None)
-        if trainer.settings.alignment:
-            accelerator.print("alignment   " + align_training(trainer, is_new=checkpoint is None))
+        if s.alignment:
+            is_new = checkpoint is None and not is_distilling
+            accelerator.print("alignment   " + align_training(trainer, is_new=is_new))
         describe_training(trainer)
         if args.log_with:
             settings = {key: str(value) for key, value in vars(args).items()}

@@ -7,6 +7,7 @@ stopped.
 from dataclasses import asdict, replace
 from itertools import groupby
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -62,6 +63,16 @@ def make_optimizer(unet: UNet, settings: TrainingSettings, device: torch.device)
             }
         )
     return torch.optim.AdamW(groups, lr=settings.learning_rate, fused=device.type in ("cpu", "cuda"))
+
+
+class TrainingBatch(NamedTuple):
+    """Samples of a step: their numbers (B,) on the CPU, what the UNet gets, and what it is to predict."""
+
+    indices: Tensor
+    noisy_latents: Tensor
+    timesteps: Tensor
+    target: Tensor
+    conditions: tuple[Tensor | None, ...]
 
 
 class DiffusionTrainer:
@@ -161,27 +172,57 @@ class DiffusionTrainer:
         scalar.
         """
         latents = self.draw_latents(indices, generator)
-        lengths, indices = self.conditions.lengths[indices], indices.to(self.device)
         noise = torch.randn(latents.shape, device=self.device, generator=generator)
         noisy_latents, target = self.schedule.add_noise(latents, noise, timesteps)
+        conditions = self.draw_conditions(indices, latents.shape[-1], dropped, generator)
+        sample = TrainingBatch(indices, noisy_latents, timesteps, target, conditions)
+        return self.compare(model, sample, generator, dropped, recognition_weight)
+
+    def draw_conditions(
+        self,
+        indices: Tensor,
+        columns: int,
+        dropped: tuple[Tensor, Tensor] | None,
+        generator: torch.Generator,
+    ) -> tuple[Tensor | None, ...]:
+        """Conditions of records on a canvas; where none is dropped, as sampling has them."""
+        return self.conditions.batch(
+            indices.to(self.device), columns, dropped, generator if dropped else None
+        )
+
+    def compare(
+        self,
+        model: nn.Module,
+        batch: TrainingBatch,
+        generator: torch.Generator,
+        dropped: tuple[Tensor, Tensor] | None,
+        recognition_weight: float,
+    ) -> Tensor:
+        """The loss of a prediction; see ``loss``."""
         with self.accelerator.autocast():
-            prediction = model(
-                noisy_latents,
-                timesteps,
-                *self.conditions.batch(indices, latents.shape[-1], dropped, generator if dropped else None),
-            ).float()
-        loss = F.mse_loss(prediction, target)
+            prediction = model(batch.noisy_latents, batch.timesteps, *batch.conditions).float()
+        loss = F.mse_loss(prediction, batch.target)
         if recognition_weight:
-            clean, share = self.schedule.predict_clean(noisy_latents, prediction, timesteps)
+            clean, share = self.schedule.predict_clean(batch.noisy_latents, prediction, batch.timesteps)
             with self.accelerator.autocast():
                 illegibility = self.latent_recogniser.loss(
-                    add_some_noise(clean, generator), self.conditions.reading_ids[indices], lengths
+                    add_some_noise(clean, generator),
+                    self.conditions.reading_ids[batch.indices.to(self.device)],
+                    self.conditions.lengths[batch.indices],
                 )
             if dropped is not None:
                 share = share.masked_fill(dropped[0], 0.0)  # null text has nothing to read
             # Where there is more noise than signal, the clean latents are a guess that nobody could read.
             loss = loss + recognition_weight * (share * illegibility).mean()
         return loss
+
+    def draw_timesteps(self, count: int, generator: torch.Generator) -> Tensor:
+        """(count,) timesteps of a step's samples."""
+        return self.schedule.draw_timesteps(count, self.device, generator)
+
+    def spread_timesteps(self, count: int) -> Tensor:
+        """(count,) timesteps of samples to validate on."""
+        return self.schedule.spread_timesteps(count, self.device)
 
     def draw_dropped(self, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor] | None:
         """Which of a step's samples lose their text, and which their writer: (B,) bool each; None: none does,
@@ -205,7 +246,7 @@ class DiffusionTrainer:
         # Those of the next step, during this one.
         self.latents.prefetch(self.sampler.batch(self.step + 1, rank, ranks).tolist())
         generator = make_generator(self.device, s.seed, self.step, rank, 0x11)
-        timesteps = self.schedule.draw_timesteps(len(indices), self.device, generator)
+        timesteps = self.draw_timesteps(len(indices), generator)
         dropped = self.draw_dropped(len(indices), generator)
         loss = self.loss(
             self.unet, indices, timesteps, generator, dropped, recognition_weight=s.recognition_weight
@@ -227,7 +268,7 @@ class DiffusionTrainer:
             generator = make_generator(self.device, self.settings.seed, first, 0x7A1)
             # Shuffled, since the words are in the order of their widths.
             order = torch.randperm(len(indices), device=self.device, generator=generator)
-            timesteps = self.schedule.spread_timesteps(len(indices), self.device)[order]
+            timesteps = self.spread_timesteps(len(indices))[order]
             total += self.loss(self.ema.module, indices, timesteps, generator).item() * len(indices)
         return {"val_loss": total / len(self.val_indices)}
 
