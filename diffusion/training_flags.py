@@ -50,7 +50,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
             "--distil_from has its own defaults: "
             f"--max_train_steps {DISTILLATION_STEPS}, --batch_size {DISTILLATION_BATCH}, --learning_rate"
             f" {DISTILLATION_RATE:g}, --lr_warmup_steps 20, --ema_decay 0.99, --weight_decay 0,"
-            f" --text_dropout 0, --recognition_weight {RECOGNITION_WEIGHT:g}, --alignment as the teacher had it",
+            f" --text_dropout 0, --recognition_weight {RECOGNITION_WEIGHT:g}, --alignment as in the teacher",
         )
     )
     _add_interval_flags(parser.add_argument_group("on the way"))
