@@ -14,7 +14,6 @@ stop; --resume goes on as if nothing had happened.
 
 import argparse
 from collections.abc import Sequence
-from copy import deepcopy
 from dataclasses import fields, replace
 from datetime import timedelta
 from pathlib import Path
@@ -27,17 +26,8 @@ from torch import nn
 from diffusion.autoencoder import VAE_FOLDER, hash_vae, load_vae
 from diffusion.cache_folder import RUN_CACHE_FOLDER, encode_training_set
 from diffusion.config import CheckpointConfig
-from diffusion.distillation import DistillationTrainer, check_resume, is_student, read_teacher
-from diffusion.distillation_settings import (
-    STUDENT_STEPS,
-    DistillationSettings,
-    check_height,
-    check_teacher,
-    choose_known,
-    make_distillation_settings,
-    make_student,
-    read_distillation_settings,
-)
+from diffusion.distillation import DistillationTrainer, make_distillation_trainer
+from diffusion.distillation_settings import DistillationSettings
 from diffusion.fresh_model import FreshModel, resume_model
 from diffusion.hand_fitting import FIT_SETTINGS, check_model, make_fit_settings, write_hands
 from diffusion.hands import STYLE_SPACE
@@ -50,12 +40,12 @@ from diffusion.presets import DEFAULT_PRESET, PRESETS
 from diffusion.recogniser_training import prepare_latent_recogniser
 from diffusion.styles import (
     choose_style_encoder,
-    embed_styles,
     hash_encoder,
     prepare_styles,
     read_style_encoder,
     teach_projection,
 )
+from diffusion.teacher import choose_known, is_student, open_lesson
 from diffusion.trainer import LOG_COLUMNS, DiffusionTrainer
 from diffusion.training_alignment import align_training
 from diffusion.training_flags import DEFAULT_VAE, MODEL_FLAGS, add_flags, check_flags
@@ -202,40 +192,19 @@ def make_distillation(
     args: argparse.Namespace, accelerator: Accelerator, checkpoint: Path | None
 ) -> DistillationTrainer:
     """Read the data and the teacher, and go to where the run stopped."""
-    origin, flag = (checkpoint, "--resume") if checkpoint else (args.distil_from, "--distil_from")
-    start = HandwritingPipeline.from_pretrained(origin, flag=flag)
-    if checkpoint is None:
-        check_teacher(start, f"{flag} {origin}")
-        student = make_student(start, args.student_steps or STUDENT_STEPS)
-    else:
-        student = check_resume(start, checkpoint, args.student_steps)
-    words = choose_known(read_sources(parse_sources(args.dataset_path)), start, accelerator.print)
-    cache = encode_training_set(
-        words,
-        start.vae,
-        hash_vae(start.vae),
+    lesson = open_lesson(args.distil_from, checkpoint, args.student_steps)
+    words = choose_known(read_sources(parse_sources(args.dataset_path)), lesson.start, accelerator.print)
+    trainer = make_distillation_trainer(
         accelerator,
-        root=args.latent_cache or args.save_path / RUN_CACHE_FOLDER,
+        lesson,
+        words,
+        {field.name: getattr(args, field.name) for field in fields(DistillationSettings)},
+        checkpoint,
+        epochs=args.epochs,
+        cache_root=args.latent_cache or args.save_path / RUN_CACHE_FOLDER,
         is_shared=args.latent_cache is not None,
     )
-    check_height(cache, start.config)
-    given = {field.name: getattr(args, field.name) for field in fields(DistillationSettings)}
-    resumed = read_distillation_settings(checkpoint) if checkpoint else None
-    count, ranks = len(words.train_indices()), accelerator.num_processes
-    settings = make_distillation_settings(given, args.epochs, start, count, ranks, resumed)
-    encoder = start.style_encoder
-    styles = embed_styles(encoder, words, cache.folder) if encoder else None
-    config = replace(start.config, student=student)
-    unet, teacher = deepcopy(start.unet), start.unet
     if checkpoint:
-        teacher = read_teacher(checkpoint, start.unet)
-    trainer = DistillationTrainer(
-        accelerator, unet, config, start.vae, words, cache, settings, encoder, styles, teacher=teacher
-    )
-    if start.latent_recogniser is not None:
-        trainer.latent_recogniser = start.latent_recogniser.to(trainer.device)
-    if checkpoint:
-        trainer.restore(checkpoint)
         describe_resume(trainer, checkpoint)
     return trainer
 

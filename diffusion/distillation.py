@@ -11,26 +11,33 @@ learns to mend what its steps before left wrong, and needs no images.
 """
 
 import math
+from collections.abc import Mapping
 from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
+from accelerate import Accelerator
 from torch import Tensor, nn
 
-from diffusion.autoencoder import DOWNSCALE
-from diffusion.distillation_settings import DistillationSettings
+from diffusion.autoencoder import DOWNSCALE, hash_vae
+from diffusion.cache_folder import encode_training_set
+from diffusion.distillation_settings import (
+    DistillationSettings,
+    make_distillation_settings,
+    read_distillation_settings,
+)
 from diffusion.guided_prediction import GuidedPrediction
-from diffusion.loading import read_config
-from diffusion.pipeline import DEFAULT_STEPS, HandwritingPipeline
-from diffusion.student import Student
+from diffusion.pipeline import DEFAULT_STEPS
+from diffusion.styles import embed_styles
+from diffusion.teacher import TEACHER_NAME, Lesson
 from diffusion.trainer import DiffusionTrainer, TrainingBatch
 from unet import UNet
-from utils.checkpoint import load_weights, one_line, save_weights
+from utils.checkpoint import save_weights
 from utils.errors import UserError
 from utils.resume import TRAINING_STATE
+from utils.sources import TrainingSet
 
-TEACHER_NAME = "teacher.safetensors"  # in a run's training state
 FROZEN = ("writer_embedding.", "style_projection.")  # a hand stays what it is for the teacher
 
 
@@ -149,44 +156,61 @@ class DistillationTrainer(DiffusionTrainer):
         save_weights(self.teacher, folder / TRAINING_STATE / TEACHER_NAME)
 
 
-def is_student(checkpoint: Path) -> bool:
-    """Whether a checkpoint is a student's."""
-    return read_config(checkpoint, flag="--resume")[0].student is not None
-
-
-def check_resume(start: HandwritingPipeline, checkpoint: Path, num_steps: int | None) -> Student:
-    """What student a run trains that goes on.
-
-    Args:
-        num_steps: what --student_steps says, if it does.
-    Raises:
-        UserError: if it trains none, or another one.
-    """
-    student = start.config.student
-    if student is None:
-        raise UserError(
-            f"--resume: {checkpoint} is no distillation's. Leave --distil_from out, or name another"
-            " --save_path."
-        )
-    if num_steps not in (None, student.num_steps):
-        raise UserError(
-            f"--student_steps {num_steps}: the run to --resume has {student.num_steps}. Leave it out."
-        )
-    return student
-
-
-def read_teacher(checkpoint: Path, student: UNet) -> UNet:
-    """The teacher of a run that goes on.
+def make_distillation_trainer(
+    accelerator: Accelerator,
+    lesson: Lesson,
+    words: TrainingSet,
+    given: Mapping[str, object],
+    checkpoint: Path | None,
+    *,
+    epochs: int | None,
+    cache_root: Path,
+    is_shared: bool,
+) -> DistillationTrainer:
+    """A student's training, at the point where it stopped.
 
     Args:
-        student: of its sizes.
+        words: that the teacher knows; see ``teacher.choose_known``.
+        given: flags by the names of ``DistillationSettings``, None where not given.
+        checkpoint: of the run that goes on, if one does.
+        cache_root: folder of encoded images; ``is_shared`` with other runs.
     Raises:
-        UserError: if it is missing or damaged.
+        UserError: if a flag or the images don't fit the teacher.
     """
-    path = checkpoint / TRAINING_STATE / TEACHER_NAME
-    teacher = deepcopy(student)
-    try:
-        teacher.load_state_dict(load_weights(path))
-    except (OSError, SafetensorError, RuntimeError, ValueError) as error:
-        raise UserError(f"--resume: {path} is missing or damaged ({one_line(error)})") from error
-    return teacher
+    start = lesson.start
+    cache = encode_training_set(
+        words, start.vae, hash_vae(start.vae), accelerator, root=cache_root, is_shared=is_shared
+    )
+    height, needed = cache.canvas_size[0], start.config.img_size[0]
+    if height != needed:
+        raise UserError(
+            f"{words.flag}: images of {height} pixels of height, but the teacher's have {needed}. Preprocess"
+            f" with --img_size {needed} {start.config.img_size[1]}."
+        )
+    settings = make_distillation_settings(
+        given,
+        epochs,
+        len(words.train_indices()),
+        accelerator.num_processes,
+        read_distillation_settings(checkpoint) if checkpoint else None,
+        can_read=start.latent_recogniser is not None,
+        is_aligned="alignment" in start.config.extra,
+    )
+    encoder = start.style_encoder
+    trainer = DistillationTrainer(
+        accelerator,
+        deepcopy(start.unet),
+        replace(start.config, student=lesson.student),
+        start.vae,
+        words,
+        cache,
+        settings,
+        encoder,
+        embed_styles(encoder, words, cache.folder) if encoder else None,
+        teacher=lesson.teacher,
+    )
+    if start.latent_recogniser is not None:
+        trainer.latent_recogniser = start.latent_recogniser.to(trainer.device)
+    if checkpoint:
+        trainer.restore(checkpoint)
+    return trainer

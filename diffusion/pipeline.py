@@ -27,6 +27,7 @@ from diffusion.config import CheckpointConfig
 from diffusion.guidance import GuidedModel, Writer
 from diffusion.hands import Hand, add_hands
 from diffusion.latent_recogniser import LATENT_RECOGNISER_FOLDER, LatentRecogniser
+from diffusion.legibility import draw_legibly
 from diffusion.loading import STYLE_ENCODER_FOLDER, load_checkpoint, load_published_generator
 from diffusion.noise_schedule import DEFAULT_SCHEDULER, draw_noise, sample_latents
 from diffusion.published import find_published
@@ -40,7 +41,6 @@ from utils.training import make_generator
 
 DEFAULT_STEPS = 12
 DEFAULT_REDRAWS = 2
-READABLE_LOSS = 0.1  # nats a character: a word that the latent recogniser finds less probable is drawn again
 
 
 class HandwritingPipeline(GuidedModel):
@@ -242,45 +242,19 @@ class HandwritingPipeline(GuidedModel):
                 num_inference_steps or DEFAULT_STEPS,
             )
 
+        def read(latents: Tensor, rows: Sequence[int]) -> np.ndarray:
+            return self._reading_losses(latents, [texts[row] for row in rows])
+
         widths = self.canvas_widths(texts, writers, edges)
         images = np.full((len(texts), *self.config.img_size), 255, np.uint8)
         for width in sorted(set(widths.tolist())):
             of_width = np.flatnonzero(widths == width)
             for start in range(0, len(of_width), batch_size or len(of_width)):
                 rows = of_width[start : start + (batch_size or len(of_width))]
-                latents = self._draw_legibly(draw, rows, width, texts, redraws)
+                latents = draw_legibly(draw, read, rows, width, redraws)
                 with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
                     images[rows, :, :width] = decode_latents(self.vae, latents)
         return images
-
-    def _draw_legibly(
-        self,
-        draw: Callable[[Sequence[int], int, int], Tensor],
-        rows: np.ndarray,
-        width: int,
-        texts: Sequence[str],
-        redraws: int,
-    ) -> Tensor:
-        """(N, 4, h, w) latents of images; those that can't be read are drawn anew, at most ``redraws`` times.
-
-        Args:
-            draw: the latents of images by their rows, at an attempt (from 0), on canvases of a width.
-            rows: (N,) of the images among all ``texts``.
-        """
-        latents = draw(rows, width, 0)
-        if not redraws:
-            return latents
-        losses = self._reading_losses(latents, [texts[row] for row in rows])
-        for attempt in range(1, redraws + 1):
-            illegible = np.flatnonzero(losses > READABLE_LOSS)
-            if not len(illegible):
-                break
-            redrawn = draw(rows[illegible], width, attempt)
-            new_losses = self._reading_losses(redrawn, [texts[row] for row in rows[illegible]])
-            is_better = new_losses < losses[illegible]
-            latents[illegible[is_better]] = redrawn[torch.from_numpy(is_better).to(redrawn.device)]
-            losses[illegible[is_better]] = new_losses[is_better]
-        return latents
 
     def _sample(
         self,

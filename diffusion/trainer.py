@@ -5,7 +5,6 @@ stopped.
 """
 
 from dataclasses import asdict, replace
-from itertools import groupby
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,6 +18,7 @@ from diffusion.conditions import TrainingConditions
 from diffusion.config import CheckpointConfig
 from diffusion.dataset import LatentCache, LatentColumns
 from diffusion.latent_recogniser import LatentRecogniser, add_some_noise
+from diffusion.optimizer import make_optimizer, set_learning_rate
 from diffusion.pipeline import HandwritingPipeline
 from diffusion.previews import write_preview
 from diffusion.samples import TrainingSamples, whole_images
@@ -28,7 +28,7 @@ from feature_extractor import StyleEncoder
 from unet import UNet
 from utils.resume import TRAINING_STATE, load_training_state, save_training_state
 from utils.sources import TrainingSet
-from utils.training import EpochSampler, ExponentialMovingAverage, learning_rate_factor, make_generator
+from utils.training import EpochSampler, ExponentialMovingAverage, make_generator
 from utils.training_loop import Column
 
 GPU_SHARE = 0.3  # of a GPU's free memory that latents may take
@@ -42,27 +42,6 @@ LOG_COLUMNS = (
     Column(name="words_per_second", spec=".1f", is_shown=True),
     Column(name="seconds", spec=".1f"),
 )
-
-
-def make_optimizer(unet: UNet, settings: TrainingSettings, device: torch.device) -> torch.optim.AdamW:
-    """AdamW whose groups have a ``rate_factor``: 1, or for the writer embedding
-    ``settings.writer_rate_factor``.
-    """
-    groups = []
-    # Neighbours make a group, so that the optimiser numbers the parameters as the UNet does: a saved state
-    # fits any groups.
-    for is_writer, named in groupby(
-        unet.named_parameters(), lambda item: item[0] == "writer_embedding.weight"
-    ):
-        has_own_rate = is_writer and settings.writer_rate_factor is not None
-        groups.append(
-            {
-                "params": [parameter for _, parameter in named],
-                "rate_factor": settings.writer_rate_factor if has_own_rate else 1.0,
-                "weight_decay": 0.0 if has_own_rate else settings.weight_decay,
-            }
-        )
-    return torch.optim.AdamW(groups, lr=settings.learning_rate, fused=device.type in ("cpu", "cuda"))
 
 
 class TrainingBatch(NamedTuple):
@@ -236,11 +215,7 @@ class DiffusionTrainer:
     def train_step(self) -> dict[str, Tensor | float]:
         """One optimiser step; returns loss and gradient norm, both left on the device, and the epoch."""
         s, accelerator = self.settings, self.accelerator
-        self.learning_rate = s.learning_rate * learning_rate_factor(
-            self.step, warmup_steps=s.lr_warmup_steps, horizon=s.schedule_steps, schedule=s.lr_schedule
-        )
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.learning_rate * group["rate_factor"]
+        self.learning_rate = set_learning_rate(self.optimizer, s, self.step)
         rank, ranks = accelerator.process_index, accelerator.num_processes
         indices = self.sampler.batch(self.step, rank, ranks)
         # Those of the next step, during this one.

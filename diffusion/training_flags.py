@@ -4,14 +4,7 @@ import argparse
 import math
 from pathlib import Path
 
-from diffusion.distillation_settings import (
-    DISTILLATION_BATCH,
-    DISTILLATION_RATE,
-    DISTILLATION_STEPS,
-    GUIDANCE_SHARE,
-    RECOGNITION_WEIGHT,
-    STUDENT_STEPS,
-)
+from diffusion.distillation_flags import add_distillation_flags, check_distillation_flags
 from diffusion.noise_schedule import PREDICTION_TYPES
 from diffusion.presets import DEFAULT_PRESET, PRESETS
 from diffusion.training_settings import DEFAULT_EPOCHS, NEW_WRITERS_FACTOR, TrainingSettings
@@ -20,7 +13,6 @@ from utils.cli import positive_int
 DEFAULT_VAE = "stable-diffusion-v1-5/stable-diffusion-v1-5"
 MODEL_FLAGS = ("preset", "model_channels", "num_heads", "text_layout", "max_length", "prediction_type")
 
-_TAUGHT = ("recogniser_steps", "writer_rate_factor")
 _FIT_FLAGS = (
     "fit_hand",
     "init_from",
@@ -44,15 +36,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     )
     _add_course_flags(group)
     _add_loss_flags(group)
-    _add_distillation_flags(
-        parser.add_argument_group(
-            "distillation",
-            "--distil_from has its own defaults: "
-            f"--max_train_steps {DISTILLATION_STEPS}, --batch_size {DISTILLATION_BATCH}, --learning_rate"
-            f" {DISTILLATION_RATE:g}, --lr_warmup_steps 20, --ema_decay 0.99, --weight_decay 0,"
-            f" --text_dropout 0, --recognition_weight {RECOGNITION_WEIGHT:g}, --alignment as in the teacher",
-        )
-    )
+    add_distillation_flags(parser)
     _add_interval_flags(parser.add_argument_group("on the way"))
 
 
@@ -93,13 +77,6 @@ def _add_data_flags(group: argparse._ArgumentGroup) -> None:
         help="checkpoint or run to start from; writers and characters that it knows"
         " keep their embeddings; a new writer starts as the known one that predicts the images best, a new"
         " character from the mean",
-    )
-    add(
-        "--distil_from",
-        type=Path,
-        metavar="CHECKPOINT",
-        help="checkpoint or run whose student is trained: a model of the same size, hands and characters that"
-        " writes in a few passes and without guidance",
     )
     add(
         "--fit_hand",
@@ -238,21 +215,6 @@ def _add_loss_flags(group: argparse._ArgumentGroup) -> None:
     add("--seed", type=int, help=f"random seed of weights, order and noise (default: {default.seed})")
 
 
-def _add_distillation_flags(group: argparse._ArgumentGroup) -> None:
-    add = group.add_argument
-    add(
-        "--student_steps",
-        type=positive_int,
-        help=f"passes in which the student draws (default: {STUDENT_STEPS})",
-    )
-    add(
-        "--guidance_steps",
-        type=int,
-        help="first training steps, in which the student learns its teacher's guidance at all noise levels;"
-        f" in the others, its own steps (default: {GUIDANCE_SHARE:.0%} of all)".replace("%", " %%"),
-    )
-
-
 def _add_interval_flags(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
     add("--save_every", type=positive_int, default=1000, help="steps between checkpoints")
@@ -277,14 +239,7 @@ def check_flags(parser: argparse.ArgumentParser, args: argparse.Namespace) -> No
     for name in MODEL_FLAGS:
         if name != "max_length" and args.init_from and getattr(args, name) is not None:
             parser.error(f"--{name} {getattr(args, name)}: --init_from brings its own; leave one of them out")
-    if (args.guidance_steps or 0) < 0:
-        parser.error(f"--guidance_steps {args.guidance_steps}: must be at least 0")
-    if args.distil_from:
-        _check_distillation_flags(parser, args)
-    elif not args.resume:
-        for name in ("student_steps", "guidance_steps"):
-            if getattr(args, name) is not None:
-                parser.error(f"--{name} {getattr(args, name)}: goes with --distil_from")
+    check_distillation_flags(parser, args, taken=MODEL_FLAGS)
     if args.fit_hand:
         _check_fit_flags(parser, args)
 
@@ -296,13 +251,4 @@ def _check_fit_flags(parser: argparse.ArgumentParser, args: argparse.Namespace) 
         if name not in _FIT_FLAGS and value != parser.get_default(name):
             parser.error(
                 f"--{name} {value}: --fit_hand trains one hand in a fixed course; leave one of them out"
-            )
-
-
-def _check_distillation_flags(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
-    for name in (*MODEL_FLAGS, "init_from", "fit_hand", "vae", "style_encoder", *_TAUGHT):
-        if getattr(args, name) is not None:
-            parser.error(
-                f"--{name} {getattr(args, name)}: --distil_from takes that from its teacher; leave one of"
-                " them out"
             )
