@@ -38,6 +38,7 @@ from diffusion.noise_schedule import FLOW_PREDICTION
 from diffusion.pipeline import HandwritingPipeline
 from diffusion.presets import DEFAULT_PRESET, PRESETS
 from diffusion.recogniser_training import prepare_latent_recogniser
+from diffusion.student import check_no_student
 from diffusion.styles import (
     choose_style_encoder,
     hash_encoder,
@@ -135,6 +136,8 @@ def make_trainer(
     start = None
     if args.init_from and not checkpoint:
         start = HandwritingPipeline.from_pretrained(args.init_from, vae=args.vae, flag="--init_from")
+        way_out = "Train the model that it was distilled from, and distil that again with --distil_from."
+        check_no_student(start.config.student, f"--init_from {args.init_from}", way_out)
     vae, vae_name = choose_vae(args.vae, checkpoint, start)
     vae_info = {"name": vae_name, "hash": hash_vae(vae)}
     cache_root = args.latent_cache or args.save_path / RUN_CACHE_FOLDER

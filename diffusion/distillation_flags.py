@@ -62,7 +62,7 @@ def check_distillation_flags(
                     f"--{name} {getattr(args, name)}: a student of --distil_from has that from its teacher;"
                     " leave one of them out"
                 )
-    elif not args.resume:
+    else:
         for name in ("student_steps", "guidance_steps"):
             if getattr(args, name) is not None:
                 parser.error(f"--{name} {getattr(args, name)}: goes with --distil_from")

@@ -81,6 +81,21 @@ class Student:
         return latents
 
 
+def check_no_student(student: Student | None, where: str, way_out: str) -> None:
+    """Raise a UserError for a student, which can't be trained as other models are: its UNet predicts the mean
+    velocity of its steps with guidance, and not what the images say.
+
+    Args:
+        student: of a model, None for all others.
+        where: the flag and its value, to name in the message.
+        way_out: what to do instead, a sentence.
+    """
+    if student is not None:
+        raise UserError(
+            f"{where}: a student of {student.num_steps} steps, which learns from its teacher alone. {way_out}"
+        )
+
+
 def read_student(values: object, where: str) -> Student | None:
     """The student that ``config.json`` describes; None without such an entry.
 

@@ -11,7 +11,7 @@ from diffusion.distillation_settings import STUDENT_STEPS
 from diffusion.loading import read_config
 from diffusion.noise_schedule import FLOW_PREDICTION
 from diffusion.pipeline import HandwritingPipeline
-from diffusion.student import MOST_STEPS, Student
+from diffusion.student import MOST_STEPS, Student, check_no_student
 from unet import UNet
 from utils.checkpoint import load_weights, one_line
 from utils.errors import UserError
@@ -60,8 +60,7 @@ def check_teacher(teacher: HandwritingPipeline, where: str) -> None:
     Args:
         where: the flag and its value, to name in the message.
     """
-    if teacher.config.student is not None:
-        raise UserError(f"{where}: a student already. Take the model that it was distilled from.")
+    check_no_student(teacher.config.student, where, "Take the model that it was distilled from.")
     kind = teacher.config.schedule.prediction_type
     if kind != FLOW_PREDICTION:
         raise UserError(
