@@ -159,7 +159,7 @@ def test_a_student_has_no_students(distil, student_run, words_folder, tmp_path):
 
 
 def test_no_hand_is_fitted_to_a_student(student_run, words_folder, tmp_path):
-    with pytest.raises(UserError, match="--init_from .*: a student of 4 steps.*Fit the hand to the model"):
+    with pytest.raises(UserError, match=r"--init_from .*: a student of 4 steps.*Fit the hand to the model"):
         run_script(
             "train_diffusion",
             "--dataset_path",
