@@ -66,6 +66,23 @@ class DistillationTrainer(DiffusionTrainer):
         """Whether it is the grid's steps that are learnt by now, and no longer guidance at all levels."""
         return self.step >= self.settings.guidance_steps
 
+    def draw_conditions(
+        self,
+        indices: Tensor,
+        columns: int,
+        dropped: tuple[Tensor, Tensor] | None,
+        generator: torch.Generator,
+    ) -> tuple[Tensor | None, ...]:
+        """See ``DiffusionTrainer.draw_conditions``; without padding that no text of the batch needs, which
+        each of the many passes would encode anew.
+        """
+        input_ids, rows, layout, *others = super().draw_conditions(indices, columns, dropped, generator)
+        if self.bare_unet.config.mask_padding:
+            longest = max(1, int(self.conditions.lengths[indices].max()))
+            input_ids = input_ids[:, :longest]
+            layout = None if layout is None else layout[:, :, :longest]
+        return input_ids, rows, layout, *others
+
     def draw_timesteps(self, count: int, generator: torch.Generator) -> Tensor:
         """(count,) timesteps of a step's samples: of the grid, each of its levels as often as the others."""
         if not self.is_on_grid:

@@ -9,6 +9,7 @@ from safetensors.torch import load_file
 
 from diffusion.guided_prediction import GuidedPrediction
 from diffusion.pipeline import HandwritingPipeline
+from diffusion.trainer import DiffusionTrainer
 from tests.helpers import (
     IMG_SIZE,
     WORDS,
@@ -130,6 +131,17 @@ def test_a_step_begins_where_the_student_comes_to_by_itself(trainer):
             latents, 1000 * trainer.levels[number].expand(2), *conditions
         )
     assert torch.allclose(found[1], latents[1], atol=1e-3 * float(latents.abs().max()))
+
+
+def test_padding_that_no_text_of_a_batch_needs_is_left_out_and_changes_nothing(trainer):
+    indices = torch.tensor([0, 1])
+    short = trainer.draw_conditions(indices, 8, None, None)
+    whole = DiffusionTrainer.draw_conditions(trainer, indices, 8, None, None)
+    longest = max(len(trainer.samples.records[i].text) for i in (0, 1))
+    assert short[0].shape == (2, longest) and short[2].shape == (2, 2, longest, 8)
+    noise, levels = torch.randn(2, 4, 4, 8), torch.tensor([900.0, 300.0])
+    one, other = (trainer.teacher(noise, levels, *conditions) for conditions in (short, whole))
+    assert torch.allclose(one, other, rtol=1e-4, atol=1e-4 * float(one.abs().max()))
 
 
 def test_each_level_of_the_grid_is_learnt_as_often(trainer):
