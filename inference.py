@@ -23,7 +23,8 @@ from typing import TypeVar
 
 import torch
 
-from diffusion.pipeline import HandwritingPipeline
+from diffusion.noise_schedule import DEFAULT_SCHEDULER
+from diffusion.pipeline import DEFAULT_STEPS, HandwritingPipeline
 from diffusion.variation import DEFAULT_VARIATION
 from generation.flags import parse_inference_args
 from generation.folder_writer import FolderWriter
@@ -125,14 +126,24 @@ def main(args: argparse.Namespace) -> None:
     papers = find_papers(args.paper) if args.paper else []
     drawer = pipeline if line_from == "model" else LinesFromWords(pipeline, words_at_once=args.batch_size)
     jobs = check_jobs(drawer, plan_jobs(request, pipeline), args.skip_unknown, request.flag)
-    pipeline.check_sampling(args.guidance_scale, args.writer_guidance_scale, args.redraws, args.scheduler)
+    settings = fill(SamplingSettings, args)
+    pipeline.check_sampling(
+        args.guidance_scale,
+        args.writer_guidance_scale,
+        args.redraws,
+        args.scheduler,
+        num_steps=args.num_steps,
+        guidance_interval=args.guidance_interval,
+    )
+    if pipeline.config.student is None:  # what folders of earlier versions say
+        steps, scheduler = args.num_steps or DEFAULT_STEPS, args.scheduler or DEFAULT_SCHEDULER
+        settings = replace(settings, num_steps=steps, scheduler=scheduler)
     selection, selected_by = None, {}
     if args.recogniser:
         selected_by = {"best_of": args.best_of, "max_cer": args.max_cer, "normalise": args.normalise}
         selection = Selection(recogniser=load_recogniser(args.recogniser, device=device), **selected_by)
 
     # Where they go.
-    settings = fill(SamplingSettings, args)
     is_tars = args.output_format == "webdataset"
     if is_tars:
         sink: Sink = TarWriter(args.save_path, jobs, words_per_tar=args.words_per_tar, part=part)

@@ -3,6 +3,7 @@
   python3 train_diffusion.py --dataset iam --iam_path data/iam --epochs 1000
   python3 train_diffusion.py --dataset_path data/me --init_from runs/iam --max_train_steps 2000
   python3 train_diffusion.py --dataset_path data/me --init_from runs/iam --fit_hand me.safetensors
+  python3 train_diffusion.py --dataset_path data/iam --distil_from runs/iam --save_path runs/student
   python3 train_diffusion.py --save_path runs/iam --iam_path data/iam --resume
   accelerate launch --num_processes 4 train_diffusion.py --dataset iam --iam_path data/iam
 
@@ -25,6 +26,8 @@ from torch import nn
 from diffusion.autoencoder import VAE_FOLDER, hash_vae, load_vae
 from diffusion.cache_folder import RUN_CACHE_FOLDER, encode_training_set
 from diffusion.config import CheckpointConfig
+from diffusion.distillation import DistillationTrainer, make_distillation_trainer
+from diffusion.distillation_settings import DistillationSettings
 from diffusion.fresh_model import FreshModel, resume_model
 from diffusion.hand_fitting import FIT_SETTINGS, check_model, make_fit_settings, write_hands
 from diffusion.hands import STYLE_SPACE
@@ -35,6 +38,7 @@ from diffusion.noise_schedule import FLOW_PREDICTION
 from diffusion.pipeline import HandwritingPipeline
 from diffusion.presets import DEFAULT_PRESET, PRESETS
 from diffusion.recogniser_training import prepare_latent_recogniser
+from diffusion.student import check_no_student
 from diffusion.styles import (
     choose_style_encoder,
     hash_encoder,
@@ -42,6 +46,7 @@ from diffusion.styles import (
     read_style_encoder,
     teach_projection,
 )
+from diffusion.teacher import choose_known, is_student, open_lesson
 from diffusion.trainer import LOG_COLUMNS, DiffusionTrainer
 from diffusion.training_alignment import align_training
 from diffusion.training_flags import DEFAULT_VAE, MODEL_FLAGS, add_flags, check_flags
@@ -131,6 +136,8 @@ def make_trainer(
     start = None
     if args.init_from and not checkpoint:
         start = HandwritingPipeline.from_pretrained(args.init_from, vae=args.vae, flag="--init_from")
+        way_out = "Train the model that it was distilled from, and distil that again with --distil_from."
+        check_no_student(start.config.student, f"--init_from {args.init_from}", way_out)
     vae, vae_name = choose_vae(args.vae, checkpoint, start)
     vae_info = {"name": vae_name, "hash": hash_vae(vae)}
     cache_root = args.latent_cache or args.save_path / RUN_CACHE_FOLDER
@@ -184,6 +191,27 @@ def make_trainer(
     return trainer
 
 
+def make_distillation(
+    args: argparse.Namespace, accelerator: Accelerator, checkpoint: Path | None
+) -> DistillationTrainer:
+    """Read the data and the teacher, and go to where the run stopped."""
+    lesson = open_lesson(args.distil_from, checkpoint, args.student_steps)
+    words = choose_known(read_sources(parse_sources(args.dataset_path)), lesson.start, accelerator.print)
+    trainer = make_distillation_trainer(
+        accelerator,
+        lesson,
+        words,
+        {field.name: getattr(args, field.name) for field in fields(DistillationSettings)},
+        checkpoint,
+        epochs=args.epochs,
+        cache_root=args.latent_cache or args.save_path / RUN_CACHE_FOLDER,
+        is_shared=args.latent_cache is not None,
+    )
+    if checkpoint:
+        describe_resume(trainer, checkpoint)
+    return trainer
+
+
 def fit_hand(args: argparse.Namespace, accelerator: Accelerator) -> None:
     """Fit the hands of --dataset_path to the model of --init_from."""
     start = HandwritingPipeline.from_pretrained(args.init_from, vae=args.vae, flag="--init_from")
@@ -234,14 +262,17 @@ def main(args: argparse.Namespace) -> None:
         fit_hand(args, accelerator)
         return
     with claim_run(args.save_path, args.resume, is_main=accelerator.is_main_process) as checkpoint:
-        trainer = make_trainer(args, accelerator, checkpoint)
+        is_distilling = args.distil_from or (checkpoint and is_student(checkpoint))
+        trainer = (make_distillation if is_distilling else make_trainer)(args, accelerator, checkpoint)
         if args.compile:
             compile_in_place(trainer.bare_unet, trainer.device, accelerator.print)
-        if trainer.settings.recognition_weight or trainer.settings.alignment:
+        s = trainer.settings
+        if not is_distilling and (s.recognition_weight or s.alignment):
             origin, folder = checkpoint or args.init_from, args.save_path / LATENT_RECOGNISER_FOLDER
             prepare_latent_recogniser(trainer, folder, find_latent_recogniser(origin) if origin else None)
-        if trainer.settings.alignment:
-            accelerator.print("alignment   " + align_training(trainer, is_new=checkpoint is None))
+        if s.alignment:
+            is_new = checkpoint is None and not is_distilling
+            accelerator.print("alignment   " + align_training(trainer, is_new=is_new))
         describe_training(trainer)
         if args.log_with:
             settings = {key: str(value) for key, value in vars(args).items()}

@@ -7,6 +7,7 @@ import numpy as np
 
 from diffusion.layout import COLUMN, SHAPE_CLASSES, WidthModel, canvas_widths
 from diffusion.noise_schedule import NoiseSchedule, read_schedule
+from diffusion.student import STUDENT, Student, read_student
 from unet import UNetConfig
 from utils.charset import Charset
 from utils.checkpoint import CONFIG_NAME, FORMAT_VERSION
@@ -15,6 +16,7 @@ from utils.json_files import fill_dataclass
 
 LINES = "lines"  # entry of config.json: whether the model was trained on lines
 LINE_CHARACTERS = 25  # of the shortest text of several words that counts as a line
+STUDENT_VERSION = 2  # format of a student's config: programs that would draw it in many steps refuse it
 LINE_SHARE = 0.1  # of the texts of a training: the least that are lines where lines are learned
 
 
@@ -31,6 +33,7 @@ class CheckpointConfig:
             all are as wide as the images.
         sample_texts: a few of the texts that the model was trained on; what inference writes where no words
             are given. Empty in checkpoints of earlier versions.
+        student: of a model that was distilled to write in a few passes; None for all others.
         extra: everything else: step, preset, library versions, condition dropout.
     """
 
@@ -42,12 +45,13 @@ class CheckpointConfig:
     vae: Mapping[str, str]
     canvas_step: int | None = None
     sample_texts: tuple[str, ...] = ()
+    student: Student | None = None
     extra: Mapping[str, object] = field(default_factory=dict)
 
     def to_dict(self, unet_config: UNetConfig) -> dict:
         """``config.json``'s content."""
         return {
-            "format_version": FORMAT_VERSION,
+            "format_version": FORMAT_VERSION if self.student is None else STUDENT_VERSION,
             "kind": "diffusion",
             "unet": unet_config.to_dict(),
             "schedule": self.schedule.to_dict(),
@@ -58,6 +62,7 @@ class CheckpointConfig:
             "vae": dict(self.vae),
             "canvas_step": self.canvas_step,
             "sample_texts": list(self.sample_texts),
+            **({} if self.student is None else {STUDENT: self.student.to_dict()}),
             **self.extra,
         }
 
@@ -72,9 +77,9 @@ class CheckpointConfig:
         """
         values = dict(values)
         version = values.pop("format_version", 0)
-        if not isinstance(version, int) or version > FORMAT_VERSION:
+        if not isinstance(version, int) or version > STUDENT_VERSION:
             raise UserError(
-                f"{where}: checkpoint format {version!r:.20} is newer than this program's {FORMAT_VERSION}"
+                f"{where}: checkpoint format {version!r:.20} is newer than this program's {STUDENT_VERSION}"
             )
         kind = values.pop("kind", "diffusion")
         if kind != "diffusion":
@@ -94,6 +99,7 @@ class CheckpointConfig:
             vae=_read_vae(values.pop("vae"), where),
             canvas_step=_read_canvas_step(values.pop("canvas_step", None), where),
             sample_texts=_read_sample_texts(values.pop("sample_texts", []), where),
+            student=read_student(values.pop(STUDENT, None), f"{where}: {STUDENT}"),
             extra=values,
         )
         if config.canvas_step is not None and config.width_model is None:

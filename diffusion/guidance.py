@@ -9,14 +9,16 @@ from torch import Tensor
 
 from diffusion.autoencoder import DOWNSCALE
 from diffusion.config import CheckpointConfig
+from diffusion.guided_prediction import Guidance, GuidedPrediction
 from diffusion.latent_recogniser import LatentRecogniser
 from diffusion.layout import layout_columns, pad_edges
-from diffusion.noise_schedule import FULL_INTERVAL
+from diffusion.noise_schedule import DEFAULT_SCHEDULER, FULL_INTERVAL
 from diffusion.variation import draw_edges, draw_styles
 from unet import UNet
 from utils.charset import order_along_line
 from utils.errors import UserError
 
+DEFAULT_GUIDANCE = 3.0
 Writer = str | Mapping[str, float] | None  # a name, shares of several, or the mean writer
 
 
@@ -73,15 +75,29 @@ class GuidedModel:
         guidance_scale: float | None = None,
         writer_guidance_scale: float | None = None,
         redraws: int | None = None,
-        scheduler: str = "dpmsolver++",
+        scheduler: str | None = None,
+        *,
+        num_steps: int | None = None,
+        guidance_interval: tuple[float, float] | None = None,
     ) -> None:
         """Check that the model can be sampled with these settings; see ``__call__``.
 
         Raises:
             UserError: for guidance of a model without null conditions, redraws of one without a latent
-                recogniser, and a scheduler that doesn't fit what the model predicts.
+                recogniser, a scheduler that doesn't fit what the model predicts, and anything of this but
+                redraws where a student's training has fixed it.
         """
-        self.config.schedule.make_scheduler(scheduler)
+        if self.config.student is not None:
+            self.config.student.check_sampling(
+                {
+                    "num_steps": num_steps,
+                    "scheduler": scheduler,
+                    "guidance_scale": guidance_scale,
+                    "writer_guidance_scale": writer_guidance_scale,
+                    "guidance_interval": guidance_interval,
+                }
+            )
+        self.config.schedule.make_scheduler(scheduler or DEFAULT_SCHEDULER)
         if redraws and self.latent_recogniser is None:
             raise UserError(
                 f"--redraws {redraws}: this model has no latent recogniser to say which words are illegible."
@@ -96,6 +112,24 @@ class GuidedModel:
                     f"--{flag} {scale}: this model was trained without null conditions, so guidance can't"
                     " work. Leave it at 1."
                 )
+
+    def choose_guidance(
+        self,
+        guidance_scale: float | None = None,
+        writer_guidance_scale: float | None = None,
+        guidance_interval: tuple[float, float] | None = None,
+    ) -> Guidance:
+        """The guidance of a drawing; None is the model's own default, which for a student is none: it has
+        learnt its teacher's.
+        """
+        if guidance_scale is None:
+            is_guided = self.unet.config.has_null_condition and self.config.student is None
+            guidance_scale = DEFAULT_GUIDANCE if is_guided else 1.0
+        if writer_guidance_scale is None:
+            writer_guidance_scale = guidance_scale
+        if guidance_interval is None:
+            guidance_interval = self.config.schedule.guidance_interval
+        return Guidance(text=guidance_scale, writer=writer_guidance_scale, interval=tuple(guidance_interval))
 
     def draw_edges(
         self,
@@ -206,19 +240,11 @@ class GuidedModel:
         edges: Sequence[np.ndarray] | None = None,
         styles: Tensor | None = None,
     ) -> Callable[[Tensor, Tensor], Tensor]:
-        """A denoiser with guidance on text and on writer, all branches in one batched call.
-
-        ``e00 + s_text (e_t0 - e00) + s_writer (e_tw - e_t0)``, where e00 has neither, e_t0 only the text,
-        e_tw both conditions. Equal scales need no e_t0; scales of 1 need one branch.
-
-        Source: classifier-free guidance, Ho and Salimans 2022, https://arxiv.org/abs/2207.12598, equation 6;
-        two conditions: Brooks et al. 2023, https://arxiv.org/abs/2211.09800, equation 3; on a part of the
-        trajectory: Kynkäänniemi et al. 2024, https://arxiv.org/abs/2404.07724, section 3.
+        """A denoiser with guidance on text and on writer; see ``GuidedPrediction``.
 
         Args:
             width: of the canvas, pixels.
-            guidance_interval: of timesteps, as shares from 0 (clean) to 1 (noise), in which there is
-                guidance; in the others one branch does.
+            guidance_interval: see ``Guidance``.
             edges: of the texts' characters in their drawings; the expected ones by default.
             styles: (B, style_dim) of the drawings; the hands' own by default.
         Raises:
@@ -228,60 +254,23 @@ class GuidedModel:
         styles = self.draw_styles(writers) if styles is None else styles
         input_ids = self.config.charset.encode(texts, self.unet.config.max_length).to(self.device)
         rows, shares = self._writer_rows(writers)
-        conditions = (input_ids, rows, shares, layout, styles)
-        if guidance_scale == writer_guidance_scale == 1:
-            return lambda latents, timestep: self._predict(latents, timestep, *conditions)
-        self.check_sampling(guidance_scale, writer_guidance_scale)
-        has_middle = guidance_scale != writer_guidance_scale
-        branches = self._branches(*conditions, has_middle=has_middle)
-        joined = [None if parts[0] is None else torch.cat(parts) for parts in zip(*branches, strict=True)]
-        least, most = (end * self.config.schedule.num_train_timesteps for end in guidance_interval)
+        guidance = Guidance(
+            text=guidance_scale, writer=writer_guidance_scale, interval=tuple(guidance_interval)
+        )
+        if not guidance.is_off:
+            self.check_sampling(guidance_scale, writer_guidance_scale)
+        return GuidedPrediction(
+            self._predict,
+            (input_ids, rows, layout, shares, styles),
+            guidance,
+            self.unet.config,
+            self.config.schedule.num_train_timesteps,
+        )
 
-        def denoise(latents: Tensor, timestep: Tensor) -> Tensor:
-            if not least <= float(timestep) <= most:
-                return self._predict(latents, timestep, *conditions)
-            repeated = latents.repeat(len(branches), 1, 1, 1)
-            parts = self._predict(repeated, timestep, *joined).chunk(len(branches))
-            guided = parts[0] + guidance_scale * (parts[1] - parts[0])
-            return guided + writer_guidance_scale * (parts[2] - parts[1]) if has_middle else guided
-
-        return denoise
-
-    def _branches(
-        self,
-        input_ids: Tensor,
-        rows: Tensor,
-        shares: Tensor,
-        layout: Tensor | None,
-        styles: Tensor | None,
-        *,
-        has_middle: bool,
-    ) -> list[tuple[Tensor | None, ...]]:
-        """Conditions of the branches: null text and writer; the text alone, if ``has_middle``; both."""
-        null_ids = torch.full_like(input_ids, self.unet.config.pad_id)
-        null_rows = torch.full_like(rows, self.unet.config.null_writer_id)
-        null_shares = torch.zeros_like(shares)
-        null_shares[:, 0] = 1.0
-        null_layout = None if layout is None else torch.zeros_like(layout)
-        null_styles = None if styles is None else torch.zeros_like(styles)
-        null = (null_ids, null_rows, null_shares, null_layout, null_styles)
-        text_alone = (input_ids, null_rows, null_shares, layout, null_styles)
-        both = (input_ids, rows, shares, layout, styles)
-        return [null, text_alone, both] if has_middle else [null, both]
-
-    def _predict(
-        self,
-        latents: Tensor,
-        timestep: Tensor,
-        input_ids: Tensor,
-        rows: Tensor,
-        shares: Tensor,
-        layout: Tensor | None,
-        styles: Tensor | None,
-    ) -> Tensor:
+    def _predict(self, latents: Tensor, timestep: Tensor, *conditions: Tensor | None) -> Tensor:
         timesteps = torch.full((len(latents),), float(timestep), device=self.device)  # no copy to wait for
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
-            return self.unet(latents, timesteps, input_ids, rows, layout, shares, styles).float()
+            return self.unet(latents, timesteps, *conditions).float()
 
     def _reading_losses(self, latents: Tensor, texts: Sequence[str]) -> np.ndarray:
         """(N,) nats a character that the latent recogniser lacks to read the texts; 0 where there is nothing

@@ -25,6 +25,7 @@ from diffusion.hands import STYLE_SPACE, Hand, add_hands, hand_of_writer
 from diffusion.layout import WidthModel
 from diffusion.pipeline import HandwritingPipeline
 from diffusion.presets import DEFAULT_PRESET, PRESETS
+from diffusion.student import check_no_student
 from diffusion.styles import StyleReferences, embed_styles
 from diffusion.trainer import DiffusionTrainer
 from diffusion.training_alignment import align_training
@@ -86,7 +87,12 @@ def write_hands(
 
 
 def check_model(start: HandwritingPipeline, models_path: Path) -> None:
-    """Raise a UserError unless a model takes hands from images."""
+    """Raise a UserError unless a model takes hands from images, and is no student."""
+    check_no_student(
+        start.config.student,
+        f"--init_from {models_path}",
+        "Fit the hand to the model that it was distilled from: the file goes with the student, too.",
+    )
     if start.style_encoder is None or STYLE_SPACE not in start.config.extra:
         raise UserError(
             f"--init_from {models_path}: this model knows its writers by name alone, so no hand can be fitted"

@@ -23,6 +23,7 @@ FLOW_PREDICTION = "flow_prediction"
 VARIANCE_PREDICTIONS = ("epsilon", "v_prediction")
 PREDICTION_TYPES = (*VARIANCE_PREDICTIONS, FLOW_PREDICTION)
 SCHEDULERS = ("dpmsolver++", "unipc", "ddim", "ddpm", "euler")
+DEFAULT_SCHEDULER = "dpmsolver++"
 FULL_INTERVAL = (0.0, 1.0)
 FLOW_INTERVAL = (0.25, 0.9)  # where guidance helps a flow model: as legible, and nearer to the hand
 MULTISTEP = {"solver_order": 2, "timestep_spacing": "trailing"}
@@ -78,7 +79,7 @@ class NoiseSchedule(ABC):
     def _build_scheduler(self, name: str):
         """The scheduler of a name that is among ``scheduler_names``."""
 
-    def make_scheduler(self, name: str = "dpmsolver++"):
+    def make_scheduler(self, name: str = DEFAULT_SCHEDULER):
         """A fresh diffusers scheduler for one batch: multistep ones keep state.
 
         Raises:

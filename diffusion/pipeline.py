@@ -27,8 +27,9 @@ from diffusion.config import CheckpointConfig
 from diffusion.guidance import GuidedModel, Writer
 from diffusion.hands import Hand, add_hands
 from diffusion.latent_recogniser import LATENT_RECOGNISER_FOLDER, LatentRecogniser
+from diffusion.legibility import draw_legibly
 from diffusion.loading import STYLE_ENCODER_FOLDER, load_checkpoint, load_published_generator
-from diffusion.noise_schedule import draw_noise, sample_latents
+from diffusion.noise_schedule import DEFAULT_SCHEDULER, draw_noise, sample_latents
 from diffusion.published import find_published
 from diffusion.variation import DEFAULT_VARIATION
 from feature_extractor import StyleEncoder
@@ -39,9 +40,7 @@ from utils.errors import UserError
 from utils.training import make_generator
 
 DEFAULT_STEPS = 12
-DEFAULT_GUIDANCE = 3.0
 DEFAULT_REDRAWS = 2
-READABLE_LOSS = 0.1  # nats a character: a word that the latent recogniser finds less probable is drawn again
 
 
 class HandwritingPipeline(GuidedModel):
@@ -161,11 +160,11 @@ class HandwritingPipeline(GuidedModel):
         texts: Sequence[str],
         writers: Sequence[Writer],
         *,
-        num_inference_steps: int = DEFAULT_STEPS,
+        num_inference_steps: int | None = None,
         guidance_scale: float | None = None,
         writer_guidance_scale: float | None = None,
         guidance_interval: tuple[float, float] | None = None,
-        scheduler: str = "dpmsolver++",
+        scheduler: str | None = None,
         redraws: int | None = None,
         variation: float = DEFAULT_VARIATION,
         seed: int = 0,
@@ -176,11 +175,12 @@ class HandwritingPipeline(GuidedModel):
 
         Args:
             writers: a name, shares of several names (a mixed hand), or None (the mean hand) for each text.
+            num_inference_steps: None is 12, or a student's own.
             guidance_scale: weight of the text; None is 3, or 1 for a model without null conditions.
             writer_guidance_scale: weight of the writer; None is the same as ``guidance_scale``.
             guidance_interval: see ``make_denoiser``; None is 0.25 to 0.9 for a model of flow prediction, else
                 all.
-            scheduler: ``dpmsolver++``, ``unipc``, ``ddim``, ``ddpm`` or ``euler``.
+            scheduler: ``dpmsolver++`` (None), ``unipc``, ``ddim``, ``ddpm`` or ``euler``.
             redraws: how often a word is drawn anew that the model's latent recogniser can't read; the drawing
                 that it reads best is kept. None is 2, or 0 for a model without a latent recogniser.
             variation: how far drawings of one hand differ in style and widths, as a multiple of what one
@@ -193,7 +193,8 @@ class HandwritingPipeline(GuidedModel):
             (N, H, W) uint8 grey.
         Raises:
             ValueError: for texts or writers that the model doesn't know, guidance of a model without null
-                conditions, redraws of one without a latent recogniser, and latents that are not finite.
+                conditions, redraws of one without a latent recogniser, steps, scheduler or guidance of a
+                student, and latents that are not finite.
         """
         if len(texts) != len(writers):
             raise UserError(f"{len(texts)} texts for {len(writers)} writers")
@@ -203,13 +204,15 @@ class HandwritingPipeline(GuidedModel):
             raise UserError(f"variation {variation}: at least 0")
         texts = [normalise_text(text) for text in texts]
         self.check(texts, writers)
-        self.check_sampling(guidance_scale, writer_guidance_scale, redraws, scheduler)
-        if guidance_scale is None:
-            guidance_scale = DEFAULT_GUIDANCE if self.unet.config.has_null_condition else 1.0
-        if writer_guidance_scale is None:
-            writer_guidance_scale = guidance_scale
-        if guidance_interval is None:
-            guidance_interval = self.config.schedule.guidance_interval
+        self.check_sampling(
+            guidance_scale,
+            writer_guidance_scale,
+            redraws,
+            scheduler,
+            num_steps=num_inference_steps,
+            guidance_interval=guidance_interval,
+        )
+        guidance = self.choose_guidance(guidance_scale, writer_guidance_scale, guidance_interval)
         if redraws is None:
             redraws = 0 if self.latent_recogniser is None else DEFAULT_REDRAWS
         indices = list(range(len(texts)) if indices is None else indices)
@@ -223,15 +226,24 @@ class HandwritingPipeline(GuidedModel):
             denoise = self.make_denoiser(
                 [texts[row] for row in rows],
                 [writers[row] for row in rows],
-                guidance_scale,
-                writer_guidance_scale,
+                guidance.text,
+                guidance.writer,
                 width,
-                guidance_interval,
+                guidance.interval,
                 edges=None if edges is None else [edges[row] for row in rows],
                 styles=None if styles is None else styles[torch.as_tensor(rows)],
             )
             generators = [make_generator("cpu", seed, indices[row], *keys) for row in rows]
-            return self._sample(denoise, width, generators, scheduler, num_inference_steps)
+            return self._sample(
+                denoise,
+                width,
+                generators,
+                scheduler or DEFAULT_SCHEDULER,
+                num_inference_steps or DEFAULT_STEPS,
+            )
+
+        def read(latents: Tensor, rows: Sequence[int]) -> np.ndarray:
+            return self._reading_losses(latents, [texts[row] for row in rows])
 
         widths = self.canvas_widths(texts, writers, edges)
         images = np.full((len(texts), *self.config.img_size), 255, np.uint8)
@@ -239,39 +251,10 @@ class HandwritingPipeline(GuidedModel):
             of_width = np.flatnonzero(widths == width)
             for start in range(0, len(of_width), batch_size or len(of_width)):
                 rows = of_width[start : start + (batch_size or len(of_width))]
-                latents = self._draw_legibly(draw, rows, width, texts, redraws)
+                latents = draw_legibly(draw, read, rows, width, redraws)
                 with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
                     images[rows, :, :width] = decode_latents(self.vae, latents)
         return images
-
-    def _draw_legibly(
-        self,
-        draw: Callable[[Sequence[int], int, int], Tensor],
-        rows: np.ndarray,
-        width: int,
-        texts: Sequence[str],
-        redraws: int,
-    ) -> Tensor:
-        """(N, 4, h, w) latents of images; those that can't be read are drawn anew, at most ``redraws`` times.
-
-        Args:
-            draw: the latents of images by their rows, at an attempt (from 0), on canvases of a width.
-            rows: (N,) of the images among all ``texts``.
-        """
-        latents = draw(rows, width, 0)
-        if not redraws:
-            return latents
-        losses = self._reading_losses(latents, [texts[row] for row in rows])
-        for attempt in range(1, redraws + 1):
-            illegible = np.flatnonzero(losses > READABLE_LOSS)
-            if not len(illegible):
-                break
-            redrawn = draw(rows[illegible], width, attempt)
-            new_losses = self._reading_losses(redrawn, [texts[row] for row in rows[illegible]])
-            is_better = new_losses < losses[illegible]
-            latents[illegible[is_better]] = redrawn[torch.from_numpy(is_better).to(redrawn.device)]
-            losses[illegible[is_better]] = new_losses[is_better]
-        return latents
 
     def _sample(
         self,
@@ -282,11 +265,15 @@ class HandwritingPipeline(GuidedModel):
         num_inference_steps: int,
     ) -> Tensor:
         """(N, 4, h, width / 8) latents from noise."""
+        schedule, student = self.config.schedule, self.config.student
         shape = (self.unet.config.latent_channels, self.config.img_size[0] // DOWNSCALE, width // DOWNSCALE)
         noise = draw_noise(shape, generators, self.device)
-        latents = sample_latents(
-            denoise, self.config.schedule.make_scheduler(scheduler), noise, num_inference_steps, generators
-        )
+        if student is not None:
+            latents = student.walk(denoise, noise, schedule.num_train_timesteps)
+        else:
+            latents = sample_latents(
+                denoise, schedule.make_scheduler(scheduler), noise, num_inference_steps, generators
+            )
         if not latents.isfinite().all():
             raise UserError(
                 f"the latents are not finite: too many or too few steps for --scheduler {scheduler}, too much"

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from diffusion.pipeline import DEFAULT_STEPS, HandwritingPipeline
+from diffusion.pipeline import HandwritingPipeline
 from utils.charset import Charset
 from utils.images import make_sheet
 from utils.output import save_image
@@ -20,7 +20,7 @@ def write_preview(
     texts, writers = pick_previews(records, config.writers, config.charset, pipeline.unet.config.max_length)
     if not texts:
         return
-    images = pipeline(texts, writers, num_inference_steps=DEFAULT_STEPS, variation=0.0, seed=seed)
+    images = pipeline(texts, writers, variation=0.0, seed=seed)
     captions = [f"{text} ({writer})" for text, writer in zip(texts, writers, strict=True)]
     path.parent.mkdir(parents=True, exist_ok=True)
     save_image(make_sheet(images, captions=captions), path)

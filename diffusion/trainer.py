@@ -5,8 +5,8 @@ stopped.
 """
 
 from dataclasses import asdict, replace
-from itertools import groupby
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +18,7 @@ from diffusion.conditions import TrainingConditions
 from diffusion.config import CheckpointConfig
 from diffusion.dataset import LatentCache, LatentColumns
 from diffusion.latent_recogniser import LatentRecogniser, add_some_noise
+from diffusion.optimizer import make_optimizer, set_learning_rate
 from diffusion.pipeline import HandwritingPipeline
 from diffusion.previews import write_preview
 from diffusion.samples import TrainingSamples, whole_images
@@ -27,7 +28,7 @@ from feature_extractor import StyleEncoder
 from unet import UNet
 from utils.resume import TRAINING_STATE, load_training_state, save_training_state
 from utils.sources import TrainingSet
-from utils.training import EpochSampler, ExponentialMovingAverage, learning_rate_factor, make_generator
+from utils.training import EpochSampler, ExponentialMovingAverage, make_generator
 from utils.training_loop import Column
 
 GPU_SHARE = 0.3  # of a GPU's free memory that latents may take
@@ -43,25 +44,14 @@ LOG_COLUMNS = (
 )
 
 
-def make_optimizer(unet: UNet, settings: TrainingSettings, device: torch.device) -> torch.optim.AdamW:
-    """AdamW whose groups have a ``rate_factor``: 1, or for the writer embedding
-    ``settings.writer_rate_factor``.
-    """
-    groups = []
-    # Neighbours make a group, so that the optimiser numbers the parameters as the UNet does: a saved state
-    # fits any groups.
-    for is_writer, named in groupby(
-        unet.named_parameters(), lambda item: item[0] == "writer_embedding.weight"
-    ):
-        has_own_rate = is_writer and settings.writer_rate_factor is not None
-        groups.append(
-            {
-                "params": [parameter for _, parameter in named],
-                "rate_factor": settings.writer_rate_factor if has_own_rate else 1.0,
-                "weight_decay": 0.0 if has_own_rate else settings.weight_decay,
-            }
-        )
-    return torch.optim.AdamW(groups, lr=settings.learning_rate, fused=device.type in ("cpu", "cuda"))
+class TrainingBatch(NamedTuple):
+    """Samples of a step: their numbers (B,) on the CPU, what the UNet gets, and what it is to predict."""
+
+    indices: Tensor
+    noisy_latents: Tensor
+    timesteps: Tensor
+    target: Tensor
+    conditions: tuple[Tensor | None, ...]
 
 
 class DiffusionTrainer:
@@ -161,27 +151,57 @@ class DiffusionTrainer:
         scalar.
         """
         latents = self.draw_latents(indices, generator)
-        lengths, indices = self.conditions.lengths[indices], indices.to(self.device)
         noise = torch.randn(latents.shape, device=self.device, generator=generator)
         noisy_latents, target = self.schedule.add_noise(latents, noise, timesteps)
+        conditions = self.draw_conditions(indices, latents.shape[-1], dropped, generator)
+        sample = TrainingBatch(indices, noisy_latents, timesteps, target, conditions)
+        return self.compare(model, sample, generator, dropped, recognition_weight)
+
+    def draw_conditions(
+        self,
+        indices: Tensor,
+        columns: int,
+        dropped: tuple[Tensor, Tensor] | None,
+        generator: torch.Generator,
+    ) -> tuple[Tensor | None, ...]:
+        """Conditions of records on a canvas; where none is dropped, as sampling has them."""
+        return self.conditions.batch(
+            indices.to(self.device), columns, dropped, generator if dropped else None
+        )
+
+    def compare(
+        self,
+        model: nn.Module,
+        batch: TrainingBatch,
+        generator: torch.Generator,
+        dropped: tuple[Tensor, Tensor] | None,
+        recognition_weight: float,
+    ) -> Tensor:
+        """The loss of a prediction; see ``loss``."""
         with self.accelerator.autocast():
-            prediction = model(
-                noisy_latents,
-                timesteps,
-                *self.conditions.batch(indices, latents.shape[-1], dropped, generator if dropped else None),
-            ).float()
-        loss = F.mse_loss(prediction, target)
+            prediction = model(batch.noisy_latents, batch.timesteps, *batch.conditions).float()
+        loss = F.mse_loss(prediction, batch.target)
         if recognition_weight:
-            clean, share = self.schedule.predict_clean(noisy_latents, prediction, timesteps)
+            clean, share = self.schedule.predict_clean(batch.noisy_latents, prediction, batch.timesteps)
             with self.accelerator.autocast():
                 illegibility = self.latent_recogniser.loss(
-                    add_some_noise(clean, generator), self.conditions.reading_ids[indices], lengths
+                    add_some_noise(clean, generator),
+                    self.conditions.reading_ids[batch.indices.to(self.device)],
+                    self.conditions.lengths[batch.indices],
                 )
             if dropped is not None:
                 share = share.masked_fill(dropped[0], 0.0)  # null text has nothing to read
             # Where there is more noise than signal, the clean latents are a guess that nobody could read.
             loss = loss + recognition_weight * (share * illegibility).mean()
         return loss
+
+    def draw_timesteps(self, count: int, generator: torch.Generator) -> Tensor:
+        """(count,) timesteps of a step's samples."""
+        return self.schedule.draw_timesteps(count, self.device, generator)
+
+    def spread_timesteps(self, count: int) -> Tensor:
+        """(count,) timesteps of samples to validate on."""
+        return self.schedule.spread_timesteps(count, self.device)
 
     def draw_dropped(self, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor] | None:
         """Which of a step's samples lose their text, and which their writer: (B,) bool each; None: none does,
@@ -195,17 +215,13 @@ class DiffusionTrainer:
     def train_step(self) -> dict[str, Tensor | float]:
         """One optimiser step; returns loss and gradient norm, both left on the device, and the epoch."""
         s, accelerator = self.settings, self.accelerator
-        self.learning_rate = s.learning_rate * learning_rate_factor(
-            self.step, warmup_steps=s.lr_warmup_steps, horizon=s.schedule_steps, schedule=s.lr_schedule
-        )
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.learning_rate * group["rate_factor"]
+        self.learning_rate = set_learning_rate(self.optimizer, s, self.step)
         rank, ranks = accelerator.process_index, accelerator.num_processes
         indices = self.sampler.batch(self.step, rank, ranks)
         # Those of the next step, during this one.
         self.latents.prefetch(self.sampler.batch(self.step + 1, rank, ranks).tolist())
         generator = make_generator(self.device, s.seed, self.step, rank, 0x11)
-        timesteps = self.schedule.draw_timesteps(len(indices), self.device, generator)
+        timesteps = self.draw_timesteps(len(indices), generator)
         dropped = self.draw_dropped(len(indices), generator)
         loss = self.loss(
             self.unet, indices, timesteps, generator, dropped, recognition_weight=s.recognition_weight
@@ -227,7 +243,7 @@ class DiffusionTrainer:
             generator = make_generator(self.device, self.settings.seed, first, 0x7A1)
             # Shuffled, since the words are in the order of their widths.
             order = torch.randperm(len(indices), device=self.device, generator=generator)
-            timesteps = self.schedule.spread_timesteps(len(indices), self.device)[order]
+            timesteps = self.spread_timesteps(len(indices))[order]
             total += self.loss(self.ema.module, indices, timesteps, generator).item() * len(indices)
         return {"val_loss": total / len(self.val_indices)}
 

@@ -4,6 +4,7 @@ import argparse
 import math
 from pathlib import Path
 
+from diffusion.distillation_flags import add_distillation_flags, check_distillation_flags
 from diffusion.noise_schedule import PREDICTION_TYPES
 from diffusion.presets import DEFAULT_PRESET, PRESETS
 from diffusion.training_settings import DEFAULT_EPOCHS, NEW_WRITERS_FACTOR, TrainingSettings
@@ -35,6 +36,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     )
     _add_course_flags(group)
     _add_loss_flags(group)
+    add_distillation_flags(parser)
     _add_interval_flags(parser.add_argument_group("on the way"))
 
 
@@ -237,6 +239,7 @@ def check_flags(parser: argparse.ArgumentParser, args: argparse.Namespace) -> No
     for name in MODEL_FLAGS:
         if name != "max_length" and args.init_from and getattr(args, name) is not None:
             parser.error(f"--{name} {getattr(args, name)}: --init_from brings its own; leave one of them out")
+    check_distillation_flags(parser, args, taken=MODEL_FLAGS)
     if args.fit_hand:
         _check_fit_flags(parser, args)
 

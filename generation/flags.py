@@ -5,8 +5,9 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from diffusion.noise_schedule import FLOW_INTERVAL, SCHEDULERS
-from diffusion.pipeline import DEFAULT_GUIDANCE, DEFAULT_REDRAWS, DEFAULT_STEPS
+from diffusion.guidance import DEFAULT_GUIDANCE
+from diffusion.noise_schedule import DEFAULT_SCHEDULER, FLOW_INTERVAL, SCHEDULERS
+from diffusion.pipeline import DEFAULT_REDRAWS, DEFAULT_STEPS
 from generation.flag_checks import mistake_in_lines, mistake_in_sampling, mistake_in_texts
 from generation.hand_flags import add_hand_flags
 from generation.page_xml import XML_FORMATS
@@ -200,14 +201,23 @@ def _add_lines(group: argparse._ArgumentGroup) -> None:
 
 
 def _add_sampling(group: argparse._ArgumentGroup) -> None:
-    group.add_argument("--num_steps", type=positive_int, default=DEFAULT_STEPS, help="denoising steps")
-    group.add_argument("--scheduler", choices=SCHEDULERS, default="dpmsolver++", help="sampler")
+    group.add_argument(
+        "--num_steps",
+        type=positive_int,
+        help=(
+            f"denoising steps (default: {DEFAULT_STEPS}; a student of --distil_from has its own number, and"
+            " takes no other)"
+        ),
+    )
+    group.add_argument(
+        "--scheduler", choices=SCHEDULERS, help=f"sampler (default: {DEFAULT_SCHEDULER}; none for a student)"
+    )
     group.add_argument(
         "--guidance_scale",
         type=float,
         help=(
             f"weight of the text; 1 is no guidance (default: {DEFAULT_GUIDANCE:g}, or 1 for a model trained"
-            " without null conditions)"
+            " without null conditions; a student has learnt its guidance, and takes none)"
         ),
     )
     group.add_argument(

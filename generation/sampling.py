@@ -6,7 +6,7 @@ from typing import Protocol
 
 import numpy as np
 
-from diffusion.pipeline import DEFAULT_STEPS, HandwritingPipeline
+from diffusion.pipeline import HandwritingPipeline
 from diffusion.variation import DEFAULT_VARIATION
 from generation.jobs import Job, JobList
 from htr.error_rates import character_error_rates
@@ -19,10 +19,10 @@ CHUNK = 10_000  # jobs whose canvas widths are asked for together
 
 @dataclass(frozen=True, kw_only=True)
 class SamplingSettings:
-    """How words are written; see the flags of the same names."""
+    """How words are written; see the flags of the same names. None is the model's own default."""
 
-    num_steps: int = DEFAULT_STEPS
-    scheduler: str = "dpmsolver++"
+    num_steps: int | None = None
+    scheduler: str | None = None
     guidance_scale: float | None = None
     writer_guidance_scale: float | None = None
     guidance_interval: tuple[float, float] | None = None

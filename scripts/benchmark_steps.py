@@ -150,7 +150,9 @@ def plan_shipped_sampling(
     shipped.to(device)
     calls = {}
     for count in dict.fromkeys((1, batches[-1])):
-        how = f"fp32, illegible words drawn again, {DEFAULT_STEPS} steps"
+        student = shipped.config.student
+        steps = DEFAULT_STEPS if student is None else student.num_steps
+        how = f"fp32, illegible words drawn again, {steps} steps"
         label = f"models/demo as it ships ({how}), batch {count}"
         calls[label] = write_shipped(shipped, count)
     return calls
