@@ -123,22 +123,9 @@ class GuidedModel:
             indices=range(len(texts)) if indices is None else indices,
         )
 
-    def _text_length(self, texts: Sequence[str]) -> int:
-        """Positions that the UNet needs for texts: without the padding that it would hide from itself. In
-        steps of 8, so that ``--compile`` meets few shapes.
-        """
-        config = self.unet.config
-        if not config.mask_padding:
-            return config.max_length
-        longest = max(1, *(len(text) for text in texts))
-        return min(config.max_length, 8 * -(-longest // 8))
-
     def make_layout(self, edges: Sequence[np.ndarray], width: int, length: int) -> Tensor | None:
-        """(B, 2, length, width / 8) layouts of texts with these borders; None for a model without text
-        layout.
-
-        Args:
-            width: of the canvas, pixels.
+        """(B, 2, length, width / 8) layouts of texts with these borders on canvases of ``width`` pixels; None
+        for a model without text layout.
         """
         if not self.unet.config.text_layout:
             return None
@@ -235,7 +222,7 @@ class GuidedModel:
         Raises:
             UserError: if guidance is asked of a model without null conditions.
         """
-        length = self._text_length(texts)
+        length = self.unet.config.text_length(max(map(len, texts)))
         edges = self.draw_edges(texts, writers) if edges is None else edges
         layout = self.make_layout(edges, width, length)
         styles = self.draw_styles(writers) if styles is None else styles
