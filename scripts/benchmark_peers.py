@@ -7,7 +7,7 @@ VATr: Pippi et al. 2023, "Handwritten Text Generation from Visual Archetypes", h
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from itertools import islice, pairwise
+from itertools import groupby, islice, pairwise
 from pathlib import Path
 
 import numpy as np
@@ -177,16 +177,17 @@ def count_parameters(module: nn.Module) -> str:
 # ------------------------------------------------------------------------------------------------------------
 
 
-def encode_texts(texts: Sequence[str], batch_size: int) -> list[tuple[Tensor, list[int]]]:
-    """Batches of (B, L) ids, texts of like length together, and the texts' lengths."""
-    ordered = sorted(texts, key=len)
+def encode_texts(texts: Sequence[str], batch_size: int) -> list[Tensor]:
+    """Batches of (B, L) ids. A batch holds texts of one length, as batches of the model that ships hold words
+    of one width: nothing is padded.
+    """
     batches = []
-    for first in range(0, len(ordered), batch_size):
-        batch = ordered[first : first + batch_size]
-        ids = torch.zeros(len(batch), max(map(len, batch)), dtype=torch.int64)
-        for row, text in enumerate(batch):
-            ids[row, : len(text)] = torch.tensor([ord(c) % (CHARACTERS - 1) + 1 for c in text])
-        batches.append((ids, [len(text) for text in batch]))
+    for _, group in groupby(sorted(texts, key=len), key=len):
+        of_length = list(group)
+        for first in range(0, len(of_length), batch_size):
+            batch = of_length[first : first + batch_size]
+            ids = [[ord(character) % (CHARACTERS - 1) + 1 for character in text] for text in batch]
+            batches.append(torch.tensor(ids))
     return batches
 
 
@@ -196,20 +197,16 @@ def write_by_peer(
     batch_size: int,
     hands_of: Callable[[int], Tensor],
 ) -> list[np.ndarray]:
-    """A (HEIGHT, CHARACTER_WIDTH * length) uint8 image of each text.
+    """A (HEIGHT, CHARACTER_WIDTH * length) uint8 image of each text, short ones first.
 
     Args:
         hands_of: the model's hands for a number of words.
     """
-    images = []
+    images: list[np.ndarray] = []
     device = next(model.parameters()).device
     with torch.inference_mode():
-        for ids, lengths in encode_texts(texts, batch_size):
-            pixels = to_images(model(ids.to(device), hands_of(len(ids)).to(device)))
-            images += [
-                image[:, : model.CHARACTER_WIDTH * length]
-                for image, length in zip(pixels, lengths, strict=True)
-            ]
+        for ids in encode_texts(texts, batch_size):
+            images += list(to_images(model(ids.to(device), hands_of(len(ids)).to(device))))
     return images
 
 
