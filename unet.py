@@ -89,6 +89,12 @@ class UNetConfig:
         """The fields as a dictionary for ``config.json``."""
         return asdict(self)
 
+    def text_length(self, longest: int) -> int:
+        """Positions that texts of at most ``longest`` characters need: without the padding that the model
+        hides from itself. In steps of 8, so that a compiled model meets few shapes.
+        """
+        return min(self.max_length, 8 * max(1, -(-longest // 8))) if self.mask_padding else self.max_length
+
     @property
     def null_writer_id(self) -> int:
         """Row of the null writer.

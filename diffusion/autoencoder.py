@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL
 from diffusers.configuration_utils import ConfigMixin, register_to_config
-from diffusers.models.autoencoders.vae import DecoderOutput
+from diffusers.models.autoencoders.vae import Decoder, DecoderOutput
 from diffusers.models.modeling_outputs import AutoencoderKLOutput
 from diffusers.models.modeling_utils import ModelMixin
 from diffusers.utils import SAFETENSORS_WEIGHTS_NAME
@@ -45,6 +45,8 @@ class CompactAutoencoder(ModelMixin, ConfigMixin):
         latent_channels: channels of the latents.
         scaling_factor: factor that brings latents to about unit variance.
         shift_factor: mean of the latents, subtracted before scaling.
+        decoder_channels, decoder_layers: of a decoder with other sizes than the encoder's: one that was
+            distilled to be fast. None is the same.
 
     Source: Rombach et al. 2022, https://arxiv.org/abs/2112.10752, section 3.1; space-to-depth: Shi et al.
     2016, https://arxiv.org/abs/1609.05158.
@@ -61,6 +63,8 @@ class CompactAutoencoder(ModelMixin, ConfigMixin):
         latent_channels: int = 4,
         scaling_factor: float = 1.0,
         shift_factor: float = 0.0,
+        decoder_channels: tuple[int, ...] | None = None,
+        decoder_layers: int | None = None,
     ) -> None:
         super().__init__()
         levels = len(block_out_channels)
@@ -80,6 +84,16 @@ class CompactAutoencoder(ModelMixin, ConfigMixin):
             norm_num_groups=16,
             mid_block_add_attention=False,
         )
+        if decoder_channels is not None or decoder_layers is not None:
+            self.autoencoder.decoder = Decoder(
+                in_channels=latent_channels,
+                out_channels=folded,
+                up_block_types=("UpDecoderBlock2D",) * levels,
+                block_out_channels=tuple(decoder_channels or block_out_channels),
+                layers_per_block=decoder_layers or layers_per_block,
+                norm_num_groups=16,
+                mid_block_add_attention=False,
+            )
 
     @property
     def in_channels(self) -> int:

@@ -12,7 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from diffusion.autoencoder import DOWNSCALE, VAE_FOLDER, CompactAutoencoder, load_vae
+from diffusion.autoencoder import DOWNSCALE, VAE_FOLDER, CompactAutoencoder
+from diffusion.new_autoencoder import load_teacher
 from diffusion.windows import Words, crop_batch
 from utils.checkpoint import CONFIG_NAME, FORMAT_VERSION, one_line
 from utils.errors import UserError
@@ -22,7 +23,6 @@ from utils.training import EpochSampler, ExponentialMovingAverage, learning_rate
 from utils.training_loop import Column
 
 SCALE_IMAGES = 512  # that measure the latents' scale, an even sample
-FIRST_LOG_VARIANCE = -6.0  # of the posterior, before training
 LOG_COLUMNS = (
     Column(name="step", spec="d"),
     Column(name="loss", is_mean=True, is_shown=True),
@@ -45,6 +45,7 @@ class AutoencoderSettings:
         learning_rate: peak of AdamW's.
         kl_weight: of the mean KL divergence of a latent element, beside the L1 of pixels in [-1, 1].
         seed: of weights, order, windows.
+        distil_decoder: the VAE whose decoder a smaller one learns from; None trains a whole VAE.
     """
 
     max_train_steps: int = 10_000
@@ -53,6 +54,7 @@ class AutoencoderSettings:
     learning_rate: float = 1e-3
     kl_weight: float = 1e-4
     seed: int = 0
+    distil_decoder: str | None = None
 
 
 def reconstruction_loss(reconstruction: Tensor, pixel_values: Tensor) -> tuple[Tensor, Tensor]:
@@ -90,7 +92,11 @@ def measure_scale(vae: CompactAutoencoder, pixel_values: Tensor, device: torch.d
 class AutoencoderTrainer:
     """Model, images and optimiser of one run; see ``utils.training_loop.Trainer``.
 
+    With ``distil_decoder`` the decoder alone learns, to give what the larger one makes of the same latents
+    (as Bohan 2023, https://github.com/madebyollin/taesd, distils one for Stable Diffusion).
+
     Attributes:
+        teacher: the VAE of ``distil_decoder``, else None.
         psnr: dB, of the averaged weights at the last validation; None before the first.
     """
 
@@ -116,8 +122,13 @@ class AutoencoderTrainer:
         self.seconds, self.learning_rate = 0.0, 0.0
         self.psnr: float | None = None
         self.crop_width = settings.crop_width // DOWNSCALE * DOWNSCALE
+        self.teacher = None
+        if settings.distil_decoder:
+            self.teacher = load_teacher(settings.distil_decoder).to(device)
+            vae.requires_grad_(False).autoencoder.decoder.requires_grad_(True)
+        learned = vae.parameters() if self.teacher is None else vae.autoencoder.decoder.parameters()
         self.optimizer = torch.optim.AdamW(
-            vae.parameters(), lr=settings.learning_rate, betas=(0.9, 0.99), weight_decay=1e-4
+            learned, lr=settings.learning_rate, betas=(0.9, 0.99), weight_decay=1e-4
         )
         self.ema = ExponentialMovingAverage(vae, 0.999)
         self.modules = (vae, self.ema.module)
@@ -140,11 +151,12 @@ class AutoencoderTrainer:
         pixel_values = crop_batch(self.words, self.sampler.batch(self.step), self.crop_width, generator)
         pixel_values = pixel_values.to(self.device)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
-            reconstruction, posterior = self.vae(
-                pixel_values, make_generator(self.device, s.seed, self.step, 2)
-            )
-        loss, l1 = reconstruction_loss(reconstruction.float(), pixel_values)
-        kl = posterior.latent_dist.kl().mean() / posterior.latent_dist.mean[0].numel()
+            posterior = self.vae.encode(pixel_values).latent_dist
+            latents = posterior.sample(make_generator(self.device, s.seed, self.step, 2))
+            reconstruction = self.vae.decode(latents).sample
+            target = pixel_values if self.teacher is None else self.teacher.decode(latents).sample.float()
+        loss, l1 = reconstruction_loss(reconstruction.float(), target)
+        kl = posterior.kl().mean() / posterior.mean[0].numel()
         loss = loss + s.kl_weight * kl
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.vae.parameters(), 1.0)
@@ -165,7 +177,11 @@ class AutoencoderTrainer:
         chosen = torch.linspace(0, count - 1, min(SCALE_IMAGES, count)).long()
         generator = make_generator("cpu", self.settings.seed, 0, 3)
         sample = crop_batch(self.words, chosen, self.crop_width, generator)
-        scaling_factor, shift_factor = measure_scale(self.ema.module, sample, self.device)
+        if self.teacher is None:
+            scaling_factor, shift_factor = measure_scale(self.ema.module, sample, self.device)
+        else:  # the latents are the teacher's
+            scaling_factor = self.teacher.config.scaling_factor
+            shift_factor = self.teacher.config.shift_factor
         self.ema.module.register_to_config(scaling_factor=scaling_factor, shift_factor=shift_factor)
         self.ema.module.save_pretrained(folder / VAE_FOLDER, safe_serialization=True)
         training = {**asdict(self.settings), "words": count, "val_psnr": self.psnr}
@@ -186,67 +202,6 @@ class AutoencoderTrainer:
         """Take over a checkpoint's state."""
         state = load_training_state(checkpoint, self.vae, self.optimizer, self.ema)
         self.step, self.psnr = state["step"], state.get("val_psnr")
-
-
-def make_autoencoder(
-    *,
-    block_out_channels: tuple[int, ...],
-    layers_per_block: int,
-    latent_channels: int | None = None,
-    init_from: str | None = None,
-) -> CompactAutoencoder:
-    """A new VAE, or one that begins with the weights of another.
-
-    Args:
-        block_out_channels, layers_per_block: see ``CompactAutoencoder``.
-        latent_channels: of the new VAE; by default 4, or as many as ``init_from`` has.
-        init_from: a compact VAE of the same shape with as many latent channels or fewer.
-    Raises:
-        FileNotFoundError, UserError: if there is no such VAE, or it has another shape.
-    """
-    source = load_vae(init_from, flag="--init_from") if init_from else None
-    if source is not None and not isinstance(source, CompactAutoencoder):
-        raise UserError(f"--init_from {init_from}: not a compact VAE")
-    channels = latent_channels or (source.config.latent_channels if source is not None else 4)
-    vae = CompactAutoencoder(
-        block_out_channels=block_out_channels, layers_per_block=layers_per_block, latent_channels=channels
-    )
-    # At the usual unit noise the latents carry little for the first thousand steps.
-    vae.autoencoder.quant_conv.bias.data[channels:] = FIRST_LOG_VARIANCE
-    if source is not None:
-        _take_over(vae, source, f"--init_from {init_from}")
-    return vae
-
-
-def _take_over(vae: CompactAutoencoder, source: CompactAutoencoder, name: str) -> None:
-    """Copy the source's weights; further latent channels have no part in the others at first."""
-    old, new = source.config.latent_channels, vae.config.latent_channels
-    state, given = vae.state_dict(), source.state_dict()
-    if old > new or state.keys() != given.keys():
-        raise UserError(f"{name}: another shape ({old} latent channels or other blocks; this VAE has {new})")
-    with torch.no_grad():
-        for key, value in given.items():
-            target = state[key]
-            rows, columns = (_places(value, target, axis, old, new) for axis in (0, 1))
-            if rows is None or columns is None or value.shape[2:] != target.shape[2:]:
-                raise UserError(f"{name}: {key} is {tuple(value.shape)}, here {tuple(target.shape)}")
-            target[rows] = 0
-            if value.dim() == 1:
-                target[rows] = value
-            else:
-                target[rows[:, None], columns] = value
-
-
-def _places(value: Tensor, target: Tensor, axis: int, old: int, new: int) -> Tensor | None:
-    """Where the entries along an axis go; None if they fit nowhere. Twice as many are means and
-    log-variances.
-    """
-    if axis >= value.dim():
-        return torch.arange(1)
-    sizes = value.shape[axis], target.shape[axis]
-    if sizes == (2 * old, 2 * new):
-        return torch.cat([torch.arange(old), new + torch.arange(old)])
-    return torch.arange(sizes[0]) if sizes[0] == sizes[1] or sizes == (old, new) else None
 
 
 def read_autoencoder_settings(checkpoint: Path) -> AutoencoderSettings:

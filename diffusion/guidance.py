@@ -157,15 +157,13 @@ class GuidedModel:
             indices=range(len(texts)) if indices is None else indices,
         )
 
-    def make_layout(self, edges: Sequence[np.ndarray], width: int) -> Tensor | None:
-        """(B, 2, L, width / 8) layouts of texts with these borders; None for a model without text layout.
-
-        Args:
-            width: of the canvas, pixels.
+    def make_layout(self, edges: Sequence[np.ndarray], width: int, length: int) -> Tensor | None:
+        """(B, 2, length, width / 8) layouts of texts with these borders on canvases of ``width`` pixels; None
+        for a model without text layout.
         """
         if not self.unet.config.text_layout:
             return None
-        padded = np.stack([pad_edges(borders, self.unet.config.max_length) for borders in edges])
+        padded = np.stack([pad_edges(borders, length) for borders in edges])
         return layout_columns(torch.from_numpy(padded).to(self.device), width // DOWNSCALE)
 
     def canvas_widths(
@@ -250,9 +248,11 @@ class GuidedModel:
         Raises:
             UserError: if guidance is asked of a model without null conditions.
         """
-        layout = self.make_layout(self.draw_edges(texts, writers) if edges is None else edges, width)
+        length = self.unet.config.text_length(max(map(len, texts)))
+        edges = self.draw_edges(texts, writers) if edges is None else edges
+        layout = self.make_layout(edges, width, length)
         styles = self.draw_styles(writers) if styles is None else styles
-        input_ids = self.config.charset.encode(texts, self.unet.config.max_length).to(self.device)
+        input_ids = self.config.charset.encode(texts, length).to(self.device)
         rows, shares = self._writer_rows(writers)
         guidance = Guidance(
             text=guidance_scale, writer=writer_guidance_scale, interval=tuple(guidance_interval)

@@ -120,7 +120,7 @@ class HandwritingPipeline(GuidedModel):
                 save_weights(self.vae, folder / VAE_FOLDER / SAFETENSORS_WEIGHTS_NAME, dtype=dtype)
             # It travels with the checkpoint: where it once came from says nothing, and the hash is of what is
             # loaded again.
-            saved_hash = config.vae["hash"] if dtype is None else hash_vae(load_vae(folder / VAE_FOLDER))
+            saved_hash = hash_vae(self.vae if dtype is None else load_vae(folder / VAE_FOLDER))
             config = replace(config, vae={"name": VAE_FOLDER, "hash": saved_hash})
         if self.latent_recogniser is not None:
             self.latent_recogniser.save_pretrained(folder / LATENT_RECOGNISER_FOLDER, dtype=dtype)

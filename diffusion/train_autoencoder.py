@@ -2,6 +2,7 @@
 
   python3 diffusion/train_autoencoder.py --dataset_path data/iam --save_path runs/vae
   python3 train_diffusion.py --dataset iam --iam_path data/iam --vae runs/vae
+  python3 diffusion/train_autoencoder.py --dataset_path data/iam --save_path runs/fast --distil_decoder VAE
 
 Reports the PSNR of held-out images (--max_train_steps 0 with --resume only measures). A run is resumed with
 --resume.
@@ -24,9 +25,10 @@ from diffusion.autoencoder_trainer import (
     AutoencoderSettings,
     AutoencoderTrainer,
     load_autoencoder,
-    make_autoencoder,
+    measure_psnr,
     read_autoencoder_settings,
 )
+from diffusion.new_autoencoder import load_teacher, make_autoencoder, make_small_decoder
 from diffusion.windows import crop_held_out, load_words
 from utils.cli import HelpFormatter, positive_int, run
 from utils.device import choose_device, choose_precision
@@ -50,7 +52,11 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         parser.error(f"--learning_rate {args.learning_rate}: must be above 0")
     if args.kl_weight is not None and not 0 <= args.kl_weight < math.inf:
         parser.error(f"--kl_weight {args.kl_weight}: must be at least 0")
-    for channels in args.block_out_channels:
+    if args.distil_decoder and (args.init_from or args.latent_channels):
+        parser.error(
+            "--distil_decoder: the encoder and its latents stay; leave --init_from and --latent_channels out"
+        )
+    for channels in args.block_out_channels or ():
         if channels % 16:
             parser.error(f"--block_out_channels {channels}: must be a multiple of 16")
     return args
@@ -83,9 +89,11 @@ def _add_data_flags(parser: argparse.ArgumentParser) -> None:
         "--block_out_channels",
         type=positive_int,
         nargs=2,
-        default=(64, 128),
         metavar=("A", "B"),
-        help="channels of the two levels, multiples of 16; a resumed run keeps its own",
+        help=(
+            "channels of the two levels, multiples of 16; a resumed run keeps its own (default: 64 128; with"
+            " --distil_decoder 32 64)"
+        ),
     )
     parser.add_argument(
         "--latent_channels",
@@ -106,8 +114,16 @@ def _add_data_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--layers_per_block",
         type=positive_int,
-        default=2,
-        help="ResNet blocks a level; a resumed run keeps its own",
+        help=("ResNet blocks a level; a resumed run keeps its own (default: 2; with --distil_decoder 1)"),
+    )
+    parser.add_argument(
+        "--distil_decoder",
+        metavar="VAE",
+        help=(
+            "compact VAE, whose decoder a smaller one of --block_out_channels and --layers_per_block learns"
+            " from; the encoder and the latents stay, so that models trained with that VAE can write with"
+            " the new one: scripts/export_checkpoint.py --vae"
+        ),
     )
 
 
@@ -174,10 +190,16 @@ def make_trainer(args: argparse.Namespace, checkpoint: Path | None) -> Autoencod
     torch.manual_seed(settings.seed)
     if checkpoint:
         vae = load_autoencoder(checkpoint)
+    elif settings.distil_decoder:
+        vae = make_small_decoder(
+            load_teacher(settings.distil_decoder),
+            decoder_channels=tuple(args.block_out_channels or (32, 64)),
+            decoder_layers=args.layers_per_block or 1,
+        )
     else:
         vae = make_autoencoder(
-            block_out_channels=tuple(args.block_out_channels),
-            layers_per_block=args.layers_per_block,
+            block_out_channels=tuple(args.block_out_channels or (64, 128)),
+            layers_per_block=args.layers_per_block or 2,
             latent_channels=args.latent_channels,
             init_from=args.init_from,
         )
@@ -188,6 +210,9 @@ def make_trainer(args: argparse.Namespace, checkpoint: Path | None) -> Autoencod
         trainer.restore(checkpoint)
         psnr = "" if trainer.psnr is None else f", last PSNR {trainer.psnr:.2f} dB"
         print(f"resumed     {checkpoint} at step {trainer.step}{psnr}")
+    if trainer.teacher is not None:
+        psnr = measure_psnr(trainer.teacher, held_out, device)
+        print(f"teacher     {settings.distil_decoder}: PSNR {psnr:.2f} dB on the same images")
     size = sum(parameter.numel() for parameter in vae.parameters()) / 1e6
     print(f"model       {size:.2f} M parameters on {device}, precision {precision}")
     return trainer

@@ -4,7 +4,8 @@
   python3 scripts/benchmark.py --parts sampling machine --batch_sizes 1 8 --rounds 5
 
 Parts: training (images a second), sampling (seconds a word), preprocessing (words a second, memory),
-first_word (seconds and memory of a fresh process), machine (work done against what a matrix product reaches).
+peers (seconds a word of HiGAN+'s and VATr's generators and of models/demo), first_word (seconds and memory of
+a fresh process), machine (work done against what a matrix product reaches).
 The published procedure is written anew from its description: in training the whole UNet in fp32 and the VAE
 of Stable Diffusion's size encoding each image in the step; in sampling 999 steps of two UNet calls for one
 word at a time in fp32, of which a few are timed and scaled up. All weights are random: speed doesn't depend
@@ -25,6 +26,7 @@ if not __package__:
 import torch
 
 from scripts.benchmark_commands import benchmark_first_word, benchmark_preprocessing
+from scripts.benchmark_peers import benchmark_peers
 from scripts.benchmark_rows import BenchmarkSettings, Row
 from scripts.benchmark_steps import (
     PUBLISHED_STEPS,
@@ -40,6 +42,7 @@ from utils.output import write_atomically
 BENCHMARKS = {
     "training": benchmark_training,
     "sampling": benchmark_sampling,
+    "peers": benchmark_peers,
     "preprocessing": benchmark_preprocessing,
     "first_word": benchmark_first_word,
     "machine": benchmark_machine,

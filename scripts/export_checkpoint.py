@@ -1,6 +1,7 @@
 """Make a checkpoint small enough to share: weights of 16 or 8 bits, no training state.
 
 python3 scripts/export_checkpoint.py --models_path runs/iam --save_path exported
+python3 scripts/export_checkpoint.py --models_path runs/iam --save_path exported --vae runs/fast
 """
 
 import argparse
@@ -35,13 +36,17 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         default="fp16",
         help="precision of the weights; int8: large tensors as whole numbers with a scale for each row",
     )
+    parser.add_argument(
+        "--vae",
+        help="VAE in place of the checkpoint's own: one of diffusion/train_autoencoder.py --distil_decoder",
+    )
     return parser.parse_args(argv)
 
 
 def main(args: argparse.Namespace) -> None:
     """Load, write, measure."""
     claim_folder(args.save_path, "--save_path")
-    HandwritingPipeline.from_pretrained(args.models_path).save_pretrained(
+    HandwritingPipeline.from_pretrained(args.models_path, vae=args.vae).save_pretrained(
         args.save_path, dtype=DTYPES[args.dtype]
     )
     size = sum(path.stat().st_size for path in args.save_path.rglob("*") if path.is_file())

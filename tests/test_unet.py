@@ -131,6 +131,12 @@ def test_length_of_the_padding_has_no_effect():
     torch.testing.assert_close(unet(*make_inputs(unet)), short, rtol=0, atol=1e-5)
 
 
+def test_texts_need_few_positions_where_padding_is_hidden():
+    config = make_unet(max_length=20).config
+    assert [config.text_length(longest) for longest in (0, 1, 8, 9, 20)] == [8, 8, 8, 16, 20]
+    assert make_unet(max_length=20, mask_padding=False).config.text_length(3) == 20
+
+
 @torch.no_grad()
 def test_null_text_is_a_learned_condition():
     unet = make_unet()

@@ -55,6 +55,20 @@ def test_another_seed_writes_another_variant(pipeline):
     assert difference(pipeline(["cab"], ["01"], **FAST), pipeline(["cab"], ["01"], seed=1, **FAST)).mean() > 1
 
 
+def test_the_unet_is_not_given_padding_that_it_hides(pipeline, monkeypatch):
+    config = replace(pipeline.unet.config, max_length=40)
+    monkeypatch.setattr(pipeline.unet, "config", config)
+    lengths = []
+    hook = pipeline.unet.register_forward_pre_hook(
+        lambda module, inputs: lengths.append((inputs[2].shape[1], inputs[4].shape[2]))
+    )
+    try:
+        pipeline(["cab"], ["01"], **FAST)
+    finally:
+        hook.remove()
+    assert set(lengths) == {(8, 8)}
+
+
 @pytest.mark.parametrize("scheduler", ["dpmsolver++", "unipc", "euler"])
 def test_an_image_does_not_depend_on_its_batch(pipeline, scheduler):
     texts, writers = ["cab", "zebra", "a", "hand"] * 2, [*WRITERS, None, *WRITERS, None]

@@ -11,11 +11,8 @@ import torch
 from PIL import Image
 
 from diffusion.autoencoder import load_vae, scale_latents
-from diffusion.autoencoder_trainer import (
-    make_autoencoder,
-    measure_psnr,
-    measure_scale,
-)
+from diffusion.autoencoder_trainer import AutoencoderSettings, AutoencoderTrainer, measure_psnr, measure_scale
+from diffusion.new_autoencoder import make_autoencoder, make_small_decoder
 from diffusion.train_autoencoder import parse_args
 from diffusion.windows import crop_batch, crop_held_out, load_words
 from tests.helpers import assert_equal_files, clone_checkpoint, run_script, start_script
@@ -265,3 +262,27 @@ def test_a_vae_with_fewer_latent_channels_or_other_blocks_is_refused(vae_folder)
         )
     with pytest.raises(ValueError, match="--init_from"):
         make_autoencoder(block_out_channels=(32, 32), layers_per_block=1, init_from=str(vae_folder))
+
+
+def test_a_distilled_decoder_keeps_the_encoder_and_its_latents(vae_folder, train, images, capsys):
+    sizes = ("--block_out_channels", 16, 32, "--layers_per_block", 1)
+    run = train("--distil_decoder", vae_folder, *sizes, "--max_train_steps", 2)
+    teacher, vae = load_vae(vae_folder), load_vae(run)
+    pixel_values = to_pixel_values(images[:2], 1)
+    latents = [scale_latents(v, v.encode(pixel_values).latent_dist.mode()) for v in (teacher, vae)]
+    assert torch.equal(*latents) and vae.config.decoder_channels == [16, 32]
+    assert vae.decode(latents[1]).sample.shape == pixel_values.shape
+    train("--resume", "--max_train_steps", 3, save_path=run)  # it knows its teacher
+    assert capsys.readouterr().out.count("teacher     ") == 2
+
+
+def test_a_decoder_learns_from_its_teacher(vae_folder, words_folder, images):
+    words = load_words(sorted((words_folder / "images").glob("*.png")))
+    settings = AutoencoderSettings(
+        max_train_steps=40, batch_size=4, crop_width=40, learning_rate=1e-2, distil_decoder=str(vae_folder)
+    )
+    torch.manual_seed(0)
+    vae = make_small_decoder(load_vae(vae_folder), decoder_channels=(16, 16), decoder_layers=1)
+    trainer = AutoencoderTrainer(vae, words, images, settings, precision="no", device=torch.device("cpu"))
+    losses = [float(trainer.train_step()["l1"]) for _ in range(30)]
+    assert np.mean(losses[-5:]) < np.mean(losses[:5])

@@ -9,7 +9,7 @@ import torch
 from accelerate.state import AcceleratorState
 from diffusers import AutoencoderKL
 
-from scripts import benchmark, benchmark_commands, benchmark_models, benchmark_steps
+from scripts import benchmark, benchmark_commands, benchmark_models, benchmark_peers, benchmark_steps
 from scripts.timing import Timing, count_flops, matrix_ceiling, time_interleaved
 
 
@@ -53,6 +53,31 @@ def test_training_sampling_and_machine(small, tmp_path, capsys):
     assert len(content["factors"]) == sum(row["what"].startswith("ours") for row in content["rows"]) > 2
     assert sum(row["what"].startswith("models/demo as it ships") for row in content["rows"]) == 2
     assert content["machine"]["cores"] >= 1 and " x  sampling: ours" in capsys.readouterr().out
+
+
+def test_peers_have_their_published_sizes():
+    with torch.device("meta"):
+        higan, vatr = benchmark_peers.HiganGenerator(), benchmark_peers.VatrGenerator()
+    assert benchmark_peers.count_parameters(higan) == benchmark_peers.HIGAN_PUBLISHED
+    assert benchmark_peers.count_parameters(vatr) == "39.8 M"
+
+
+def test_peers_are_timed_beside_the_model_that_ships(pipeline, monkeypatch):
+    monkeypatch.setattr(benchmark_peers.HandwritingPipeline, "from_pretrained", lambda _: pipeline)
+    higan, vatr = benchmark_peers.HiganGenerator, benchmark_peers.VatrGenerator
+    monkeypatch.setattr(benchmark_peers, "HiganGenerator", lambda: higan(channels=8))
+    monkeypatch.setattr(benchmark_peers, "VatrGenerator", lambda: vatr(layers=1))
+    flags = ["--rounds", "1", "--batch_sizes", "2", "--device", "cpu"]
+    rows = benchmark_peers.benchmark_peers(benchmark.read_settings(benchmark.parse_args(flags)))
+    assert [row.what.split(" (")[0] for row in rows] == ["HiGAN+", "VATr", "VATr", "models/demo"]
+    assert all(0 < row.low <= row.value <= row.high and row.unit == "s/word" for row in rows)
+
+
+def test_a_peer_writes_each_word_as_wide_as_its_characters():
+    model = benchmark_peers.HiganGenerator(channels=8).eval()
+    images = benchmark_peers.write_by_peer(model, ["abc", "a"], 2, model.draw_style)
+    assert [image.shape for image in images] == [(64, 32), (64, 96)]
+    assert images[0].dtype.name == "uint8"
 
 
 def test_preprocessing_is_measured_on_a_made_up_iam(tmp_path):

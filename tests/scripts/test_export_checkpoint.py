@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from diffusion.latent_recogniser import LatentRecogniser, LatentRecogniserConfig
+from diffusion.new_autoencoder import make_small_decoder
 from diffusion.pipeline import HandwritingPipeline
 from feature_extractor import StyleEncoder, StyleEncoderConfig
 from tests.helpers import IMG_SIZE, WRITERS, nudge_zeros
@@ -33,6 +34,16 @@ def test_export_is_half_as_large_and_writes_the_same(tiny_run, tmp_path):
     text, writer = whole.config.charset.characters[0], whole.config.writers[0]
     images = [p([text], [writer], num_inference_steps=2).astype(int) for p in (whole, half)]
     assert np.abs(images[0] - images[1]).max() <= 8
+
+
+def test_a_distilled_decoder_takes_the_place_of_the_vae(pipeline, tmp_path):
+    pipeline.save_pretrained(tmp_path / "checkpoint")
+    small = make_small_decoder(pipeline.vae, decoder_channels=(16, 32), decoder_layers=1)
+    small.save_pretrained(tmp_path / "fast")
+    arguments = ("--models_path", tmp_path / "checkpoint", "--save_path", tmp_path / "small")
+    assert export(*arguments, "--dtype", "fp32", "--vae", tmp_path / "fast").returncode == 0
+    exported = HandwritingPipeline.from_pretrained(tmp_path / "small")
+    assert exported.vae.config.decoder_channels == [16, 32]
 
 
 def test_a_reader_is_exported_along(pipeline, tmp_path):
