@@ -146,7 +146,7 @@ def test_padding_that_no_text_of_a_batch_needs_is_left_out_and_changes_nothing(t
 
 def test_each_level_of_the_grid_is_learnt_as_often(trainer):
     drawn = trainer.draw_timesteps(8, torch.Generator().manual_seed(0))
-    assert sorted(drawn.tolist()) == pytest.approx(sorted(1000 * trainer.levels[:4].repeat(2).tolist()))
+    assert sorted(drawn.tolist()) == pytest.approx(sorted((1000 * trainer.levels[:4].repeat(2)).tolist()))
 
 
 def test_images_of_writers_that_the_teacher_does_not_know_are_left_out(tiny_run, tmp_path, capsys):
