@@ -32,7 +32,7 @@ from diffusion.fresh_model import FreshModel, resume_model
 from diffusion.hand_fitting import FIT_SETTINGS, check_model, make_fit_settings, write_hands
 from diffusion.hands import STYLE_SPACE
 from diffusion.latent_recogniser import LATENT_RECOGNISER_FOLDER, find_latent_recogniser
-from diffusion.loading import load_style_encoder, read_config
+from diffusion.loading import find_teacher, load_style_encoder, read_config
 from diffusion.new_writers import start_from_nearest
 from diffusion.noise_schedule import FLOW_PREDICTION
 from diffusion.pipeline import HandwritingPipeline
@@ -128,6 +128,12 @@ def make_model(
     return fresh.build(preset, given["prediction_type"] or usual, **changes)
 
 
+def open_start(args: argparse.Namespace) -> HandwritingPipeline:
+    """The model of --init_from; of a student that has its teacher with it, the teacher."""
+    folder = find_teacher(args.init_from, flag="--init_from")
+    return HandwritingPipeline.from_pretrained(folder, vae=args.vae, flag="--init_from")
+
+
 def make_trainer(
     args: argparse.Namespace, accelerator: Accelerator, checkpoint: Path | None
 ) -> DiffusionTrainer:
@@ -135,7 +141,7 @@ def make_trainer(
     words = read_sources(parse_sources(args.dataset_path))
     start = None
     if args.init_from and not checkpoint:
-        start = HandwritingPipeline.from_pretrained(args.init_from, vae=args.vae, flag="--init_from")
+        start = open_start(args)
         way_out = "Train the model that it was distilled from, and distil that again with --distil_from."
         check_no_student(start.config.student, f"--init_from {args.init_from}", way_out)
     vae, vae_name = choose_vae(args.vae, checkpoint, start)
@@ -214,7 +220,7 @@ def make_distillation(
 
 def fit_hand(args: argparse.Namespace, accelerator: Accelerator) -> None:
     """Fit the hands of --dataset_path to the model of --init_from."""
-    start = HandwritingPipeline.from_pretrained(args.init_from, vae=args.vae, flag="--init_from")
+    start = open_start(args)
     check_model(start, args.init_from)
     settings = make_fit_settings({name: getattr(args, name) for name in FIT_SETTINGS}, start.config)
     words = read_sources(parse_sources(args.dataset_path))

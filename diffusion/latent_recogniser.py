@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from utils.checkpoint import CONFIG_NAME, find_in_run, load_described, save_described
+from utils.checkpoint import CONFIG_NAME, find_in_run, find_part, load_described, save_described
 from utils.json_files import fill_dataclass
 from utils.training import learning_rate_factor, make_generator
 
@@ -155,7 +155,8 @@ def find_latent_recogniser(models_path: Path) -> Path | None:
     """The folder of the latent recogniser that a checkpoint or a run (its newest checkpoint) brings, if it
     does.
     """
-    folder = find_in_run(models_path, f"{LATENT_RECOGNISER_FOLDER}/{CONFIG_NAME}")
+    part = find_part(models_path, LATENT_RECOGNISER_FOLDER)
+    folder = find_in_run(part.parent, f"{LATENT_RECOGNISER_FOLDER}/{CONFIG_NAME}")
     return folder / LATENT_RECOGNISER_FOLDER if folder else None
 
 

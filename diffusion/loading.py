@@ -13,11 +13,20 @@ from diffusion.config import CheckpointConfig
 from diffusion.latent_recogniser import LATENT_RECOGNISER_FOLDER, LatentRecogniser
 from diffusion.noise_schedule import make_schedule
 from diffusion.presets import make_config
-from diffusion.published import PUBLISHED_CHARACTERS, PUBLISHED_PAD_ID, load_published
+from diffusion.published import PUBLISHED_CHARACTERS, PUBLISHED_PAD_ID, find_published, load_published
 from feature_extractor import StyleEncoder
 from unet import UNet, UNetConfig
 from utils.charset import Charset
-from utils.checkpoint import CONFIG_NAME, WEIGHTS_NAME, find_in_run, load_weights, one_line, read_shapes
+from utils.checkpoint import (
+    CONFIG_NAME,
+    TEACHER_FOLDER,
+    WEIGHTS_NAME,
+    find_in_run,
+    find_part,
+    load_weights,
+    one_line,
+    read_shapes,
+)
 from utils.errors import UserError
 from utils.json_files import read_json
 
@@ -39,6 +48,18 @@ def find_checkpoint(models_path: Path, *, flag: str = "--models_path") -> Path:
             "models/ema_ckpt.pt. Pass a checkpoint, or the --save_path of a run that has saved one."
         )
     return folder
+
+
+def find_teacher(models_path: Path, *, flag: str) -> Path:
+    """What a training starts from: the teacher that a student has with it, else the model itself.
+
+    Raises:
+        FileNotFoundError: if there is no checkpoint.
+    """
+    if models_path.is_dir() and find_published(models_path) is not None:
+        return models_path
+    teacher = find_checkpoint(models_path, flag=flag) / TEACHER_FOLDER
+    return teacher if (teacher / WEIGHTS_NAME).is_file() else models_path
 
 
 def read_config(folder: Path, *, flag: str = "--models_path") -> tuple[CheckpointConfig, UNetConfig]:
@@ -112,7 +133,7 @@ def load_checkpoint(
     folder = find_checkpoint(models_path, flag=flag)
     config, unet_config = read_config(folder, flag=flag)
     unet = load_unet(folder, unet_config, flag=flag)
-    saved_vae = folder / VAE_FOLDER
+    saved_vae = find_part(folder, VAE_FOLDER)
     name = vae or (saved_vae if saved_vae.is_dir() else config.vae["name"])
     loaded = load_vae(name)
     if hash_vae(loaded) != config.vae["hash"]:
@@ -142,7 +163,7 @@ def load_style_encoder(
     """
     if unet_config.style_dim is None:
         return None
-    encoder = StyleEncoder.from_pretrained(folder / STYLE_ENCODER_FOLDER, flag=flag)
+    encoder = StyleEncoder.from_pretrained(find_part(folder, STYLE_ENCODER_FOLDER), flag=flag)
     check_style_encoder(encoder, config, unet_config, f"{flag} {folder}: {STYLE_ENCODER_FOLDER}/")
     return encoder
 
@@ -162,9 +183,10 @@ def check_style_encoder(
 
 def _load_recogniser(folder: Path, config: CheckpointConfig, flag: str) -> LatentRecogniser | None:
     """The latent recogniser of a checkpoint, if it has one."""
-    if not (folder / LATENT_RECOGNISER_FOLDER / CONFIG_NAME).is_file():
+    saved = find_part(folder, LATENT_RECOGNISER_FOLDER)
+    if not (saved / CONFIG_NAME).is_file():
         return None
-    recogniser = LatentRecogniser.from_pretrained(folder / LATENT_RECOGNISER_FOLDER)
+    recogniser = LatentRecogniser.from_pretrained(saved)
     if recogniser.config.vocabulary_size != config.charset.vocabulary_size:
         raise UserError(
             f"{flag} {folder}: {LATENT_RECOGNISER_FOLDER}/ is another model's: it reads"

@@ -54,7 +54,8 @@ class Student:
         if steps not in (None, self.num_steps):
             raise UserError(
                 f"--num_steps {steps}: this model is a student, which has learnt to draw in just"
-                f" {self.num_steps} steps. Leave --num_steps out, or take its teacher."
+                f" {self.num_steps} steps. Leave --num_steps out, or take its teacher"
+                " (the folder teacher of its checkpoint, if there is one)."
             )
         for name, value in settings.items():
             if value is not None and name != "num_steps":
@@ -62,7 +63,7 @@ class Student:
                 raise UserError(
                     f"--{name} {shown}: this model is a student, whose steps and guidance (scale"
                     f" {self.guidance.text:g}) are fixed by its training. Leave --{name} out, or take its"
-                    " teacher."
+                    " teacher (the folder teacher of its checkpoint, if there is one)."
                 )
 
     @torch.no_grad()

@@ -8,7 +8,7 @@ from pathlib import Path
 from safetensors import SafetensorError
 
 from diffusion.distillation_settings import STUDENT_STEPS
-from diffusion.loading import read_config
+from diffusion.loading import find_teacher, read_config
 from diffusion.noise_schedule import FLOW_PREDICTION
 from diffusion.pipeline import HandwritingPipeline
 from diffusion.student import MOST_STEPS, Student, check_no_student
@@ -45,7 +45,9 @@ def open_lesson(teacher: Path | None, checkpoint: Path | None, num_steps: int | 
         FileNotFoundError, UserError: if one of them can't be loaded, or the teacher can't teach.
     """
     if checkpoint is None:
-        start = HandwritingPipeline.from_pretrained(teacher, flag="--distil_from")
+        start = HandwritingPipeline.from_pretrained(
+            find_teacher(teacher, flag="--distil_from"), flag="--distil_from"
+        )
         check_teacher(start, f"--distil_from {teacher}")
         student = make_student(start, num_steps or STUDENT_STEPS)
         return Lesson(start=start, teacher=start.unet, student=student)

@@ -8,8 +8,10 @@ import torch
 from safetensors.torch import load_file
 
 from diffusion.guided_prediction import GuidedPrediction
+from diffusion.loading import find_teacher
 from diffusion.pipeline import HandwritingPipeline
 from diffusion.trainer import DiffusionTrainer
+from scripts import export_checkpoint
 from tests.helpers import (
     IMG_SIZE,
     WORDS,
@@ -217,3 +219,29 @@ def test_inference_names_the_flag_that_a_student_does_not_take(student_run, tmp_
         run_script("inference", *write, "--scheduler", "euler")
     run_script("inference", *write)
     assert len(list((tmp_path / "out/images").glob("*.png"))) == 1
+
+
+def test_a_student_that_has_its_teacher_with_it_is_trained_through_it(
+    student_run, tiny_run, words_folder, tmp_path
+):
+    both = tmp_path / "both"
+    paths = ["--models_path", str(student_run), "--save_path", str(both), "--teacher", str(tiny_run)]
+    export_checkpoint.main(export_checkpoint.parse_args([*paths, "--dtype", "fp32"]))
+    teacher = HandwritingPipeline.from_pretrained(both / "teacher")
+    before = HandwritingPipeline.from_pretrained(tiny_run)
+    assert HandwritingPipeline.from_pretrained(both).config.student and teacher.config.student is None
+    drawn = [p(["abc"], [WRITERS[0]], num_inference_steps=2) for p in (teacher, before)]
+    assert np.array_equal(*drawn)
+    assert find_teacher(both, flag="--init_from") == both / "teacher"
+    assert find_teacher(tiny_run, flag="--init_from") == tiny_run
+    for number, flag in enumerate(("--init_from", "--distil_from")):
+        given = ("--dataset_path", words_folder, "--save_path", tmp_path / f"run{number}", flag, both)
+        run_script("train_diffusion", *given, *COURSE[:2], "--max_train_steps", 1)
+        config = read_config(tmp_path / f"run{number}" / "step_00000001")
+        assert ("student" in config) == (flag == "--distil_from")
+
+
+def test_a_teacher_goes_with_a_student_alone(tiny_run, tmp_path):
+    paths = ["--models_path", str(tiny_run), "--save_path", str(tmp_path / "x"), "--teacher", str(tiny_run)]
+    with pytest.raises(UserError, match=r"--teacher .*is no student"):
+        export_checkpoint.main(export_checkpoint.parse_args(paths))

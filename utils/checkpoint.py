@@ -19,6 +19,8 @@ from utils.output import new_file_mode, remove_temporary_files
 
 CONFIG_NAME = "config.json"
 WEIGHTS_NAME = "unet.safetensors"
+# Of a student that has its teacher with it: a checkpoint that shares the student's other parts.
+TEACHER_FOLDER = "teacher"
 SUPERSEDED = "superseded"  # folder of a run with checkpoints that a resume from an older one left behind
 FORMAT_VERSION = 1
 SCALE_SUFFIX = ".scale"  # after the name of a tensor of 8 bits: its scales, one for each row
@@ -47,6 +49,13 @@ def find_in_run(path: Path, *names: str) -> Path | None:
     """
     folders = [path, *reversed(list_checkpoints(path))]
     return next((folder for folder in folders if all((folder / name).is_file() for name in names)), None)
+
+
+def find_part(folder: Path, name: str) -> Path:
+    """The folder of a checkpoint's part; a teacher shares those of the student that it lies in."""
+    shared = folder.parent / name
+    is_shared = folder.name == TEACHER_FOLDER and (folder.parent / WEIGHTS_NAME).is_file() and shared.is_dir()
+    return shared if is_shared and not (folder / name).is_dir() else folder / name
 
 
 def checkpoint_step(checkpoint: Path) -> int:
