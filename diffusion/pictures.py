@@ -91,10 +91,12 @@ def _read_grey(source: Path | io.BytesIO, where: str, most_pixels: int) -> np.nd
             if pixels <= most_pixels:
                 return to_grey(ImageOps.exif_transpose(image))
     except Exception as error:  # decoders raise nearly anything
-        # Pillow's message of what it can't identify holds the source, which says nothing more.
-        reason = type(error).__name__ if isinstance(source, io.BytesIO) else f"{type(error).__name__}: {error}"
+        # Of what is in memory, Pillow's message names an address.
+        reason = type(error).__name__ + ("" if isinstance(source, io.BytesIO) else f": {error}")
         raise UserError(f"{where}: not a readable picture ({reason}). Name another.") from error
-    raise UserError(f"{where}: {pixels:,} pixels; at most {most_pixels:,} are taken. Cut out a few lines of it.")
+    raise UserError(
+        f"{where}: {pixels:,} pixels; at most {most_pixels:,} are taken. Cut out a few lines of it."
+    )
 
 
 def cut_windows(line: np.ndarray) -> Iterator[np.ndarray]:

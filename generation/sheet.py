@@ -1,4 +1,4 @@
-"""A sheet: a text of one or many lines in one hand, drawn line by line, and kept as a picture or in a zip file.
+"""A sheet: a text of one or many lines in one hand, drawn line by line, kept as a picture or a zip file.
 
 jobs = plan_sheet("Dear Anna,\nthank you for the letter.", pipeline, "damion", seed=0)
 for sheet in draw_sheet(pipeline, jobs, SamplingSettings()):

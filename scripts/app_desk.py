@@ -1,4 +1,4 @@
-"""What the page of scripts/app.py does, without the page: samples of hands, hands from pictures, mixes, sheets."""
+"""What the page of scripts/app.py does, without the page: samples, hands from pictures, mixes, sheets."""
 
 import base64
 import binascii
@@ -169,7 +169,9 @@ def read_pictures(pictures: Sequence[Mapping[str, str]]) -> list[tuple[str, byte
         except (KeyError, binascii.Error) as error:
             raise UserError(f"{name}: did not arrive whole. Drop it again.") from error
         if len(content) > MOST_BYTES:
-            raise UserError(f"{name}: {len(content) / 2**20:.1f} MB; a picture has at most {MOST_BYTES >> 20}.")
+            raise UserError(
+                f"{name}: {len(content) / 2**20:.1f} MB; a picture has at most {MOST_BYTES >> 20}."
+            )
         read.append((name, content))
     total = sum(len(content) for _, content in read)
     if total > MOST_BYTES_TOGETHER:

@@ -1,4 +1,4 @@
-"""What stands before the server of scripts/app.py: no uploads to disk, no large requests, nothing from elsewhere."""
+"""What stands before the server of scripts/app.py: no uploads to disk, no large requests, no other hosts."""
 
 from collections.abc import Awaitable, Callable, MutableMapping
 
@@ -39,7 +39,9 @@ class Guard:
         lengths = [value for name, value in scope["headers"] if name == b"content-length"]
         is_known = len(lengths) == 1 and lengths[0].isdigit()
         if scope["method"] == "POST" and (not is_known or int(lengths[0]) > self.most_bytes):
-            await _refuse(send, 413 if is_known else 411, b"the request is too large, or does not say how large")
+            await _refuse(
+                send, 413 if is_known else 411, b"the request is too large, or does not say how large"
+            )
             return
 
         async def send_with_headers(message: Message) -> None:

@@ -1,7 +1,5 @@
 """The page of scripts/app.py: what stands on it, and what its buttons do."""
 
-import base64
-import html
 import random
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -9,7 +7,7 @@ from pathlib import Path
 import gradio as gr
 
 from diffusion.variation import DEFAULT_VARIATION
-from generation.sheet import MOST_CHARACTERS, Sheet, encode_png, find_faults
+from generation.sheet import MOST_CHARACTERS, Sheet, find_faults
 from scripts.app_desk import (
     MOST_BYTES,
     MOST_BYTES_TOGETHER,
@@ -21,6 +19,7 @@ from scripts.app_desk import (
     Choice,
     Desk,
 )
+from scripts.app_views import make_download, show_hands, show_sheet
 from utils.errors import UserError
 
 FILES = Path(__file__).parent / "app_files"
@@ -34,9 +33,10 @@ KEPT = {  # what a sheet can be saved as: (button, file name, kind, method)
     "text_images": ("Save text images", "text_images.zip", "application/zip", Sheet.as_text_images),
     "page": ("Save page with PAGE", "page.zip", "application/zip", Sheet.as_pages),
 }
-DROP_HTML = """<label class="drop"><input type="file" multiple accept="image/*" aria-label="Pictures of handwriting">
+DROP_HTML = """<label class="drop"><input type="file" multiple accept="image/*" aria-label="Pictures">
 <span>Drop pictures of someone's writing here, or click</span>
-<small>a few lines, one person; at most ${limits.count} pictures, ${limits.bytes / 2 ** 20} MB each; kept in memory alone</small>
+<small>A few lines of one person; at most ${limits.count} pictures of ${limits.bytes / 2 ** 20} MB each.
+They stay in memory, and are forgotten with the page.</small>
 <output></output></label>"""
 PICK_JS = """element.addEventListener("click", (event) => {
   const button = event.target.closest("button[data-name]");
@@ -47,36 +47,6 @@ SAVE_JS = """(file) => {
   const { name, url } = JSON.parse(file);
   Object.assign(document.createElement("a"), { href: url, download: name }).click();
 }"""
-
-
-# What is shown
-# ------------------------------------------------------------------------------------------------------------
-
-
-def show_hands(names: Sequence[str], images: Sequence, chosen: str) -> str:
-    """The gallery's HTML."""
-    cards = [
-        f'<button type="button" data-name="{html.escape(name)}" aria-pressed="{str(name == chosen).lower()}">'
-        f'<img alt="" src="{_data_url(encode_png(image))}"><span>{html.escape(name)}</span></button>'
-        for name, image in zip(names, images, strict=True)
-    ]
-    return f'<div class="hands">{"".join(cards) or "<p>No hand has this name.</p>"}</div>'
-
-
-def show_sheet(sheet: Sheet | None) -> str:
-    """The sheet's HTML: its lines at one scale, the widest one as wide as there is room."""
-    if sheet is None:
-        return '<div class="sheet">The sheet appears here.</div>'
-    widest = max(image.shape[1] for image in sheet.images)
-    lines = [
-        f'<img alt="{html.escape(text)}" style="--width:{image.shape[1]}" src="{_data_url(encode_png(image))}">'
-        for text, image in zip(sheet.texts, sheet.images, strict=True)
-    ]
-    return f'<div class="sheet" style="--widest:{widest}">{"".join(lines)}</div>'
-
-
-def _data_url(content: bytes, kind: str = "image/png") -> str:
-    return f"data:{kind};base64,{base64.b64encode(content).decode()}"
 
 
 # The page
@@ -199,7 +169,7 @@ class _Page:
             self._add_mix()
         with gr.Group(visible=False) as new:
             with gr.Row():
-                self.number = gr.Number(0, label="Number of the hand", precision=0, minimum=0, elem_id="number")
+                self.number = gr.Number(0, label="Number", precision=0, minimum=0, elem_id="number")
                 another = gr.Button("Another one")
             about = gr.Markdown()
             another.click(_draw_number, None, self.number, **_QUICK)
@@ -235,7 +205,8 @@ class _Page:
         self.mix_names, self.mix_shares = [], []
         for number, first in zip(range(MIXED), firsts, strict=False):
             with gr.Row():
-                self.mix_names.append(gr.Dropdown([*special, *names], value=first, label=f"Hand {number + 1}"))
+                hand = gr.Dropdown([*special, *names], value=first, label=f"Hand {number + 1}")
+                self.mix_names.append(hand)
                 share = 50 if first else 0
                 self.mix_shares.append(gr.Slider(0, 100, value=share, step=1, label="Share", min_width=120))
 
@@ -255,13 +226,14 @@ class _Page:
         self.sheet, self.file = gr.State(None), gr.Textbox(visible="hidden", elem_id="file")
         with gr.Row():
             for key, (label, name, kind, make) in KEPT.items():
-                button = gr.Button(label, elem_id=f"save-{key}")
 
-                def save(sheet: Sheet | None, name: str = name, kind: str = kind, make=make) -> tuple[str, str]:
+                def save(sheet: Sheet | None, made: tuple = (name, kind, make)) -> tuple[str, str]:
+                    name, kind, make = made
                     if sheet is None:
                         return "", "⚠ There is no sheet yet: press Write first."
-                    return f'{{"name": "{name}", "url": "{_data_url(make(sheet), kind)}"}}', f"Saved {name}."
+                    return make_download(name, kind, make(sheet)), f"Saved {name}."
 
+                button = gr.Button(label, elem_id=f"save-{key}")
                 saving = button.click(save, self.sheet, [self.file, self.told], **_LOOKING)
                 saving.then(None, self.file, None, js=SAVE_JS)
 
@@ -278,7 +250,12 @@ class _Page:
 
 
 _QUICK = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
-_LOOKING = {"show_progress": "minimal", "concurrency_limit": 4, "concurrency_id": "look", "api_visibility": "private"}
+_LOOKING = {
+    "show_progress": "minimal",
+    "concurrency_limit": 4,
+    "concurrency_id": "look",
+    "api_visibility": "private",
+}
 _DRAWING = {
     "show_progress": "hidden",
     "concurrency_limit": AT_ONCE,
