@@ -157,21 +157,21 @@ class _Page:
         kinds = [GALLERY, PICTURES, MIX, RANDOM] if self.desk.takes_hands else [GALLERY, MIX]
         self.kind = gr.Radio(kinds, value=GALLERY, label="Hand", elem_id="kind")
         self.chosen, self.pictured, self.page = gr.State(self.first), gr.State(None), gr.State(0)
-        with gr.Group(visible=True) as gallery:
+        with gr.Column(visible=True, min_width=280) as gallery:
             self._add_gallery()
-        with gr.Group(visible=False) as pictures:
+        with gr.Column(visible=False, min_width=280) as pictures:
             limits = {"count": MOST_PICTURES, "bytes": MOST_BYTES, "together": MOST_BYTES_TOGETHER}
             script = (FILES / "drop.js").read_text(encoding="utf-8")
             drop = gr.HTML("", html_template=DROP_HTML, js_on_load=script, limits=limits, elem_id="drop")
             made = gr.Markdown(elem_id="made")
             drop.pictures(self.take_pictures, None, [self.pictured, made], **_DRAWING)
-        with gr.Group(visible=False) as mix:
+        with gr.Column(visible=False, min_width=280) as mix:
             self._add_mix()
-        with gr.Group(visible=False) as new:
+        with gr.Column(visible=False, min_width=280) as new:
             with gr.Row():
                 self.number = gr.Number(0, label="Number", precision=0, minimum=0, elem_id="number")
-                another = gr.Button("Another one")
-            about = gr.Markdown()
+                another = gr.Button("Another one", size="sm", elem_id="another")
+            about = gr.Markdown("Choose a number: each is another hand, of nobody.", elem_id="about")
             another.click(_draw_number, None, self.number, **_QUICK)
             self.number.change(self.describe_new, self.number, about, **_QUICK)
         groups = {GALLERY: gallery, PICTURES: pictures, MIX: mix, RANDOM: new}
@@ -189,7 +189,8 @@ class _Page:
             show_hands(names, self.desk.samples(names), self.first), js_on_load=PICK_JS, elem_id="hands"
         )
         with gr.Row():
-            back, on = gr.Button("←", min_width=60, scale=0), gr.Button("→", min_width=60, scale=0)
+            arrows = {"min_width": 60, "scale": 0, "size": "sm"}
+            back, on = gr.Button("←", elem_id="back", **arrows), gr.Button("→", elem_id="on", **arrows)
             where = gr.Markdown(self.look("", 0, self.first)[2])
         shown = [hands, self.page, where]
         inputs = [search, self.page, self.chosen]
@@ -214,13 +215,13 @@ class _Page:
         with gr.Row():
             self.variation = gr.Slider(0, 1, value=DEFAULT_VARIATION, step=0.05, label="Variation")
             self.seed = gr.Number(0, label="Seed", precision=0, minimum=0, elem_id="seed", min_width=80)
-            other = gr.Button("Other seed", min_width=80)
+            other = gr.Button("Other seed", size="sm", min_width=80)
         other.click(_draw_number, None, self.seed, **_QUICK)
-        with gr.Row():
-            self.go = gr.Button("Write", variant="primary", elem_id="write")
-            self.stop = gr.Button("Stop", elem_id="stop")
 
     def _add_sheet(self) -> None:
+        with gr.Row():
+            self.go = gr.Button("Write", variant="primary", scale=2, min_width=120, elem_id="write")
+            self.stop = gr.Button("Stop", scale=1, min_width=80, elem_id="stop")
         self.told = gr.Markdown("", elem_id="told")
         self.paper = gr.HTML(show_sheet(None), elem_id="sheet")
         self.sheet, self.file = gr.State(None), gr.Textbox(visible="hidden", elem_id="file")
@@ -233,7 +234,7 @@ class _Page:
                         return "", "⚠ There is no sheet yet: press Write first."
                     return make_download(name, kind, make(sheet)), f"Saved {name}."
 
-                button = gr.Button(label, elem_id=f"save-{key}")
+                button = gr.Button(label, size="md", min_width=160, elem_id=f"save-{key}")
                 saving = button.click(save, self.sheet, [self.file, self.told], **_LOOKING)
                 saving.then(None, self.file, None, js=SAVE_JS)
 

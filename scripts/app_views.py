@@ -16,7 +16,8 @@ from generation.sheet import Sheet, encode_png
 def show_hands(names: Sequence[str], images: Sequence[np.ndarray], chosen: str) -> str:
     """The gallery's HTML."""
     cards = [
-        f'<button type="button" data-name="{html.escape(name)}" aria-pressed="{str(name == chosen).lower()}">'
+        f'<button type="button" title="{html.escape(name)}" data-name="{html.escape(name)}"'
+        f' aria-pressed="{str(name == chosen).lower()}">'
         f'<img alt="" src="{data_url(encode_png(image))}"><span>{html.escape(name)}</span></button>'
         for name, image in zip(names, images, strict=True)
     ]
