@@ -24,7 +24,7 @@ from utils.errors import UserError
 
 FILES = Path(__file__).parent / "app_files"
 TEXT = "The quick brown fox jumps\nover a lazy dog."
-GALLERY, PICTURES, MIX, RANDOM = "Gallery", "Pictures", "Mix", "New hand"
+GALLERY, PICTURES, MIX, RANDOM = "Gallery", "Pictures", "Mix", "New"
 MIXED = 3  # hands at most in a mix
 AT_ONCE = 2  # sheets that are drawn at the same time
 MOST_WAITING = 20  # requests in the queue
@@ -206,10 +206,10 @@ class _Page:
         self.mix_names, self.mix_shares = [], []
         for number, first in zip(range(MIXED), firsts, strict=False):
             with gr.Row():
-                hand = gr.Dropdown([*special, *names], value=first, label=f"Hand {number + 1}")
-                self.mix_names.append(hand)
+                look = {"label": f"Hand {number + 1}", "min_width": 200}
+                self.mix_names.append(gr.Dropdown([*special, *names], value=first, **look))
                 share = 50 if first else 0
-                self.mix_shares.append(gr.Slider(0, 100, value=share, step=1, label="Share", min_width=120))
+                self.mix_shares.append(gr.Slider(0, 100, value=share, step=1, label="Share", min_width=130))
 
     def _add_settings(self) -> None:
         with gr.Row():

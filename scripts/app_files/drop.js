@@ -21,7 +21,7 @@ async function take(files) {
   if (total > together) return note(`At most ${megabytes(together)} are taken together.`);
   try {
     const pictures = await Promise.all(files.map(read));
-    note(`${files.length === 1 ? files[0].name : `${files.length} pictures`} …`);
+    note(`${files.length === 1 ? files[0].name : `${files.length} pictures`}`);
     trigger("pictures", { pictures });
   } catch (error) {
     note(error.message);

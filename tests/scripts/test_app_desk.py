@@ -58,17 +58,19 @@ def test_pictures_make_a_hand_that_is_written_in(desk):
 def test_a_mix_takes_writers_pictures_and_new_hands(desk):
     hand, _ = desk.hand_of_pictures([picture_of("cab")])
     shares = {"01": 30, PICTURED: 30, NEW: 60, "02": 0}
-    sheet = last_sheet(desk, "cab", Choice(shares=shares, pictured=hand, number=5))
+    choice = Choice(shares=shares, pictured=hand, number=5)
+    sheet = next(desk.write("cab", choice, variation=0.0, seed=0))
     assert sheet.jobs[0].writer == {"01": 0.25, PICTURED: 0.25, NEW: 0.5}
 
 
 def test_seed_and_number_of_the_hand_change_the_drawing(desk):
-    one = last_sheet(desk, "cab", Choice(shares={NEW: 1}, number=1)).images[0]
-    again = last_sheet(desk, "cab", Choice(shares={NEW: 1}, number=1)).images[0]
-    assert np.array_equal(one, again)
-    other = last_sheet(desk, "cab", Choice(shares={NEW: 1}, number=2)).images[0]
-    seed = last_sheet(desk, "cab", Choice(shares={NEW: 1}, number=1), seed=1).images[0]
-    assert not np.array_equal(one, other) and not np.array_equal(one, seed)
+    def first_line(number, seed):
+        choice = Choice(shares={NEW: 1}, number=number)
+        return next(desk.write("cab", choice, variation=0.0, seed=seed)).images[0]
+
+    one = first_line(1, 0)
+    assert np.array_equal(one, first_line(1, 0))
+    assert not np.array_equal(one, first_line(2, 0)) and not np.array_equal(one, first_line(1, 1))
 
 
 @pytest.mark.parametrize(
@@ -123,5 +125,5 @@ def test_names_and_texts_are_no_html(desk):
     image = np.full((32, 64), 255, np.uint8)
     shown = show_hands(['"><script>'], [image], "")
     assert "<script" not in shown and "&lt;script" in shown
-    sheet = last_sheet(desk, "cab", Choice(shares={"01": 1}))
+    sheet = next(desk.write("cab", Choice(shares={"01": 1}), variation=0.0, seed=0))
     assert show_sheet(sheet).count("<img") == 1 and 'alt="cab"' in show_sheet(sheet)
