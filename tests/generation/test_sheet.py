@@ -46,7 +46,9 @@ def test_lines_come_one_by_one_in_their_order(styled_pipeline):
 
 def test_a_first_line_that_cant_be_read_is_drawn_again_at_the_end(styled_pipeline):
     jobs = plan_sheet("cab\nbad", styled_pipeline, "01", seed=0)
-    drawn = list(draw_sheet(styled_pipeline, jobs, replace(SETTINGS, redraws=None)))  # random weights: illegible
+    drawn = list(
+        draw_sheet(styled_pipeline, jobs, replace(SETTINGS, redraws=None))
+    )  # random weights: illegible
     assert [len(sheet.images) for sheet in drawn] == [1, 2, 2]
     assert drawn[1].images[1] is drawn[2].images[1]
 
