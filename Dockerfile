@@ -15,7 +15,7 @@ COPY . .
 
 # Not root: the program is only read, and what is written goes to /work or the home.
 RUN useradd --create-home --uid 1000 writer && install -d -o writer -g writer /work
-USER writer
+USER 1000
 WORKDIR /work
 EXPOSE 7860
 CMD ["python3", "/app/scripts/app.py", "--host", "0.0.0.0"]

@@ -205,11 +205,12 @@ class _Page:
         firsts = [*self.desk.find_hands("")[:2], None]
         self.mix_names, self.mix_shares = [], []
         for number, first in zip(range(MIXED), firsts, strict=False):
-            with gr.Row():
-                look = {"label": f"Hand {number + 1}", "min_width": 200}
-                self.mix_names.append(gr.Dropdown([*special, *names], value=first, **look))
+            with gr.Group():
+                self.mix_names.append(
+                    gr.Dropdown([*special, *names], value=first, label=f"Hand {number + 1}")
+                )
                 share = 50 if first else 0
-                self.mix_shares.append(gr.Slider(0, 100, value=share, step=1, label="Share", min_width=130))
+                self.mix_shares.append(gr.Slider(0, 100, value=share, step=1, label="Share"))
 
     def _add_settings(self) -> None:
         with gr.Row():
@@ -245,7 +246,8 @@ class _Page:
             self.write,
             [*inputs, *self.mix_names, *self.mix_shares],
             [self.paper, self.sheet, self.told],
-            **_DRAWING,
+            show_progress_on=self.told,  # while others are drawn: the place in the queue
+            **(_DRAWING | {"show_progress": "minimal"}),
         )
         self.stop.click(lambda: "Stopped.", None, self.told, cancels=[writing], **_QUICK)
 

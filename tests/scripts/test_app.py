@@ -76,7 +76,7 @@ def browser():
 
 @pytest.fixture
 def visit(browser, server):
-    """A function that opens the page in a window of its own; afterwards, nothing must have gone wrong in any."""
+    """A function that opens the page in a window of its own; in none may anything go wrong."""
     requests, errors, contexts = [], [], []
 
     def open_page():
