@@ -17,9 +17,7 @@ FIELD_METRICS = ("hwd", "squares", "legibility")
 
 
 def add_implied(metrics: Sequence[str] | None, *, has_recogniser: bool) -> tuple[str, ...] | None:
-    """The measures that ``--metrics`` means: with HWD come those that are reported beside it, where they can be
-    made.
-    """
+    """The measures that ``--metrics`` means: with HWD come those that are reported beside it, if possible."""
     if not metrics or "hwd" not in metrics:
         return tuple(metrics) if metrics else None
     return tuple(dict.fromkeys([*metrics, "squares", *(["legibility"] if has_recogniser else [])]))
@@ -38,8 +36,8 @@ def check_folders(folders: Sequence[tuple[str, Path]], metrics: Sequence[str] | 
     for flag, folder in folders:
         if is_author_folder(folder):
             raise UserError(
-                f"{flag} {folder}: a folder of authors, which --metrics hwd takes. Make a folder of text images"
-                " for other measures: preprocessing/process_dataset.py."
+                f"{flag} {folder}: a folder of authors, which --metrics hwd takes alone. For other measures,"
+                " make a folder of text images with preprocessing/process_dataset.py."
             )
     return False
 

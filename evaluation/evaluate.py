@@ -60,9 +60,9 @@ def add_images(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         default=[],
         metavar="FOLDER",
-        help="generated images of other systems, to be scored by HWD, FID, BFID and CER beside --generated with"
-        " as many images of each writer; also as AUTHOR/*.png with transcriptions.json, which --metrics hwd"
-        " takes as --real and --generated, too",
+        help="generated images of other systems, scored by HWD, FID, BFID and CER beside --generated, with as"
+        " many images of each writer; also as AUTHOR/*.png with transcriptions.json, which --metrics hwd takes"
+        " as --real and --generated, too",
     )
     group.add_argument(
         "--split",

@@ -125,8 +125,8 @@ def measure_inception(
 
 
 def start_square(image: np.ndarray, *, is_binary: bool) -> np.ndarray:
-    """(32, 32) uint8: the square at the beginning of an (H, W) uint8 image, reduced without interpolation. What
-    is right of a narrow image is black, as in the authors' code.
+    """(32, 32) uint8: the square at the beginning of an (H, W) uint8 image, reduced without interpolation;
+    what is right of a narrow image is black, as in the authors' code.
 
     Args:
         is_binary: black and white first, by Otsu's threshold of the whole image.

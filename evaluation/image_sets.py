@@ -13,8 +13,8 @@ from tqdm import tqdm
 from utils.charset import normalise_text
 from utils.errors import UserError
 from utils.images import ink_box
-from utils.sources import read_image
 from utils.json_files import read_json
+from utils.sources import read_image
 from utils.text_images import METADATA_NAME, TextImage, read_text_images
 
 CHUNK = 256  # images in memory at once

@@ -49,10 +49,6 @@ SAVE_JS = """(file) => {
 }"""
 
 
-# The page
-# ------------------------------------------------------------------------------------------------------------
-
-
 class _Page:
     """The page's parts as they are made, and what its buttons do."""
 
@@ -206,9 +202,8 @@ class _Page:
         self.mix_names, self.mix_shares = [], []
         for number, first in zip(range(MIXED), firsts, strict=False):
             with gr.Group():
-                self.mix_names.append(
-                    gr.Dropdown([*special, *names], value=first, label=f"Hand {number + 1}")
-                )
+                hand = gr.Dropdown([*special, *names], value=first, label=f"Hand {number + 1}")
+                self.mix_names.append(hand)
                 share = 50 if first else 0
                 self.mix_shares.append(gr.Slider(0, 100, value=share, step=1, label="Share"))
 
