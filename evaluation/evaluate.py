@@ -61,8 +61,8 @@ def add_images(parser: argparse.ArgumentParser) -> None:
         default=[],
         metavar="FOLDER",
         help="generated images of other systems, scored by HWD, FID, BFID and CER beside --generated, with as"
-        " many images of each writer; also as AUTHOR/*.png with transcriptions.json, which --metrics hwd takes"
-        " as --real and --generated, too",
+        " many images of each writer; also as AUTHOR/*.png with transcriptions.json, which --metrics hwd"
+        " takes as --real and --generated, too",
     )
     group.add_argument(
         "--split",
