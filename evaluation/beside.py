@@ -29,12 +29,17 @@ def check_folders(folders: Sequence[tuple[str, Path]], metrics: Sequence[str] | 
     Args:
         folders: each with the flag that names it.
     Raises:
-        UserError: if one is a folder of authors, and other measures are wanted.
+        UserError: if one is a folder of authors, and other measures are wanted of it; or two of ``--beside``
+            have one name.
     """
+    names = Counter(folder.name for flag, folder in folders if flag == "--beside")
+    for flag, folder in folders:
+        if names[folder.name] > 1:
+            raise UserError(f"{flag} {folder}: another folder is called {folder.name}, too. Rename one.")
     if metrics and set(metrics) <= set(FIELD_METRICS):
         return True
     for flag, folder in folders:
-        if is_author_folder(folder):
+        if flag != "--beside" and is_author_folder(folder):
             raise UserError(
                 f"{flag} {folder}: a folder of authors, which --metrics hwd takes alone. For other measures,"
                 " make a folder of text images with preprocessing/process_dataset.py."

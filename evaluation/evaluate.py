@@ -223,7 +223,7 @@ def main(args: argparse.Namespace) -> None:
     # The images.
     wanted = add_implied(args.metrics, has_recogniser=bool(args.recogniser))
     folders = [("--generated", args.generated), *(("--beside", folder) for folder in args.beside)]
-    has_any_height = check_folders([("--real", args.real), *folders[:1]], wanted)
+    has_any_height = check_folders([("--real", args.real), *folders], wanted)
     limits = count_shared(folders) if args.beside else None
     drawing = {"split": args.split, "most": args.max_words, "seed": args.seed, "limits": limits}
     pair = compare_folders(args.real, args.generated, is_of_one_height=not has_any_height, **drawing)

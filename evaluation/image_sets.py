@@ -15,7 +15,7 @@ from utils.errors import UserError
 from utils.images import ink_box
 from utils.json_files import read_json
 from utils.sources import read_image
-from utils.text_images import METADATA_NAME, TextImage, read_text_images
+from utils.text_images import IMAGE_FOLDER, METADATA_NAME, TextImage, read_text_images
 
 CHUNK = 256  # images in memory at once
 THUMBNAIL = (16, 64)  # (height, width) in cells
@@ -79,7 +79,13 @@ class ImageSet:
 
 def is_author_folder(folder: Path) -> bool:
     """Whether a folder holds a folder of images for each author, as HWD's authors publish generations."""
-    return not (folder / METADATA_NAME).is_file() and any(folder.glob("*/*.png"))
+    return not (folder / METADATA_NAME).is_file() and bool(_images_of_authors(folder))
+
+
+def _images_of_authors(folder: Path) -> list[Path]:
+    images = (path for path in folder.rglob("*.png") if path.parent != folder)
+    # A folder of text images that was not finished is none of an author "images".
+    return sorted(path for path in images if path.parent != folder / IMAGE_FOLDER)
 
 
 def read_records(folder: Path, *, flag: str) -> list[TextImage]:
@@ -97,9 +103,9 @@ def read_records(folder: Path, *, flag: str) -> list[TextImage]:
     texts = read_json(path, flag) if path.is_file() else {}
     if not all(isinstance(text, str) for text in texts.values()):
         raise UserError(f"{flag} {path}: not a table of images and their texts")
-    names = sorted(image.relative_to(folder).as_posix() for image in folder.glob("*/*.png"))
+    names = [image.relative_to(folder).as_posix() for image in _images_of_authors(folder)]
     return [
-        TextImage(file_name=name, text=texts.get(name, ""), writer=name.split("/")[0], split="test")
+        TextImage(file_name=name, text=texts.get(name, ""), writer=name.split("/")[-2], split="test")
         for name in names
     ]
 

@@ -140,8 +140,21 @@ def test_folders_of_authors_are_compared_with_each_other(tmp_path, networks):
 
 def test_other_measures_of_folders_of_authors_are_refused(real, tmp_path):
     folder = make_author_folder(tmp_path / "authors", WORDS)
-    with pytest.raises(UserError, match="--generated .*: a folder of authors, which --metrics hwd takes"):
+    with pytest.raises(UserError, match=r"--generated .*: a folder of authors, which --metrics hwd takes"):
         evaluate(tmp_path, "--real", real, "--generated", folder)
+
+
+def test_two_systems_of_one_name_are_refused(real, tmp_path):
+    folders = [make_author_folder(tmp_path / name / "emuru", WORDS[:1]) for name in ("a", "b")]
+    flags = ("--metrics", "hwd", "--hwd_weights", "vgg.pth")
+    with pytest.raises(UserError, match=r"--beside .*: another folder is called emuru, too"):
+        evaluate(tmp_path, "--real", real, "--generated", real, "--beside", *folders, *flags)
+
+
+def test_an_unfinished_folder_of_text_images_is_no_folder_of_authors(real):
+    (real / "metadata.jsonl").unlink()
+    with pytest.raises(FileNotFoundError, match=r"no metadata\.jsonl"):
+        read_records(real, flag="--real")
 
 
 def test_hwd_brings_what_is_reported_beside_it():
