@@ -74,7 +74,7 @@ def browser():
         chromium.close()
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def visit(browser, server):
     """A function that opens the page in a window of its own; in none may anything go wrong."""
     requests, errors, contexts = [], [], []
@@ -95,6 +95,12 @@ def visit(browser, server):
         context.close()
     assert [url for url in requests if not url.startswith((server, "data:", "blob:"))] == []
     assert errors == []
+
+
+@pytest.fixture(scope="module")
+def page(visit):
+    """A visitor's page."""
+    return visit()
 
 
 def wait_for_text(page, selector, words):
@@ -130,9 +136,7 @@ def looks_written(pixels):
     return pixels.min() < 100 and np.median(pixels) > 240 and 0.005 < (pixels < 160).mean() < 0.4
 
 
-def test_a_visitor_writes_chooses_drops_and_saves(visit, home):
-    page = visit()
-
+def test_a_visitor_writes_chooses_drops_and_saves(page, home):
     # What can't be spelled is said before anything is drawn.
     page.locator("#text textarea").fill("Hello 漢")
     wait_for_text(page, "#faults", "The model has no letter for: 漢")
@@ -180,17 +184,18 @@ def test_a_visitor_writes_chooses_drops_and_saves(visit, home):
     assert all(file.is_relative_to(home / "tmp") for file in files_in(home))
 
 
-def test_two_visitors_are_served_at_once(visit):
-    first, second = visit(), visit()
-    first.locator("#text textarea").fill("one\none\none")
-    second.locator("#text textarea").fill("two")
-    for page in (first, second):
-        page.locator("#write:enabled").click()
-    second.locator("#sheet img").first.wait_for()
-    assert not first.locator("#told", has_text="Done.").is_visible()
-    for page, texts in ((first, ["one"] * 3), (second, ["two"])):
-        wait_for_text(page, "#told", "Done.")
-        assert [text for text, _ in lines_of(page)] == texts
+def test_two_visitors_are_served_at_once_and_one_can_stop(page, visit):
+    other = visit()
+    page.locator("#text textarea").fill("one\n" * 30)
+    other.locator("#text textarea").fill("two")
+    page.locator("#write:enabled").click()
+    wait_for_text(page, "#told", "Line 1 of 30")
+    assert [text for text, _ in write(other)] == ["two"]
+    assert not page.locator("#told", has_text="Done.").is_visible()
+    page.locator("#stop").click()
+    wait_for_text(page, "#told", "Stopped.")
+    texts = [text for text, _ in lines_of(page)]
+    assert 0 < len(texts) < 30 and set(texts) == {"one"}
 
 
 def test_a_port_that_is_none_is_said():
