@@ -54,6 +54,7 @@ class _Page:
 
     def __init__(self, desk: Desk) -> None:
         self.desk = desk
+        self.stopped: set[str] = set()  # sessions whose drawing is to end
         self.first = desk.find_hands("")[0]
 
     # What buttons do
@@ -91,8 +92,12 @@ class _Page:
             return f"⚠ {error}"
         return f"A hand of nobody; the nearest one that the model knows is {new.nearest}."
 
+    def end(self, request: gr.Request) -> None:
+        self.stopped.add(request.session_hash)
+
     def write(
         self,
+        request: gr.Request,
         text: str,
         kind: str,
         chosen: str,
@@ -110,6 +115,7 @@ class _Page:
                     shares[str(name)] = shares.get(str(name), 0.0) + float(share)
         else:
             shares = {{PICTURES: PICTURED, RANDOM: NEW}.get(kind, chosen): 1.0}
+        self.stopped.discard(request.session_hash)
         yield show_sheet(None), None, "Drawing …"
         try:
             choice = Choice(shares=shares, pictured=pictured, number=_whole(number))
@@ -118,6 +124,10 @@ class _Page:
                 count = len(sheet.images)
                 told = f"Line {count} of {len(sheet.jobs)} …" if count < len(sheet.jobs) else "Done."
                 yield show_sheet(sheet), sheet, told
+                if request.session_hash in self.stopped:
+                    self.stopped.discard(request.session_hash)
+                    yield gr.skip(), gr.skip(), f"Stopped after {count} lines."
+                    return
         except UserError as error:
             yield gr.skip(), gr.skip(), f"⚠ {error}"
 
@@ -237,14 +247,14 @@ class _Page:
     def _connect_writing(self) -> None:
         self.text.change(self.check, self.text, [self.faults, self.go], trigger_mode="always_last", **_QUICK)
         inputs = [self.text, self.kind, self.chosen, self.pictured, self.number, self.variation, self.seed]
-        writing = self.go.click(
+        self.go.click(
             self.write,
             [*inputs, *self.mix_names, *self.mix_shares],
             [self.paper, self.sheet, self.told],
             show_progress_on=self.told,  # while others are drawn: the place in the queue
             **(_DRAWING | {"show_progress": "minimal"}),
         )
-        self.stop.click(lambda: "Stopped.", None, self.told, cancels=[writing], **_QUICK)
+        self.stop.click(self.end, None, None, **_QUICK)
 
 
 _QUICK = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}

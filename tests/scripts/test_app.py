@@ -1,4 +1,4 @@
-"""The page in a real browser, which types, chooses, drops a picture, waits, looks, and saves; and its queue."""
+"""The page in a real browser, which types, chooses, drops a picture, waits, looks and saves; its queue."""
 
 import base64
 import io
@@ -191,9 +191,8 @@ def test_a_drawing_can_be_stopped(page):
     page.locator("#write:enabled").click()
     wait_for_text(page, "#told", "of 40 …")
     page.locator("#stop").click()
-    wait_for_text(page, "#told", "Stopped.")
-    page.wait_for_timeout(1000)
-    assert 0 < len(lines_of(page)) < 40 and page.locator("#told", has_text="Stopped.").is_visible()
+    wait_for_text(page, "#told", "Stopped after")
+    assert 0 < len(lines_of(page)) < 40
 
 
 # Without a browser
