@@ -19,7 +19,7 @@ from scripts.app_desk import (
     Choice,
     Desk,
 )
-from scripts.app_views import make_download, show_hands, show_sheet
+from scripts.app_views import DROP_HTML, PICK_JS, SAVE_JS, make_download, show_hands, show_sheet
 from utils.errors import UserError
 
 FILES = Path(__file__).parent / "app_files"
@@ -33,20 +33,6 @@ KEPT = {  # what a sheet can be saved as: (button, file name, kind, method)
     "text_images": ("Save text images", "text_images.zip", "application/zip", Sheet.as_text_images),
     "page": ("Save page with PAGE", "page.zip", "application/zip", Sheet.as_pages),
 }
-DROP_HTML = """<label class="drop"><input type="file" multiple accept="image/*" aria-label="Pictures">
-<span>Drop pictures of someone's writing here, or click</span>
-<small>A few lines of one person; at most ${limits.count} pictures of ${limits.bytes / 2 ** 20} MB each.
-They stay in memory, and are forgotten with the page.</small>
-<output></output></label>"""
-PICK_JS = """element.addEventListener("click", (event) => {
-  const button = event.target.closest("button[data-name]");
-  if (button) trigger("picked", { name: button.dataset.name });
-});"""
-SAVE_JS = """(file) => {
-  if (!file) return;
-  const { name, url } = JSON.parse(file);
-  Object.assign(document.createElement("a"), { href: url, download: name }).click();
-}"""
 
 
 class _Page:

@@ -1,4 +1,4 @@
-"""The HTML of the page of scripts/app.py that gradio has no component for: the gallery and the sheet.
+"""The parts of the page of scripts/app.py that gradio has no component for: HTML and a little script.
 
 Their images are in the HTML itself, so that none is in a file.
 """
@@ -11,6 +11,22 @@ from collections.abc import Sequence
 import numpy as np
 
 from generation.sheet import Sheet, encode_png
+
+# The place for pictures (drop.js takes them), the gallery's clicks, and what saves a file.
+DROP_HTML = """<label class="drop"><input type="file" multiple accept="image/*" aria-label="Pictures">
+<span>Drop pictures of someone's writing here, or click</span>
+<small>A few lines of one person; at most ${limits.count} pictures of ${limits.bytes / 2 ** 20} MB each.
+They stay in memory, and are forgotten with the page.</small>
+<output></output></label>"""
+PICK_JS = """element.addEventListener("click", (event) => {
+  const button = event.target.closest("button[data-name]");
+  if (button) trigger("picked", { name: button.dataset.name });
+});"""
+SAVE_JS = """(file) => {
+  if (!file) return;
+  const { name, url } = JSON.parse(file);
+  Object.assign(document.createElement("a"), { href: url, download: name }).click();
+}"""
 
 
 def show_hands(names: Sequence[str], images: Sequence[np.ndarray], chosen: str) -> str:
