@@ -203,7 +203,8 @@ def send(url, blocks, button, values, session):
     import httpx
 
     dependencies = blocks.config["dependencies"]
-    number = next(d["id"] for d in dependencies if any(t[0] == button._id for t in d["targets"]))
+    pressed = [d for d in dependencies if any(target[0] == button._id for target in d["targets"])]
+    number = next(d["id"] for d in pressed if d["inputs"])
     request = {"data": values, "fn_index": number, "session_hash": session}
     httpx.post(f"{url}gradio_api/queue/join", json=request, timeout=60).raise_for_status()
     address = f"{url}gradio_api/queue/data?session_hash={session}"
