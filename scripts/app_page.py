@@ -233,7 +233,7 @@ class _Page:
     def _connect_writing(self) -> None:
         self.text.change(self.check, self.text, [self.faults, self.go], trigger_mode="always_last", **_QUICK)
         inputs = [self.text, self.kind, self.chosen, self.pictured, self.number, self.variation, self.seed]
-        self.go.click(lambda: "Waiting for a place …", None, self.told, **_QUICK)
+        self.go.click(None, None, self.told, js="() => 'Waiting for a place …'")  # in the browser, at once
         self.go.click(
             self.write,
             [*inputs, *self.mix_names, *self.mix_shares],
