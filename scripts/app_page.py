@@ -233,12 +233,12 @@ class _Page:
     def _connect_writing(self) -> None:
         self.text.change(self.check, self.text, [self.faults, self.go], trigger_mode="always_last", **_QUICK)
         inputs = [self.text, self.kind, self.chosen, self.pictured, self.number, self.variation, self.seed]
-        self.go.click(None, None, self.told, js="() => 'Waiting for a place …'")  # in the browser, at once
         self.go.click(
             self.write,
             [*inputs, *self.mix_names, *self.mix_shares],
             [self.paper, self.sheet, self.told],
-            **_DRAWING,
+            show_progress_on=self.told,  # while others are drawn: the place in the queue
+            **(_DRAWING | {"show_progress": "minimal"}),
         )
         self.stop.click(self.end, None, None, **_QUICK)
 
