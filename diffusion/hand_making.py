@@ -1,6 +1,7 @@
 """Hands made with a model: from lines of someone's writing, drawn at random, or mixed."""
 
 from collections.abc import Mapping, Sequence
+from copy import copy, deepcopy
 from dataclasses import dataclass
 
 import numpy as np
@@ -64,6 +65,18 @@ def make_hand(pipeline: HandwritingPipeline, style: Tensor, width_scale: float) 
         width_scale=round(min(max(width_scale, 0.01), 99.0), 4),
         style_space=str(pipeline.config.extra[STYLE_SPACE]),
     )
+
+
+def with_hands(pipeline: HandwritingPipeline, hands: Mapping[str, Hand]) -> HandwritingPipeline:
+    """A pipeline that knows these hands, too, while the given one stays as it is for others to write with.
+
+    Raises:
+        UserError: if the model can't take one, or knows a writer of its name.
+    """
+    grown = copy(pipeline)
+    grown.unet = deepcopy(pipeline.unet)  # adding moves it
+    grown.add_hands(hands)
+    return grown
 
 
 # Widths

@@ -1,5 +1,6 @@
 """Pictures of someone's writing, of any size and on any paper, as line images of a model."""
 
+import io
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -36,14 +37,28 @@ def read_lines(paths: Sequence[Path], height: int, *, flag: str = "--style_image
         raise UserError(
             f"{flag}: {len(files):,} pictures; a hand is made of at most {MOST_PICTURES:,}. Name fewer."
         )
-    lines = []
-    for file in files:
-        grey = _read_grey(file, flag)
-        found = [grey] if _is_text_image(grey, height) else find_lines(grey, height)
-        if not found:
-            raise UserError(f"{flag} {file}: no ink to be seen. Leave it out, or take a sharper picture.")
-        lines += found
-    return lines
+    return [line for file in files for line in _lines_of(file, f"{flag} {file}", height, MOST_PIXELS)]
+
+
+def read_lines_in_memory(
+    content: bytes, name: str, height: int, *, most_pixels: int = MOST_PIXELS
+) -> list[np.ndarray]:
+    """The lines of a picture that is in no file; as ``read_lines`` gives them.
+
+    Args:
+        content: of a picture file.
+        name: of the picture, for messages.
+        most_pixels: that the picture may have.
+    """
+    return _lines_of(io.BytesIO(content), name, height, most_pixels)
+
+
+def _lines_of(source: Path | io.BytesIO, where: str, height: int, most_pixels: int) -> list[np.ndarray]:
+    grey = _read_grey(source, where, most_pixels)
+    found = [grey] if _is_text_image(grey, height) else find_lines(grey, height)
+    if not found:
+        raise UserError(f"{where}: no ink to be seen. Leave it out, or take a sharper picture.")
+    return found
 
 
 def _is_text_image(grey: np.ndarray, height: int) -> bool:
@@ -65,22 +80,22 @@ def _find_pictures(path: Path, flag: str) -> list[Path]:
     return files
 
 
-def _read_grey(path: Path, flag: str) -> np.ndarray:
+def _read_grey(source: Path | io.BytesIO, where: str, most_pixels: int) -> np.ndarray:
     """(H, W) uint8 of a picture, upright as its camera noted it."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            image = Image.open(path)
+            image = Image.open(source)
         with image:
             pixels = image.width * image.height
-            if pixels <= MOST_PIXELS:
+            if pixels <= most_pixels:
                 return to_grey(ImageOps.exif_transpose(image))
     except Exception as error:  # decoders raise nearly anything
-        raise UserError(
-            f"{flag} {path}: not a readable picture ({type(error).__name__}: {error}). Name another."
-        ) from error
+        # Of what is in memory, Pillow's message names an address.
+        reason = type(error).__name__ + ("" if isinstance(source, io.BytesIO) else f": {error}")
+        raise UserError(f"{where}: not a readable picture ({reason}). Name another.") from error
     raise UserError(
-        f"{flag} {path}: {pixels:,} pixels; at most {MOST_PIXELS:,} are taken. Cut out a few lines of it."
+        f"{where}: {pixels:,} pixels; at most {most_pixels:,} are taken. Cut out a few lines of it."
     )
 
 

@@ -1,21 +1,21 @@
 """Real and generated images side by side: paired by record, drawn at equal numbers of each writer."""
 
 from collections import Counter, defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from evaluation.image_sets import ImageSet, read_image_set
+from evaluation.image_sets import ImageSet, read_image_set, read_records
 from utils.errors import UserError
-from utils.text_images import read_text_images
 
 NAMED = 3  # examples in messages
 
 
-def check_match(real: ImageSet, generated: ImageSet) -> None:
+def check_match(real: ImageSet, generated: ImageSet, *, is_of_one_height: bool = True) -> None:
     """Raise UserError unless the two folders can be compared: one height, and a writer in common."""
-    if real.height != generated.height:
+    if is_of_one_height and real.height != generated.height:
         raise UserError(
             f"--generated {generated.folder}: images {generated.height} pixels high, but those of --real"
             f" {real.folder} have {real.height}. Preprocess the real images with the"
@@ -89,13 +89,21 @@ class EqualSets:
 
 
 def choose_equal_sets(
-    real: ImageSet, rows: np.ndarray, generated: ImageSet, partners: np.ndarray, seed: int
+    real: ImageSet,
+    rows: np.ndarray,
+    generated: ImageSet,
+    partners: np.ndarray,
+    seed: int,
+    limits: Mapping[str, int] | None = None,
 ) -> EqualSets:
     """Draw ``EqualSets`` among the real images ``rows``: of each writer as many as both folders allow.
 
     Generated images with a partner among ``rows`` go first, and their partners into ``real``: then floor and
     generated images have the same texts and writers, and differ in nothing but who wrote them. The reference
     has other texts.
+
+    Args:
+        limits: most images of each writer; none of others.
     """
     rng = np.random.default_rng(seed)
     real_rows: dict[str, list[int]] = defaultdict(list)
@@ -116,6 +124,7 @@ def choose_equal_sets(
         }
         candidates = sorted(generated_rows[writer], key=lambda i: i not in partner_of)
         count = min(len(candidates), len(available) // 2)
+        count = count if limits is None else min(count, limits.get(writer, 0))
         paired = [partner_of[i] for i in candidates[:count] if i in partner_of]
         taken = set(paired)
         rest = [row for row in available if row not in taken]
@@ -233,19 +242,34 @@ class Comparison:
 
 
 def compare_folders(
-    real_folder: Path, generated_folder: Path, *, split: str | None, most: int | None, seed: int
+    real_folder: Path,
+    generated_folder: Path,
+    *,
+    split: str | None,
+    most: int | None,
+    seed: int,
+    is_of_one_height: bool = True,
+    limits: Mapping[str, int] | None = None,
+    flag: str = "--generated",
 ) -> Comparison:
     """Read two folders of text images and decide what is compared with what.
 
+    Args:
+        is_of_one_height: False for measures that bring the images to a height of their own.
+        limits: see ``choose_equal_sets``.
+        flag: of the generated folder, to name in messages.
     Raises:
         FileNotFoundError, UserError: if one can't be read, or they don't match; see the functions above.
     """
     # Both lists before any image: a wrong name shows at once.
-    real_records = read_text_images(real_folder, flag="--real")
-    generated_records = read_text_images(generated_folder, flag="--generated")
-    real = read_image_set(real_folder, real_records, flag="--real")
-    generated = read_image_set(generated_folder, generated_records, flag="--generated", most=most, seed=seed)
-    check_match(real, generated)
+    real_records = read_records(real_folder, flag="--real")
+    generated_records = read_records(generated_folder, flag=flag)
+    heights = {"is_of_one_height": is_of_one_height}
+    real = read_image_set(real_folder, real_records, flag="--real", **heights)
+    generated = read_image_set(
+        generated_folder, generated_records, flag=flag, most=most, seed=seed, **heights
+    )
+    check_match(real, generated, **heights)
     name, rows = choose_split(real, split)
     partners = pair_records(generated, real)
     return Comparison(
@@ -254,7 +278,7 @@ def compare_folders(
         split=name,
         rows=rows,
         partners=partners,
-        sets=choose_equal_sets(real, rows, generated, partners, seed),
+        sets=choose_equal_sets(real, rows, generated, partners, seed, limits),
         readable=choose_readable(real, rows, generated, partners, seed),
         seed=seed,
     )

@@ -22,6 +22,7 @@ if not __package__:  # the project's root, from whichever folder this is run
 
 import numpy as np
 
+from evaluation.beside import add_implied, check_folders, count_shared, measure_beside
 from evaluation.comparison import Comparison, compare_folders
 from evaluation.evaluation import METRICS, Evaluation, Judges
 from evaluation.features import make_reconstructor
@@ -54,6 +55,16 @@ def add_images(parser: argparse.ArgumentParser) -> None:
         " text",
     )
     group.add_argument(
+        "--beside",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="FOLDER",
+        help="generated images of other systems, scored by HWD, FID, BFID and CER beside --generated, with as"
+        " many images of each writer; also as AUTHOR/*.png with transcriptions.json, which --metrics hwd"
+        " takes as --real and --generated, too",
+    )
+    group.add_argument(
         "--split",
         choices=(*SPLITS, "all"),
         help="split of the real images to compare with (default: test if there is one, else all)",
@@ -76,7 +87,8 @@ def add_measures(parser: argparse.ArgumentParser) -> None:
         "--metrics",
         nargs="+",
         choices=tuple(METRICS),
-        help="measures to make, an error if one can't be made (default: all that can be made)",
+        help="measures to make, an error if one can't be made (default: all that can be made); hwd brings"
+        " squares, and with --recogniser legibility, where they can be made",
     )
     group.add_argument(
         "--recogniser",
@@ -160,7 +172,7 @@ def load_judges(args: argparse.Namespace) -> Judges:
         FileNotFoundError, UserError: if one can't be loaded.
     """
     device = choose_device(args.device)
-    wanted = args.metrics or tuple(METRICS)
+    wanted = add_implied(args.metrics, has_recogniser=bool(args.recogniser)) or tuple(METRICS)
     names = dict.fromkeys(args.recogniser if "legibility" in wanted else ())
     return Judges(
         encoder=StyleEncoder.from_pretrained(args.style_encoder).to(device) if args.style_encoder else None,
@@ -209,7 +221,12 @@ def main(args: argparse.Namespace) -> None:
     judges = load_judges(args)  # before the images: a wrong name shows at once
 
     # The images.
-    pair = compare_folders(args.real, args.generated, split=args.split, most=args.max_words, seed=args.seed)
+    wanted = add_implied(args.metrics, has_recogniser=bool(args.recogniser))
+    folders = [("--generated", args.generated), *(("--beside", folder) for folder in args.beside)]
+    has_any_height = check_folders([("--real", args.real), *folders], wanted)
+    limits = count_shared(folders) if args.beside else None
+    drawing = {"split": args.split, "most": args.max_words, "seed": args.seed, "limits": limits}
+    pair = compare_folders(args.real, args.generated, is_of_one_height=not has_any_height, **drawing)
     if judges.encoder and judges.encoder.config.img_size[0] != pair.real.height:
         raise UserError(
             f"--style_encoder {args.style_encoder}: trained on images {judges.encoder.config.img_size[0]}"
@@ -225,14 +242,18 @@ def main(args: argparse.Namespace) -> None:
     results = evaluation.results
     results.notes += notes
     for name, measure in METRICS.items():
-        if args.metrics and name not in args.metrics:
+        if wanted and name not in wanted:
             continue
         try:
             measure(evaluation)
         except LeftOut as reason:
-            if args.metrics:
+            if args.metrics and name in args.metrics:
                 raise
             results.notes.append(str(reason))
+    if args.beside:
+        beside = measure_beside(args.real, args.beside, judges, bootstrap, **drawing)
+        results.measures += beside.measures
+        results.notes += beside.notes
 
     # The report.
     first = next(iter(evaluation.readings.items()), None)
@@ -245,7 +266,7 @@ def main(args: argparse.Namespace) -> None:
         examples=choose_examples(pair, first, evaluation.differences, results.details.get("copies", [])),
     )
     page = render_report(report)
-    settings = {name: str(value) if isinstance(value, Path) else value for name, value in vars(args).items()}
+    settings = json.loads(json.dumps(vars(args), default=str))
     content = {
         "words": dict(facts),
         "settings": settings,

@@ -9,7 +9,7 @@ import torch
 
 from evaluation.comparison import Comparison
 from evaluation.copies import measure_copies
-from evaluation.features import Reconstruct, measure_inception
+from evaluation.features import Reconstruct, measure_inception, measure_squares
 from evaluation.figures import chart_legibility, list_copies
 from evaluation.hwd import WEIGHTS_URL, measure_hwd
 from evaluation.legibility import ReadImages, measure_legibility, read_images
@@ -86,6 +86,18 @@ class Evaluation:
         )
         self.results.measures.append(measure)
 
+    def squares(self) -> None:
+        """FID and BFID as they are reported beside HWD."""
+        if self.judges.hwd_weights is None:
+            raise LeftOut("squares: FID and BFID as they are reported beside HWD come with --hwd_weights")
+        self.results.measures += measure_squares(
+            self.pair,
+            self.judges.inception_weights,
+            batch_size=self.judges.batch_size,
+            device=self.judges.device,
+            bootstrap=self.bootstrap,
+        )
+
     def style(self) -> None:
         """Distances in style, and the right writer."""
         if self.judges.encoder is None:
@@ -143,6 +155,7 @@ class Evaluation:
 METRICS: dict[str, Callable[[Evaluation], None]] = {
     "inception": Evaluation.inception,
     "hwd": Evaluation.hwd,
+    "squares": Evaluation.squares,
     "legibility": Evaluation.legibility,
     "style": Evaluation.style,
     "diversity": Evaluation.diversity,

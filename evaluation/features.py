@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
+import cv2
 import numpy as np
 import torch
 
@@ -15,6 +16,7 @@ from utils.bootstrap import Bootstrap
 from utils.errors import UserError
 from utils.images import pad_to_width, to_images, to_pixel_values
 
+SQUARE = 32  # pixels: the height at which HWD's authors compute FID
 Embed = Callable[[list[np.ndarray]], np.ndarray]  # n images (H, W_i) to (n, d) features
 Reconstruct = Callable[[list[np.ndarray]], list[np.ndarray]]
 
@@ -120,3 +122,59 @@ def measure_inception(
         protocol,
         bootstrap,
     )
+
+
+def start_square(image: np.ndarray, *, is_binary: bool) -> np.ndarray:
+    """(32, 32) uint8: the square at the beginning of an (H, W) uint8 image, reduced without interpolation;
+    what is right of a narrow image is black, as in the authors' code.
+
+    Args:
+        is_binary: black and white first, by Otsu's threshold of the whole image.
+    """
+    if is_binary:
+        _, image = cv2.threshold(image, 0, 255, cv2.THRESH_BINARY | cv2.THRESH_OTSU)
+    height = image.shape[0]
+    square = np.zeros((height, height), np.uint8)
+    part = image[:, :height]
+    square[:, : part.shape[1]] = part
+    return cv2.resize(square, (SQUARE, SQUARE), interpolation=cv2.INTER_NEAREST_EXACT)
+
+
+def measure_squares(
+    pair: Comparison, weights: Path | None, *, batch_size: int, device: torch.device, bootstrap: Bootstrap
+) -> list[Measure]:
+    """FID and KID as papers on handwriting report them beside HWD, and BFID and BKID, the same in black and
+    white: of the square at the beginning of each image.
+
+    Raises:
+        LeftOut: as ``measure_inception``.
+
+    Source: https://github.com/aimagelab/HWD, ``FIDScore`` and ``BFIDScore``.
+    """
+    try:
+        network, description = load_inception(weights)
+    except (FileNotFoundError, UserError) as error:
+        raise error if weights else LeftOut(f"FID and BFID of start squares: {error}") from error
+    network.to(device)
+    measures = []
+    for is_binary, prefix in ((False, ""), (True, "b")):
+
+        def embed(images: list[np.ndarray], is_binary: bool = is_binary) -> np.ndarray:
+            squares = np.stack([start_square(image, is_binary=is_binary) for image in images])
+            return embed_images(network, squares, batch_size=batch_size, device=device)
+
+        features = embed_sets(pair, embed, None, "squares")
+        protocol = (
+            f"Inception, {description}; the square at the beginning of each image"
+            f"{', black and white by Otsu,' if is_binary else ''} at {SQUARE}x{SQUARE}, resized to 299x299 by"
+            f" torch-fidelity; {pair.protocol}"
+        )
+        measures += measure_distances(
+            (f"{prefix}fid_squares", f"{prefix}kid_squares"),
+            (f"{prefix.upper()}FID (start squares)", f"{prefix.upper()}KID (start squares)"),
+            features.pop("reference"),
+            features,
+            protocol,
+            bootstrap,
+        )
+    return measures

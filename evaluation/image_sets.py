@@ -13,11 +13,13 @@ from tqdm import tqdm
 from utils.charset import normalise_text
 from utils.errors import UserError
 from utils.images import ink_box
+from utils.json_files import read_json
 from utils.sources import read_image
-from utils.text_images import TextImage
+from utils.text_images import IMAGE_FOLDER, METADATA_NAME, TextImage, read_text_images
 
 CHUNK = 256  # images in memory at once
 THUMBNAIL = (16, 64)  # (height, width) in cells
+TRANSCRIPTIONS = "transcriptions.json"  # of a folder of authors
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,8 +77,47 @@ class ImageSet:
                 bar.update(part.stop - part.start)
 
 
+def is_author_folder(folder: Path) -> bool:
+    """Whether a folder holds a folder of images for each author, as HWD's authors publish generations."""
+    return not (folder / METADATA_NAME).is_file() and bool(_images_of_authors(folder))
+
+
+def _images_of_authors(folder: Path) -> list[Path]:
+    images = (path for path in folder.rglob("*.png") if path.parent != folder)
+    # A folder of text images that was not finished is none of an author "images".
+    return sorted(path for path in images if path.parent != folder / IMAGE_FOLDER)
+
+
+def read_records(folder: Path, *, flag: str) -> list[TextImage]:
+    """The records of a folder of text images, or of a folder of authors: ``AUTHOR/*.png``, and maybe
+    ``transcriptions.json`` (path to text) beside them.
+
+    Args:
+        flag: the command line flag to name in messages.
+    Raises:
+        FileNotFoundError, UserError: if it is neither, or the transcriptions are no such table.
+    """
+    if not is_author_folder(folder):
+        return read_text_images(folder, flag=flag)
+    path = folder / TRANSCRIPTIONS
+    texts = read_json(path, flag) if path.is_file() else {}
+    if not all(isinstance(text, str) for text in texts.values()):
+        raise UserError(f"{flag} {path}: not a table of images and their texts")
+    names = [image.relative_to(folder).as_posix() for image in _images_of_authors(folder)]
+    return [
+        TextImage(file_name=name, text=texts.get(name, ""), writer=name.split("/")[-2], split="test")
+        for name in names
+    ]
+
+
 def read_image_set(
-    folder: Path, records: Sequence[TextImage], *, flag: str, most: int | None = None, seed: int = 0
+    folder: Path,
+    records: Sequence[TextImage],
+    *,
+    flag: str,
+    most: int | None = None,
+    seed: int = 0,
+    is_of_one_height: bool = True,
 ) -> ImageSet:
     """Look at each image of a folder of text images.
 
@@ -84,8 +125,9 @@ def read_image_set(
         records: what ``read_text_images`` gave for this folder.
         flag: the command line flag to name in messages.
         most: draw at most this many images by ``seed``, and keep their order.
+        is_of_one_height: False allows images of any heights; the set's is the commonest then.
     Raises:
-        UserError: if none of the images can be read, or they differ in height.
+        UserError: if none of the images can be read, or they differ in height and may not.
     """
     if most is not None and len(records) > most:
         chosen = np.random.default_rng(seed).choice(len(records), most, replace=False)
@@ -113,10 +155,12 @@ def read_image_set(
         raise UserError(
             f"{flag} {folder}: none of {len(records)} images can be read; the first: {skipped[0]}"
         )
+    heights = [(record.file_name, shape[0]) for record, shape, _ in kept]
+    usual = Counter(height for _, height in heights).most_common(1)[0][0]
     return ImageSet(
         folder=folder,
         records=tuple(record for record, _, _ in kept),
-        height=check_heights([(record.file_name, shape[0]) for record, shape, _ in kept], f"{flag} {folder}"),
+        height=check_heights(heights, f"{flag} {folder}") if is_of_one_height else usual,
         widths=np.array([shape[1] for _, shape, _ in kept]),
         thumbnails=np.stack([thumbnail.ravel() for _, _, thumbnail in kept]),
         skipped=skipped,
