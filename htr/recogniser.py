@@ -13,7 +13,7 @@ import torch
 from safetensors import SafetensorError
 
 from htr.crnn import CRNN, FRAME
-from htr.dataset import batch_by_width, crop_to_ink, make_batch
+from htr.dataset import batch_by_width, crop_to_ink, make_batch, scale_to_height
 from htr.reading import Reading, Recogniser, decode_best_path
 from utils.charset import normalise_text
 from utils.checkpoint import CONFIG_NAME
@@ -36,13 +36,9 @@ class CRNNRecogniser:
 
     @torch.inference_mode()
     def read(self, images: Sequence[np.ndarray], *, batch_size: int = 64) -> list[Reading]:
-        """See ``Recogniser``; UserError for images of another height than the one it was trained on."""
-        height, crops = self.model.config.img_height, [crop_to_ink(image) for image in images]
-        for crop in crops:
-            if crop.shape[0] != height:
-                raise UserError(
-                    f"images of {crop.shape[0]} pixels height; this recogniser was trained on {height}"
-                )
+        """See ``Recogniser``; images of any height are scaled to its own."""
+        height = self.model.config.img_height
+        crops = [crop_to_ink(scale_to_height(image, height)) for image in images]
         is_training, device = self.model.training, self.model.head.weight.device
         self.model.eval()
         readings: dict[int, Reading] = {}
