@@ -53,7 +53,7 @@ class CRNNConfig:
 # Sizes of new recognisers. Source of the shortcut: Retsinas et al. 2022, https://arxiv.org/abs/2404.11339.
 PRESETS: dict[str, dict] = {
     "small": {},
-    "large": {"channels": (32, 64, 128, 192), "hidden": 192, "layers": 3, "has_shortcut": True},
+    "large": {"channels": (32, 64, 128, 160), "hidden": 192, "layers": 2, "has_shortcut": True},
 }
 
 

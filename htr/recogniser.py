@@ -24,6 +24,7 @@ CHOICES = (
     "rapidocr, trocr:FOLDER, trocr:HUB_ID (e.g. trocr:microsoft/trocr-base-handwritten), or a run of"
     " htr/train_htr.py"
 )
+SHIPPED = str(Path(__file__).resolve().parents[1] / "models" / "recogniser")
 TROCR_WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin")
 MAX_TOKENS = 128  # most that TrOCR writes for an image: a line of about 100 characters
 
@@ -168,6 +169,8 @@ def load_recogniser(
         return RapidOCRRecogniser(flag=flag)
     if name.startswith("trocr:"):
         return TrOCRRecogniser(name.removeprefix("trocr:"), flag=flag, device=device)
+    if not Path(name).is_dir() and name == SHIPPED:
+        raise FileNotFoundError(f"{flag}: none ships with this version. Name one: {CHOICES}")
     if not Path(name).is_dir():
         raise FileNotFoundError(f"{flag} {name}: no such folder, and not one of {CHOICES}")
     return CRNNRecogniser(CRNN.from_pretrained(name, flag=flag).to(device or "cpu"), name)

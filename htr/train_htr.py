@@ -93,7 +93,7 @@ def add_training(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--preset",
         choices=tuple(PRESETS),
-        help="size: small (1.3 M parameters), large (4 M) (default: small)",
+        help="size: small (1.4 M parameters), large (2.5 M) (default: small)",
     )
     group.add_argument(
         "--height",

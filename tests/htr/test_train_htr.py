@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 
 from htr import trainer as htr_trainer
 from htr import training as htr_training
-from htr.crnn import CRNN
+from htr.crnn import CRNN, PRESETS, RECOGNISER_WEIGHTS_NAME, CRNNConfig
 from htr.dataset import read_split
 from htr.error_rates import ErrorRates
 from htr.recogniser import load_recogniser
@@ -297,3 +298,16 @@ def test_bad_flags_are_named(flags, capsys):
     with pytest.raises(SystemExit):
         parse_args(["--train", "x", "--save_path", "y", *flags])
     assert flags[0] in capsys.readouterr().err
+
+
+def test_a_large_recogniser_of_its_own_height_is_exported_in_16_bits(folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(PRESETS, "large", {"channels": (4, 8, 8, 8), "hidden": 8, "has_shortcut": True})
+    monkeypatch.setattr(htr_training, "CRNNConfig", CRNNConfig)
+    flags = ("--preset", "large", "--height", 16, "--warmup_steps", 1, "--max_train_steps", 2)
+    train(folder, tmp_path / "run", *flags, "--export", tmp_path / "small")
+    model = CRNN.from_pretrained(tmp_path / "small")
+    assert model.config.img_height == 16 and model.config.has_shortcut
+    assert load_file(tmp_path / "small" / RECOGNISER_WEIGHTS_NAME)["head.weight"].dtype == torch.float16
+    assert "exported" in capsys.readouterr().out
+    train(folder, tmp_path / "run", "--resume", "--export", tmp_path / "again")
+    assert_equal_files(tmp_path / "small", tmp_path / "again", (RECOGNISER_WEIGHTS_NAME,))
