@@ -25,7 +25,7 @@ if not __package__:  # the project's root, from whichever folder this is run
 import torch
 
 from htr.crnn import CRNN, PRESETS
-from htr.dataset import read_split
+from htr.dataset import Words, read_split
 from htr.error_rates import ErrorRates
 from htr.trainer import HTRSettings, read_settings
 from htr.training import train_recogniser
@@ -50,8 +50,9 @@ def add_images(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--valid",
         type=Path,
+        nargs="+",
         metavar="FOLDER",
-        help="folder whose images choose the best weights (default: images of --train that don't train: split"
+        help="folders that choose the best weights (default: images of --train that don't train: split"
         " val, as far as its writers train, else 2 %%)",
     )
     group.add_argument("--valid_split", choices=SPLITS, default="val", help="split of --valid")
@@ -157,6 +158,12 @@ def export(run_folder: Path, folder: Path, results: dict) -> None:
     print(f"exported    {folder}, {size / 1e6:.1f} MB")
 
 
+def read_valid(folders: Sequence[Path], split: str) -> Words:
+    """The images of one split of several folders."""
+    parts = [read_split(folder, split, flag="--valid", split_flag="--valid_split") for folder in folders]
+    return [record for part in parts for record in part[0]], [path for part in parts for path in part[1]]
+
+
 def train_and_report(args: argparse.Namespace, checkpoint: Path | None) -> None:
     """Read the images, train, print the error rates."""
     settings = read_settings(checkpoint) if checkpoint else HTRSettings()
@@ -164,11 +171,7 @@ def train_and_report(args: argparse.Namespace, checkpoint: Path | None) -> None:
     settings = replace(settings, **{name: value for name, value in given.items() if value is not None})
 
     train = read_sources(parse_sources(args.train, flag="--train"), flag="--train")
-    valid = (
-        read_split(args.valid, args.valid_split, flag="--valid", split_flag="--valid_split")
-        if args.valid
-        else None
-    )
+    valid = read_valid(args.valid, args.valid_split) if args.valid else None
     test = (
         read_split(args.test, args.test_split, flag="--test", split_flag="--test_split")
         if args.test

@@ -67,7 +67,7 @@ def make_trainer(folder, **changes):
 
 
 def test_a_run_is_a_recogniser_and_says_how_good_it_is(folder, tmp_path, capsys):
-    train(folder, tmp_path / "run", "--max_train_steps", 3, "--valid", folder, "--test", folder)
+    train(folder, tmp_path / "run", "--max_train_steps", 3, "--test", folder, "--valid", folder)
     readings = load_recogniser(str(tmp_path / "run")).read([read_image(folder / "images" / "0000.png")])
     assert len(readings) == 1
     results = json.loads((tmp_path / "run" / "results.json").read_text())
