@@ -14,6 +14,12 @@ from utils.json_files import read_json
 from utils.output import write_atomically
 from utils.text_images import METADATA_NAME, TextImage, read_text_images
 
+PROGRESS = 30.0  # seconds between two looks at how far a script is
+
+
+def _call(name: str, arguments: Sequence[object], log: Path, device: str | None) -> None:
+    call_script(name, arguments, log, device, report_every=PROGRESS)
+
 
 def adapt(settings: CollectionSettings, part: Path, folder: Path, device: str | None) -> list[str]:
     """Adapt the generator to the lines of ``part`` and no others.
@@ -35,7 +41,7 @@ def adapt(settings: CollectionSettings, part: Path, folder: Path, device: str | 
                 part,
                 *steps,
             ]
-            call_script(
+            _call(
                 "train_diffusion.py",
                 [*arguments, *flags(mixed_precision=settings.mixed_precision)],
                 log,
@@ -46,7 +52,7 @@ def adapt(settings: CollectionSettings, part: Path, folder: Path, device: str | 
     if not finished.is_file():
         origin = ["--resume"] if list_checkpoints(model) else ["--init_from", settings.generator]
         arguments = ["--dataset_path", part, "--save_path", model, *origin, *steps, "--keep_checkpoints", 1]
-        call_script(
+        _call(
             "train_diffusion.py", [*arguments, *flags(mixed_precision=settings.mixed_precision)], log, device
         )
         write_atomically(finished, "")
@@ -100,9 +106,9 @@ def write_generated(
             variation=settings.variation,
             mixed_precision=settings.mixed_precision,
         )
-        call_script("inference.py", [*arguments, *more], folder / "drawn.log", device)
+        _call("inference.py", [*arguments, *more], folder / "drawn.log", device)
     arguments = ["--dataset_path", drawn, "--save_dir", kept, "--by", "cer", "--recogniser", judge]
-    call_script(
+    _call(
         "generation/filter_words.py",
         [*arguments, "--top", f"{100 * settings.keep:g}"],
         folder / "kept.log",
@@ -123,7 +129,7 @@ def write_fonts(folder: Path, count: int) -> Path:
     if not (drawn / METADATA_NAME).is_file():
         arguments = ["--dataset", "fonts", "--unit", "line", "--words_file", folder / "font_texts.txt"]
         arguments += ["--num_words", count + count // 5 + 5, "--save_dir", drawn]
-        call_script("preprocessing/process_dataset.py", arguments, folder / "fonts.log", None)
+        _call("preprocessing/process_dataset.py", arguments, folder / "fonts.log", None)
     records = read_text_images(drawn)[:count]
     copy_images(drawn, [replace(record, split="train") for record in records], target)
     return target

@@ -66,7 +66,7 @@ def run_collection_study(
         with timed(folder, "recognisers"):
             for seed in range(settings.seeds):
                 report(f"recogniser  {UPPER.name}, seed {seed}")
-                _run_arm(settings, folder, UPPER, seed, courses[max(courses)], folder / "lines", None, device)
+                run_arm(settings, folder, UPPER, seed, courses[max(courses)], folder / "lines", None, device)
         write_results(settings, train)
 
 
@@ -91,7 +91,7 @@ def _study_items(
     with timed(folder, "recognisers"):
         for seed in range(settings.seeds):
             report(f"recogniser  {REAL.name}, {count} lines, seed {seed}")
-            _run_arm(settings, folder, REAL, seed, course, folder / "lines", None, device)
+            run_arm(settings, folder, REAL, seed, course, folder / "lines", None, device)
     report(f"generator   adapted to {count} lines, {settings.synthetic} lines to write")
     with timed(folder, "adaptation and generation"):
         judge = folder / f"{REAL.slug}-0"
@@ -102,11 +102,11 @@ def _study_items(
         for arm, first in ((FONTS, fonts), (GENERATED, generated)):
             for seed in range(settings.seeds):
                 report(f"recogniser  {arm.name}, {count} lines, seed {seed}")
-                _run_arm(settings, folder, arm, seed, course, folder / "lines", first, device)
+                run_arm(settings, folder, arm, seed, course, folder / "lines", first, device)
     return course
 
 
-def _run_arm(
+def run_arm(
     settings: CollectionSettings,
     folder: Path,
     arm: Arm,

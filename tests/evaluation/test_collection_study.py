@@ -52,7 +52,7 @@ def recogniser(tmp_path_factory):
     return folder
 
 
-def copy_as_drawn(name, arguments, log, device):
+def copy_as_drawn(name, arguments, log, device, **more):
     """Stands for the scripts: what they would write is a copy of the lines."""
     given = {str(a): arguments[i + 1] for i, a in enumerate(arguments[:-1]) if str(a).startswith("--")}
     if name == "train_diffusion.py":
