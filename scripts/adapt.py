@@ -7,7 +7,7 @@ Steps: lines are cut out of the pages; a part of the pages is held out; the reco
 real lines; the generator takes on their hand and writes lines, which this recogniser checks; a recogniser
 learns the generated lines first and the real ones last. Then the held-out pages are read before and after,
 pages without text are transcribed (PAGE with confidence), and all lines are written for kraken and PyLaia.
-The same command started again goes on where it was. It leaves report.md, recogniser/, pages/, kraken/, pylaia/.
+The same command started again goes on where it was. Results: report.md, recogniser/, pages/, and the lines.
 """
 
 import argparse
