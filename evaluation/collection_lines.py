@@ -112,7 +112,7 @@ def write_texts(
         ``count`` texts, or fewer where there are not so many.
     """
     rng = random.Random(seed)
-    lengths = [min(len(text), longest - 12) for text in texts]
+    lengths = [min(len(text), max(1, longest - 12)) for text in texts]  # a word more may come
     source = corpus_pieces(corpus, lengths, rng) if corpus else recombine(texts, lengths, rng)
     return choose_oov_words(
         source, set(texts), count, charset=charset, max_length=longest, lengths=lengths, seed=seed

@@ -76,13 +76,15 @@ class Course:
 
 @contextmanager
 def timed(folder: Path, name: str) -> Iterator[None]:
-    """Note in ``seconds.json`` how long a step took."""
+    """Note in ``seconds.json`` how long a step took, also one that is stopped."""
     start = time.monotonic()
-    yield
-    path = folder / SECONDS_NAME
-    values = read_json(path) if path.is_file() else {}
-    values[name] = round(values.get(name, 0) + time.monotonic() - start, 1)
-    write_atomically(path, json.dumps(values, indent=2))
+    try:
+        yield
+    finally:
+        path = folder / SECONDS_NAME
+        values = read_json(path) if path.is_file() else {}
+        values[name] = round(values.get(name, 0) + time.monotonic() - start, 1)
+        write_atomically(path, json.dumps(values, indent=2))
 
 
 def copy_lines(settings: CollectionSettings, lines: Sequence[TextImage], folder: Path) -> None:

@@ -232,7 +232,8 @@ def main(args: argparse.Namespace) -> None:
     CRNN.from_pretrained(settings.init_from, flag="--recogniser")
     if args.out.resolve().is_relative_to(args.collection.resolve()):
         raise UserError(f"{args.out}: lies in the collection. Name a folder beside it.")
-    claim_folder(args.out, "OUT", marker=f"{settings.save_path.name}/{SETTINGS_NAME}")
+    work = settings.save_path.name
+    claim_folder(args.out, "OUT", marker=f"{work}/{SETTINGS_NAME}", ignore=(work,))
     with lock_folder(settings.save_path, "OUT"):
         check_collection_settings(settings)
         rows = adapt_recogniser(pages, settings, choose_device())
