@@ -192,8 +192,9 @@ def write_results(settings: CollectionSettings, train: Sequence[TextImage]) -> N
     write_atomically(
         settings.save_path / REPORT_NAME, render_collection(settings=_as_values(settings), **values)
     )
-    write_atomically(settings.save_path / MARKDOWN_NAME, render_markdown(**values))
-    print(study.describe())
+    markdown = render_markdown(**values)
+    write_atomically(settings.save_path / MARKDOWN_NAME, markdown)
+    print(markdown)
     print(f"saved       {settings.save_path}: {REPORT_NAME}, {MARKDOWN_NAME}, {STUDY_NAME}")
 
 

@@ -1,5 +1,6 @@
 """The study of one collection, run whole at the smallest size, and its parts."""
 
+import importlib
 import json
 import random
 
@@ -53,7 +54,9 @@ def recogniser(tmp_path_factory):
 
 
 def copy_as_drawn(name, arguments, log, device, **more):
-    """Stands for the scripts: what they would write is a copy of the lines."""
+    """Stands for the scripts, whose flags are parsed: what they would write is drawn."""
+    script = importlib.import_module(name.removesuffix(".py").replace("/", "."))
+    script.parse_args([str(value) for value in arguments])
     given = {str(a): arguments[i + 1] for i, a in enumerate(arguments[:-1]) if str(a).startswith("--")}
     if name == "train_diffusion.py":
         given["--fit_hand"].mkdir(parents=True, exist_ok=True)

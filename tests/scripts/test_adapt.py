@@ -1,5 +1,7 @@
 """From pages to a recogniser of their own, at the smallest size; the generator's part is faked."""
 
+import importlib
+
 import pytest
 import torch
 
@@ -37,6 +39,7 @@ def recogniser(tmp_path_factory):
 def call_here(name, arguments, log, device, **more):
     """Scripts in this process; what the generator would write is drawn."""
     values = [str(value) for value in arguments]
+    importlib.import_module(name.removesuffix(".py").replace("/", ".")).parse_args(values)
     if name == "train_diffusion.py":
         hands = arguments[arguments.index("--fit_hand") + 1]
         hands.mkdir(parents=True)
