@@ -11,6 +11,7 @@ The same command started again goes on where it was. Results: report.md, recogni
 """
 
 import argparse
+import signal
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -226,6 +227,8 @@ def adapt_recogniser(pages: Pages, settings: CollectionSettings, device: torch.d
 
 def main(args: argparse.Namespace) -> None:
     """Check, adapt, report."""
+    # So that the scripts that this one calls are ended too.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     settings, start = make_settings(args), time.monotonic()
     pages = Pages(collection=args.collection, out=args.out, transcribe=args.transcribe)
     read_generator(settings)
