@@ -8,11 +8,15 @@ amounts of real data.
   accelerate launch --num_processes 4 evaluation/htr_study.py --dataset_path data/iam \\
       --generator runs/fonts --save_path runs/study
 
+  python3 evaluation/htr_study.py --collection data/peraire --items 10 30 100 300 --save_path runs/curve
+
 At each fraction, --generator (which must not have seen the data set: trained on fonts, say) is fine-tuned on
 that part of the split train and on nothing else, and generates images of texts that this part does not hold;
 recognisers are trained on the real part, on the generated images, on both, and on the one after the other,
 and read the split test, which no model has seen. --full_generator adds a generator that saw more than its
 fraction, as an upper bound. Writes study.json (every number), study.csv and report.html (table and plot).
+With --collection a pretrained recogniser (models/recogniser) is fine-tuned on few lines of one collection:
+alone, after font lines, and after lines of the generator adapted to these lines. Writes report.md, too.
 The same command started again goes on where it was; several processes share the recognisers among them.
 """
 
@@ -22,6 +26,7 @@ import math
 import signal
 import sys
 from collections.abc import Sequence
+from dataclasses import fields
 from datetime import timedelta
 from pathlib import Path
 
@@ -31,6 +36,8 @@ if not __package__:  # the project's root, from whichever folder this is run
 import torch
 from accelerate import Accelerator, InitProcessGroupKwargs
 
+from evaluation.collection_flags import COLLECTION_FLAGS, add_collection, make_collection_settings
+from evaluation.collection_study import run_collection_study
 from evaluation.study import summarise
 from evaluation.study_checks import SETTINGS_NAME, check_inputs, check_settings
 from evaluation.study_report import render_study, write_table
@@ -46,7 +53,7 @@ from evaluation.study_steps import (
 from htr.error_rates import NORMALISERS
 from htr.trainer import HTRSettings
 from utils.cli import HelpFormatter, positive_int, run
-from utils.device import name_gpu
+from utils.device import choose_device, name_gpu
 from utils.json_files import read_json
 from utils.output import write_atomically
 from utils.text_images import read_text_images
@@ -61,7 +68,6 @@ def add_data(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--dataset_path",
         type=Path,
-        required=True,
         help="folder of real text images: split train gives the fractions, val (or else a tenth of train)"
         " chooses the best weights, of it the same fraction; test measures",
     )
@@ -90,9 +96,9 @@ def add_generation(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--generator",
         type=Path,
-        required=True,
         metavar="MODEL",
-        help="checkpoint that has not seen the data set (nor has its VAE); it is fine-tuned on each fraction",
+        help="checkpoint that has not seen the data set (nor has its VAE); it is fine-tuned on each fraction"
+        " (default with --collection: models/demo)",
     )
     group.add_argument("--generator_steps", type=positive_int, default=2000, help="steps of fine-tuning")
     group.add_argument(
@@ -184,7 +190,16 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add_data(parser)
     add_generation(parser)
     add_recognisers(parser)
+    add_collection(parser)
     args = parser.parse_args(argv)
+    args.study = make_collection_settings(parser, args) if args.collection else None
+    if args.collection:
+        return args
+    for name in ("dataset_path", "generator"):
+        if getattr(args, name) is None:
+            parser.error(f"--{name}: is needed, or --collection")
+    if given := [name for name in COLLECTION_FLAGS if getattr(args, name) is not None]:
+        parser.error(f"--{given[0]}: goes with --collection")
     for value in args.fractions:
         if not 0 < value <= 100:
             parser.error(f"--fractions {value:g}: percent of the split train, above 0 and at most 100")
@@ -204,12 +219,15 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 def main(args: argparse.Namespace) -> None:
     """Fractions, generators, generated images, recognisers, report."""
-    settings = StudySettings(**vars(args))
+    # So that the scripts that this one calls are ended too.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    if args.study:
+        run_collection_study(args.study, choose_device(), print)
+        return
+    settings = StudySettings(**{field.name: getattr(args, field.name) for field in fields(StudySettings)})
     # Processes wait for the one that fine-tunes a generator: hours.
     patience = InitProcessGroupKwargs(timeout=timedelta(days=7))
     accelerator = Accelerator(cpu=not torch.cuda.is_available(), kwargs_handlers=[patience])
-    # So that the scripts that this one calls are ended too.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     rank, ranks, report = accelerator.process_index, accelerator.num_processes, accelerator.print
     device = accelerator.device
     gpu = name_gpu(device)

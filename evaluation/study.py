@@ -82,8 +82,8 @@ class Row:
 
 @dataclass(frozen=True, kw_only=True)
 class Difference:
-    """An arm against ``BASE`` at one fraction: below 0 it is better. The p-values are of this fraction
-    alone.
+    """An arm against another one, ``base``, at one fraction: below 0 it is better. The p-values are of this
+    fraction alone.
     """
 
     arm: Arm
@@ -92,6 +92,7 @@ class Difference:
     cer_p_value: float
     wer: Rate
     wer_p_value: float
+    base: Arm = BASE
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,7 +118,7 @@ class Study:
             )
         for d in self.differences:
             lines.append(
-                f"{d.fraction:>7g} %  {d.arm.name} against {BASE.name}: CER"
+                f"{d.fraction:>7g} %  {d.arm.name} against {d.base.name}: CER"
                 f" {format_rate(d.cer, is_difference=True)}, {format_p(d.cer_p_value)}; WER"
                 f" {format_rate(d.wer, is_difference=True)}, {format_p(d.wer_p_value)}"
             )
@@ -135,8 +136,8 @@ def format_p(p_value: float) -> str:
     return f"p = {p_value:.3f}" if p_value >= 0.001 else "p < 0.001"
 
 
-def summarise(runs: Sequence[RunErrors]) -> Study:
-    """Rates of each arm at each fraction, and each arm against real data alone.
+def summarise(runs: Sequence[RunErrors], arms: Sequence[Arm] = ARMS, bases: Sequence[Arm] = (BASE,)) -> Study:
+    """Rates of each arm at each fraction, and each arm against ``bases`` (those before it in ``arms``).
 
     Intervals and tests: percentile bootstrap, in which test words (the same for all arms) and seeds are drawn
     anew (Efron and Tibshirani 1993, chapter 8); few seeds spread too little when they are drawn from
@@ -147,15 +148,17 @@ def summarise(runs: Sequence[RunErrors]) -> Study:
     groups: dict[tuple[float, str], list[RunErrors]] = defaultdict(list)
     for one in runs:
         groups[one.fraction, one.arm.name].append(one)
-    in_order = sorted(groups.values(), key=lambda group: (group[0].fraction, ARMS.index(group[0].arm)))
-    bases = {group[0].fraction: group for group in in_order if group[0].arm == BASE}
+    in_order = sorted(groups.values(), key=lambda group: (group[0].fraction, arms.index(group[0].arm)))
+    by_place = {(group[0].fraction, group[0].arm): group for group in in_order}
+    pairs = [
+        (group, by_place[group[0].fraction, base])
+        for group in in_order
+        for base in bases
+        if (group[0].fraction, base) in by_place and arms.index(base) < arms.index(group[0].arm)
+    ]
     return Study(
         rows=tuple(_row(group) for group in in_order),
-        differences=tuple(
-            _difference(group, bases[group[0].fraction])
-            for group in in_order
-            if group[0].arm != BASE and group[0].fraction in bases
-        ),
+        differences=tuple(_difference(group, base) for group, base in pairs),
         test_words=len(runs[0].characters[0]),
         seeds=max(len(group) for group in in_order),
     )
@@ -187,6 +190,7 @@ def _difference(group: Sequence[RunErrors], base: Sequence[RunErrors]) -> Differ
         cer_p_value=cer_p,
         wer=wer,
         wer_p_value=wer_p,
+        base=base[0].arm,
     )
 
 

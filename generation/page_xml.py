@@ -18,11 +18,15 @@ _DATE = "2000-01-01T00:00:00"
 
 @dataclass(frozen=True, kw_only=True)
 class LineRegion:
-    """A line on a page: its text, and (N, 2) points x, y in whole pixels of its polygon and its baseline."""
+    """A line on a page: its text, and (N, 2) points x, y in whole pixels of its polygon and its baseline.
+
+    ``confidence`` is that of a recogniser that read the text, in [0, 1]; None for a text that is known.
+    """
 
     text: str
     polygon: np.ndarray
     baseline: np.ndarray
+    confidence: float | None = None
 
 
 def unwritable_characters(text: str) -> list[str]:
@@ -69,7 +73,8 @@ def make_page_xml(image_name: str, size: tuple[int, int], lines: Sequence[LineRe
         element = ET.SubElement(region, "TextLine", {"id": f"line-{number:03d}", "custom": custom})
         ET.SubElement(element, "Coords", {"points": _page_points(line.polygon)})
         ET.SubElement(element, "Baseline", {"points": _page_points(line.baseline)})
-        ET.SubElement(ET.SubElement(element, "TextEquiv"), "Unicode").text = line.text
+        known = {} if line.confidence is None else {"conf": f"{line.confidence:.3f}"}
+        ET.SubElement(ET.SubElement(element, "TextEquiv", known), "Unicode").text = line.text
     text = "\n".join(line.text for line in lines)
     ET.SubElement(ET.SubElement(region, "TextEquiv"), "Unicode").text = text
     return _serialise(root)

@@ -29,6 +29,8 @@ class CRNNConfig:
             two also halve the width.
         hidden: units of an LSTM layer in each direction.
         layers: number of LSTM layers.
+        has_shortcut: whether a second output reads the convolutions' features without the LSTM; its loss
+            teaches them in training, and it has no part in reading.
     """
 
     characters: tuple[str, ...]
@@ -36,15 +38,23 @@ class CRNNConfig:
     channels: tuple[int, int, int, int] = (32, 64, 96, 128)
     hidden: int = 128
     layers: int = 2
+    has_shortcut: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "characters", tuple(self.characters))
         object.__setattr__(self, "channels", tuple(self.channels))
         if self.img_height < 16 or self.img_height % 16:
             raise UserError(
-                f"images of {self.img_height} pixels height; a recogniser needs a multiple of 16. Preprocess"
-                " with such a height, e.g. --img_size 64 512."
+                f"images of {self.img_height} pixels height; a recogniser needs a multiple of 16. Let it"
+                " scale them to such a height, e.g. --height 64."
             )
+
+
+# Sizes of new recognisers. Source of the shortcut: Retsinas et al. 2022, https://arxiv.org/abs/2404.11339.
+PRESETS: dict[str, dict] = {
+    "small": {},
+    "large": {"channels": (32, 64, 128, 160), "hidden": 192, "layers": 2, "has_shortcut": True},
+}
 
 
 def _convolve(channels_in: int, channels_out: int, size: int, stride: tuple[int, int]) -> nn.Sequential:
@@ -120,9 +130,16 @@ class CRNN(nn.Module):
         self.project = nn.Linear(features, 2 * last)
         self.lstm = BidirectionalLSTM(2 * last, config.hidden, config.layers)
         self.head = nn.Linear(2 * config.hidden, self.charset.vocabulary_size)
+        if config.has_shortcut:
+            self.shortcut = nn.Linear(2 * last, self.charset.vocabulary_size)
 
     def forward(self, pixel_values: Tensor, widths: Tensor) -> Tensor:
-        """Log-probabilities of the characters along the line.
+        """Log-probabilities of the characters along the line, as ``read_twice`` takes and gives them."""
+        hidden = self._extract(pixel_values, widths)
+        return self.head(self.lstm(hidden, widths // FRAME)).float().log_softmax(dim=-1)  # (B, T, classes)
+
+    def read_twice(self, pixel_values: Tensor, widths: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Log-probabilities of the characters along the line, and those of the shortcut if there is one.
 
         Args:
             pixel_values: (B, 1, H, W) in [-1, 1], ink dark on white; W a multiple of 16.
@@ -131,14 +148,21 @@ class CRNN(nn.Module):
         Returns:
             (B, T, characters + 1), T = W / 4; class 0 is the blank. Later frames of an image mean nothing.
         """
+        hidden = self._extract(pixel_values, widths)  # (B, T, C)
+        outputs = self.head(self.lstm(hidden, widths // FRAME)).float().log_softmax(dim=-1)
+        if not self.config.has_shortcut:
+            return outputs, None
+        return outputs, self.shortcut(hidden).float().log_softmax(dim=-1)
+
+    def _extract(self, pixel_values: Tensor, widths: Tensor) -> Tensor:
+        """(B, T, C) features of the convolutions."""
         full = pixel_values.shape[-1]
         hidden = (1 - pixel_values) / 2  # white is 0, as the convolutions' padding is
         hidden = _mask_padding(hidden, widths, full).contiguous(memory_format=torch.channels_last)
         for convolution in self.convolutions:
             hidden = _mask_padding(convolution(hidden), widths, full)  # (B, C, h, w)
         hidden = F.relu(self.project(hidden.permute(0, 3, 1, 2).flatten(2)))  # (B, T, C)
-        hidden = self.lstm(F.dropout(hidden, DROPOUT, self.training), widths // FRAME)  # (B, T, 2 * units)
-        return self.head(hidden).float().log_softmax(dim=-1)  # (B, T, classes)
+        return F.dropout(hidden, DROPOUT, self.training)
 
     def grow(self, characters: Iterable[str]) -> "CRNN":
         """A copy that also has outputs for ``characters``: weights of known characters stay, those of new
@@ -148,12 +172,16 @@ class CRNN(nn.Module):
         grown = CRNN(replace(self.config, characters=(*self.config.characters, *new)))
         state, rows = grown.state_dict(), self.charset.vocabulary_size
         for name, value in self.state_dict().items():
-            (state[name][:rows] if name.startswith("head.") else state[name]).copy_(value)
+            (state[name][:rows] if name.startswith(("head.", "shortcut.")) else state[name]).copy_(value)
         return grown
 
-    def save_pretrained(self, folder: Path, extra: dict) -> None:
-        """Write ``config.json`` and the weights; ``extra`` are further entries of the former."""
-        save_described(self, folder, RECOGNISER_WEIGHTS_NAME, KIND, asdict(self.config), extra)
+    def save_pretrained(self, folder: Path, extra: dict, *, dtype: torch.dtype | None = None) -> None:
+        """Write ``config.json`` and the weights, optionally as ``dtype`` (see ``save_weights``).
+
+        Args:
+            extra: further entries of ``config.json``.
+        """
+        save_described(self, folder, RECOGNISER_WEIGHTS_NAME, KIND, asdict(self.config), extra, dtype=dtype)
 
     @classmethod
     def from_pretrained(cls, path: str | Path, *, flag: str = "--recogniser") -> "CRNN":

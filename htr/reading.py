@@ -26,6 +26,13 @@ class Reading:
     text: str
     confidence: float
 
+    @property
+    def character_confidence(self) -> float:
+        """In [0, 1], the geometric mean of the characters' probabilities, which does not fall with the length
+        of a text.
+        """
+        return self.confidence ** (1 / len(self.text)) if self.text else 0.0
+
 
 class Recogniser(Protocol):
     """Anything that reads text images; ``name`` is the name that it was loaded by."""

@@ -13,7 +13,7 @@ import torch
 from safetensors import SafetensorError
 
 from htr.crnn import CRNN, FRAME
-from htr.dataset import batch_by_width, crop_to_ink, make_batch
+from htr.dataset import batch_by_width, crop_to_ink, make_batch, scale_to_height
 from htr.reading import Reading, Recogniser, decode_best_path
 from utils.charset import normalise_text
 from utils.checkpoint import CONFIG_NAME
@@ -24,6 +24,7 @@ CHOICES = (
     "rapidocr, trocr:FOLDER, trocr:HUB_ID (e.g. trocr:microsoft/trocr-base-handwritten), or a run of"
     " htr/train_htr.py"
 )
+SHIPPED = str(Path(__file__).resolve().parents[1] / "models" / "recogniser")
 TROCR_WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin")
 MAX_TOKENS = 128  # most that TrOCR writes for an image: a line of about 100 characters
 
@@ -36,13 +37,9 @@ class CRNNRecogniser:
 
     @torch.inference_mode()
     def read(self, images: Sequence[np.ndarray], *, batch_size: int = 64) -> list[Reading]:
-        """See ``Recogniser``; UserError for images of another height than the one it was trained on."""
-        height, crops = self.model.config.img_height, [crop_to_ink(image) for image in images]
-        for crop in crops:
-            if crop.shape[0] != height:
-                raise UserError(
-                    f"images of {crop.shape[0]} pixels height; this recogniser was trained on {height}"
-                )
+        """See ``Recogniser``; images of any height are scaled to its own."""
+        height = self.model.config.img_height
+        crops = [crop_to_ink(scale_to_height(image, height)) for image in images]
         is_training, device = self.model.training, self.model.head.weight.device
         self.model.eval()
         readings: dict[int, Reading] = {}
@@ -172,6 +169,8 @@ def load_recogniser(
         return RapidOCRRecogniser(flag=flag)
     if name.startswith("trocr:"):
         return TrOCRRecogniser(name.removeprefix("trocr:"), flag=flag, device=device)
+    if not Path(name).is_dir() and name == SHIPPED:
+        raise FileNotFoundError(f"{flag}: none ships with this version. Name one: {CHOICES}")
     if not Path(name).is_dir():
         raise FileNotFoundError(f"{flag} {name}: no such folder, and not one of {CHOICES}")
     return CRNNRecogniser(CRNN.from_pretrained(name, flag=flag).to(device or "cpu"), name)

@@ -12,8 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from htr.augmentation import augment_words
 from htr.crnn import CRNN, FRAME
-from htr.dataset import WIDTH_STEP, Words, augment_words, load_crops, make_batch, padded_width
+from htr.dataset import WIDTH_STEP, Words, load_crops, make_batch, padded_width
 from htr.error_rates import ErrorRates, measure_errors
 from htr.reading import frames_needed
 from htr.recogniser import CRNNRecogniser
@@ -35,6 +36,7 @@ LOG_COLUMNS = (
     Column(name="seconds", spec=".1f"),
 )
 WEIGHT_DECAY = 0.01
+SHORTCUT_WEIGHT = 0.1  # of the shortcut's loss beside that of the whole model
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +47,7 @@ class HTRSettings:
         max_train_steps: step at which it ends, and by which the learning rate has come down.
         batch_size: images a step.
         learning_rate: peak of AdamW's.
+        warmup_steps: in which the learning rate rises from 0.
         augment: whether the training images vary in slant, width, pen and scan.
         validate_every: steps between validations, each of which may make a checkpoint the best one.
         patience: validations without a better one after which it ends.
@@ -54,6 +57,7 @@ class HTRSettings:
     max_train_steps: int = 8000
     batch_size: int = 16
     learning_rate: float = 1e-3
+    warmup_steps: int = 100
     augment: bool = True
     validate_every: int = 500
     patience: int = 8
@@ -149,7 +153,7 @@ class HTRTrainer:
         """One optimiser step; returns the loss, nats a character, left on the device."""
         s = self.settings
         self.learning_rate = s.learning_rate * learning_rate_factor(
-            self.step, warmup_steps=100, horizon=s.max_train_steps, schedule="cosine"
+            self.step, warmup_steps=s.warmup_steps, horizon=s.max_train_steps, schedule="cosine"
         )
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate
@@ -159,9 +163,14 @@ class HTRTrainer:
         # Dropout has no generator of its own.
         torch.manual_seed(make_generator("cpu", s.seed, self.step, 2).initial_seed())
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
-            log_probs = self.model(pixel_values.to(self.device), widths)
-        loss = F.ctc_loss(log_probs.transpose(0, 1), labels.to(self.device), widths // FRAME, lengths)
-        loss.backward()
+            outputs = self.model.read_twice(pixel_values.to(self.device), widths)
+        losses = [
+            F.ctc_loss(log_probs.transpose(0, 1), labels.to(self.device), widths // FRAME, lengths)
+            for log_probs in outputs
+            if log_probs is not None
+        ]
+        loss = losses[0]
+        (loss + SHORTCUT_WEIGHT * sum(losses[1:])).backward()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self.optimizer.step()
         self.optimizer.zero_grad()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from htr.crnn import CRNN, CRNNConfig
+from htr.crnn import CRNN, PRESETS, CRNNConfig
 from htr.dataset import Words, count_by_folder, count_unknown, load_crops, pick_words, take_sample
 from htr.error_rates import measure_errors
 from htr.recogniser import CRNNRecogniser
@@ -23,25 +23,31 @@ RESULTS_NAME = "results.json"
 VALIDATION_IMAGES = 1000  # at most; of more, an even sample
 
 
-def make_model(train: TrainingSet, checkpoint: Path | None, init_from: Path | None, seed: int) -> CRNN:
+def make_model(
+    train: TrainingSet,
+    checkpoint: Path | None,
+    init_from: Path | None,
+    seed: int,
+    *,
+    preset: str = "small",
+    height: int | None = None,
+) -> CRNN:
     """A new CRNN for the training images, that of the checkpoint to resume, or one grown from ``init_from``.
 
+    Args:
+        preset: size of a new one, a name of ``PRESETS``.
+        height: to which a new one scales all images, pixels; by default that of the first training image.
     Raises:
-        UserError: if the images' height or characters don't fit the checkpoint.
+        UserError: if the images' characters don't fit the checkpoint, or the height is no multiple of 16.
     """
     indices = train.train_indices()
     characters = Charset.from_texts(train.records[i].text for i in indices).characters
-    height = read_image(train.paths[indices[0]]).shape[0]
     torch.manual_seed(seed)
     if checkpoint is None and init_from is None:
-        return CRNN(CRNNConfig(characters=characters, img_height=height))
+        height = height or read_image(train.paths[indices[0]]).shape[0]
+        return CRNN(CRNNConfig(characters=characters, img_height=height, **PRESETS[preset]))
     flag = "--resume" if checkpoint else "--init_from"
     model = CRNN.from_pretrained(checkpoint or init_from, flag=flag)
-    if model.config.img_height != height:
-        raise UserError(
-            f"{flag} {checkpoint or init_from}: its images have {model.config.img_height} pixels height,"
-            f" those of the images to train on {height}. Preprocess with that height in --img_size."
-        )
     if checkpoint and (unknown := sorted(set(characters) - set(model.config.characters))):
         raise UserError(
             f"--resume: the folders have characters that the run does not know: {unknown}. Start a new"
@@ -59,6 +65,8 @@ def train_recogniser(
     settings: HTRSettings | None = None,
     checkpoint: Path | None = None,
     init_from: Path | None = None,
+    preset: str = "small",
+    height: int | None = None,
     device: torch.device | None = None,
     mixed_precision: str | None = None,
     report: Callable[[str], None] = print,
@@ -73,14 +81,14 @@ def train_recogniser(
         test: measured once, at the end.
         checkpoint: of this run, to go on from; it must have been made with the same images and settings.
         init_from: another recogniser to start from, unless there is a checkpoint.
+        preset, height: of a new recogniser, see ``make_model``.
         mixed_precision: ``no`` or ``bf16``; None is bf16 where it is native.
         report: takes lines about the training.
     Returns:
         What ``results.json`` holds, or None if SIGTERM or Ctrl-C stopped the training; its state is saved
         then.
     Raises:
-        FileNotFoundError, UserError: if images are missing, damaged, or of different heights, or nothing is
-            left to train on.
+        FileNotFoundError, UserError: if images are missing or damaged, or nothing is left to train on.
     """
     device = choose_device(device)
     precision = choose_precision(mixed_precision, device)
@@ -88,7 +96,7 @@ def train_recogniser(
     train = replace(train, holds_out=valid is None)
     valid = valid or pick_words(train.records, train.paths, train.val_indices())
     valid = take_sample(valid, VALIDATION_IMAGES)
-    model = make_model(train, checkpoint, init_from, settings.seed)
+    model = make_model(train, checkpoint, init_from, settings.seed, preset=preset, height=height)
     # Now, and not hours later: a damaged test image stops it before the training.
     test_crops = load_crops(test[1], img_height=model.config.img_height) if test else []
     trainer = HTRTrainer(model, train, valid, settings, precision=precision, device=device)

@@ -83,9 +83,19 @@ def positive_int(value: str) -> int:
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def call_script(name: str, arguments: Sequence[object], log: Path, device: str | None) -> None:
+def call_script(
+    name: str,
+    arguments: Sequence[object],
+    log: Path,
+    device: str | None,
+    *,
+    report_every: float | None = None,
+) -> None:
     """Run another script of this program, its output in ``log``.
 
+    Args:
+        report_every: seconds after which the last line of the log is printed again and again; None prints
+            nothing.
     Raises:
         ValueError: if it failed; the message has its last words.
     """
@@ -114,7 +124,8 @@ def call_script(name: str, arguments: Sequence[object], log: Path, device: str |
             [sys.executable, str(ROOT / name), *map(str, arguments)], stdout=file, stderr=file, env=env
         )
         try:
-            code = process.wait()
+            while (code := _wait(process, report_every)) is None:
+                print(f"            {_last_line(log)}", flush=True)
         except BaseException:
             process.terminate()  # it saves and stops
             process.wait()
@@ -125,6 +136,20 @@ def call_script(name: str, arguments: Sequence[object], log: Path, device: str |
             (line for line in reversed(lines) if line.startswith("error: ")), lines[-1] if lines else ""
         )
         raise UserError(f"{name} ended with {code}: {last.rsplit(chr(13), 1)[-1]} (all of it in {log})")
+
+
+def _wait(process: subprocess.Popen, seconds: float | None) -> int | None:
+    """A process's exit code, None if it still runs after so many seconds."""
+    try:
+        return process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        return None
+
+
+def _last_line(log: Path) -> str:
+    """What a progress bar in a log shows last."""
+    lines = log.read_bytes()[-2000:].decode("utf-8", errors="replace").replace("\r", "\n").split("\n")
+    return next((line.strip()[:100] for line in reversed(lines) if line.strip()), "")
 
 
 def flags(**values: object) -> list[str]:

@@ -7,7 +7,7 @@ The picture of a page is found by name anywhere below the folder, whatever path 
 import csv
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote
@@ -85,26 +85,18 @@ def iter_words(
         UserError: if ``writer_pattern`` or ``writer_table`` can't be understood, or no file has words and
             words are asked.
     """
-    files, images = _find_files(dataset_path)
-    if not files:
-        raise FileNotFoundError(f"--dataset_path {dataset_path}: no PAGE or ALTO file (.xml) in it or below")
     writer_of = _choose_writers(dataset_path, writer_from, writer_pattern, writer_table)
-    ids = dict(zip(files, _page_ids([path.relative_to(dataset_path) for path in files]), strict=True))
     taken: set[Path] = set()
     has_lines = has_words = False
-    # A page that lies there in both formats is read from its PAGE file, which says more.
-    for path in sorted(files, key=lambda path: page_format(path) != "PAGE"):
-        try:
-            page = read_page(path)
-        except (PageFileError, OSError):
-            yield DroppedWord(source_id=ids[path], reason="bad_xml")
+    for found in iter_pages(dataset_path):
+        if isinstance(found, DroppedWord):
+            yield found
             continue
-        image, writer = _find_image(path, page, images), writer_of(path)
-        found = _Page(page=page, file=path, page_id=ids[path], image=image, writer=writer)
-        has_lines |= bool(page.lines)
-        has_words |= any(_separate_words(line) for line in page.lines)
-        yield from _page_items(found, unit, set(drop_lines_with), image in taken)
-        taken |= {image} if image else set()
+        found = replace(found, writer=writer_of(found.file))
+        has_lines |= bool(found.page.lines)
+        has_words |= any(_separate_words(line) for line in found.page.lines)
+        yield from _page_items(found, unit, set(drop_lines_with), found.image in taken)
+        taken |= {found.image} if found.image else set()
     if unit == "word" and has_lines and not has_words:
         raise UserError(
             f"--unit word: no file in --dataset_path {dataset_path} outlines single words. Take --unit line."
@@ -112,18 +104,39 @@ def iter_words(
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Page:
+class FoundPage:
     """A page that was read from a file, its picture and its writer (None: not known)."""
 
     page: TranscribedPage
     file: Path
     page_id: str
     image: Path | None
-    writer: str | None
+    writer: str | None = None
+
+
+def iter_pages(dataset_path: Path) -> Iterator[FoundPage | DroppedWord]:
+    """The pages of all PAGE and ALTO files below a folder; one that can't be read is dropped (``bad_xml``).
+
+    A page that lies there in both formats comes first from its PAGE file, which says more.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+    """
+    files, images = _find_files(dataset_path)
+    if not files:
+        raise FileNotFoundError(f"--dataset_path {dataset_path}: no PAGE or ALTO file (.xml) in it or below")
+    ids = dict(zip(files, _page_ids([path.relative_to(dataset_path) for path in files]), strict=True))
+    for path in sorted(files, key=lambda path: page_format(path) != "PAGE"):
+        try:
+            page = read_page(path)
+        except (PageFileError, OSError):
+            yield DroppedWord(source_id=ids[path], reason="bad_xml")
+            continue
+        yield FoundPage(page=page, file=path, page_id=ids[path], image=_find_image(path, page, images))
 
 
 def _page_items(
-    found: _Page, unit: str, marks: set[str], is_duplicate: bool
+    found: FoundPage, unit: str, marks: set[str], is_duplicate: bool
 ) -> Iterator[RawWord | DroppedWord]:
     """A page's lines or words; those of a page that was read before are left out."""
     parts = [(line, line) for line in found.page.lines]

@@ -2,7 +2,7 @@
 
 import torch
 
-from htr.dataset import augment_words
+from htr.augmentation import augment_words
 
 WIDTHS = torch.tensor([48, 96])
 

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 
 from htr import trainer as htr_trainer
 from htr import training as htr_training
-from htr.crnn import CRNN
+from htr.crnn import CRNN, PRESETS, RECOGNISER_WEIGHTS_NAME, CRNNConfig
 from htr.dataset import read_split
 from htr.error_rates import ErrorRates
 from htr.recogniser import load_recogniser
@@ -66,7 +67,7 @@ def make_trainer(folder, **changes):
 
 
 def test_a_run_is_a_recogniser_and_says_how_good_it_is(folder, tmp_path, capsys):
-    train(folder, tmp_path / "run", "--max_train_steps", 3, "--valid", folder, "--test", folder)
+    train(folder, tmp_path / "run", "--max_train_steps", 3, "--test", folder, "--valid", folder)
     readings = load_recogniser(str(tmp_path / "run")).read([read_image(folder / "images" / "0000.png")])
     assert len(readings) == 1
     results = json.loads((tmp_path / "run" / "results.json").read_text())
@@ -252,11 +253,9 @@ def test_one_image_is_enough(tmp_path):
 # Bad input
 
 
-def test_images_of_several_heights_are_refused(folder, tmp_path):
-    make_word_folder(tmp_path / "high", ["cab", "bad"], splits=("val", "train"), img_size=(64, 128))
-    for flag in ("--train", "--valid"):
-        with pytest.raises(ValueError, match=r"high.*: 64 pixels high, but the images to train on have 32"):
-            train(folder, tmp_path / "run", "--max_train_steps", 1, flag, tmp_path / "high")
+def test_a_height_that_does_not_divide_is_named(folder, tmp_path):
+    with pytest.raises(SystemExit):
+        train(folder, tmp_path / "run", "--height", 40)
 
 
 def test_a_damaged_image_is_named_before_the_training(folder, tmp_path):
@@ -299,3 +298,16 @@ def test_bad_flags_are_named(flags, capsys):
     with pytest.raises(SystemExit):
         parse_args(["--train", "x", "--save_path", "y", *flags])
     assert flags[0] in capsys.readouterr().err
+
+
+def test_a_large_recogniser_of_its_own_height_is_exported_in_16_bits(folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(PRESETS, "large", {"channels": (4, 8, 8, 8), "hidden": 8, "has_shortcut": True})
+    monkeypatch.setattr(htr_training, "CRNNConfig", CRNNConfig)
+    flags = ("--preset", "large", "--height", 16, "--warmup_steps", 1, "--max_train_steps", 2)
+    train(folder, tmp_path / "run", *flags, "--export", tmp_path / "small")
+    model = CRNN.from_pretrained(tmp_path / "small")
+    assert model.config.img_height == 16 and model.config.has_shortcut
+    assert load_file(tmp_path / "small" / RECOGNISER_WEIGHTS_NAME)["head.weight"].dtype == torch.float16
+    assert "exported" in capsys.readouterr().out
+    train(folder, tmp_path / "run", "--resume", "--export", tmp_path / "again")
+    assert_equal_files(tmp_path / "small", tmp_path / "again", (RECOGNISER_WEIGHTS_NAME,))

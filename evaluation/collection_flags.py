@@ -1,0 +1,107 @@
+"""The flags of the study of one collection."""
+
+import argparse
+import math
+from pathlib import Path
+
+from evaluation.collection_steps import CollectionSettings
+from htr.recogniser import SHIPPED
+from utils.cli import positive_int
+
+ROOT = Path(__file__).resolve().parents[1]
+ADAPTATIONS = ("fit_hand", "fine_tune")
+# Flags of both studies: their defaults here.
+STEPS, BATCH_SIZE, GENERATED = 400, 8, 400
+COLLECTION_FLAGS = ("items", "one_hand", "adapt", "corpus", "keep", "variation", "first_share", "rates")
+
+
+def add_collection(parser: argparse.ArgumentParser) -> None:
+    """The flags that belong to ``--collection`` alone."""
+    group = parser.add_argument_group(
+        "collection",
+        "with --collection; --generator, --generator_steps, --synthetic (a number of lines), --htr_steps,"
+        " --htr_batch_size, --init_from, --seeds and the flags of generated images count here too",
+    )
+    group.add_argument(
+        "--collection",
+        type=Path,
+        metavar="FOLDER",
+        help="folder of real lines of one collection: what do generated lines bring to it?",
+    )
+    group.add_argument(
+        "--items", type=positive_int, nargs="+", metavar="N", help="labelled lines (default: 10 30 100 300)"
+    )
+    group.add_argument(
+        "--one_hand",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="all lines are of one hand, whatever their writers are called (default: yes)",
+    )
+    group.add_argument(
+        "--adapt",
+        choices=ADAPTATIONS,
+        help="adaptation of the generator: a hand fitted, or all weights fine-tuned (default: fit_hand)",
+    )
+    group.add_argument(
+        "--corpus",
+        type=Path,
+        help="text file in the collection's language to write from (default: the lines' own words, anew)",
+    )
+    group.add_argument(
+        "--keep",
+        type=float,
+        metavar="SHARE",
+        help="share of the generated lines that is kept, those read best (default: 0.8)",
+    )
+    group.add_argument("--variation", type=float, metavar="V", help="spread of the hand, see inference.py")
+    group.add_argument(
+        "--first_share",
+        type=float,
+        metavar="SHARE",
+        help="share of the steps that generated (or font) lines take before the real ones (default: 0.5)",
+    )
+    group.add_argument(
+        "--rates", type=float, nargs="+", help="learning rates to choose from (default: 0.0003 0.001)"
+    )
+
+
+def make_collection_settings(parser: argparse.ArgumentParser, args: argparse.Namespace) -> CollectionSettings:
+    """The settings that the flags ask for; ends with a message where they don't fit together."""
+
+    def choose(name: str, usual: object) -> object:
+        """What was given, or what is usual here where the flag has the default of the other study."""
+        value = getattr(args, name)
+        return usual if value is None or value == parser.get_default(name) else value
+
+    keep, first_share = choose("keep", 0.8), choose("first_share", 0.5)
+    for name, value in (("keep", keep), ("first_share", first_share)):
+        if not 0 < value <= 1 or (name == "first_share" and value == 1):
+            parser.error(f"--{name} {value}: a share between 0 and 1")
+    rates = tuple(choose("rates", (3e-4, 1e-3)))
+    if any(not 0 < rate < math.inf for rate in rates):
+        parser.error("--rates: must be above 0")
+    items = tuple(sorted(set(choose("items", (10, 30, 100, 300)))))
+    if items[0] < 2:
+        parser.error("--items 1: two lines are the least, since some of them choose the steps")
+    return CollectionSettings(
+        collection=args.collection,
+        save_path=args.save_path,
+        items=items,
+        seeds=args.seeds,
+        generator=args.generator or ROOT / "models" / "demo",
+        init_from=args.init_from or Path(SHIPPED),
+        one_hand=choose("one_hand", True),
+        adapt=choose("adapt", ADAPTATIONS[0]),
+        generator_steps=choose("generator_steps", None),
+        corpus=args.corpus,
+        synthetic=round(choose("synthetic", GENERATED)),
+        keep=keep,
+        variation=args.variation,
+        first_share=first_share,
+        htr_steps=choose("htr_steps", STEPS),
+        htr_batch_size=choose("htr_batch_size", BATCH_SIZE),
+        rates=rates,
+        num_steps=args.num_steps,
+        inference_batch_size=args.inference_batch_size,
+        mixed_precision=args.mixed_precision,
+    )

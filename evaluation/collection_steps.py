@@ -1,0 +1,191 @@
+"""The steps of a study of one collection: its settings, its lines, its recognisers.
+
+Each step is left out where it was done before, so that the same command started again goes on.
+"""
+
+import json
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from evaluation.fractions import copy_images
+from evaluation.study import UNITS, Arm
+from htr.crnn import CRNN
+from htr.dataset import Words, load_crops, read_split
+from htr.error_rates import count_errors
+from htr.recogniser import CRNNRecogniser
+from htr.trainer import HTRSettings
+from htr.training import train_recogniser
+from utils.checkpoint import list_checkpoints
+from utils.json_files import read_json
+from utils.output import write_atomically
+from utils.sources import parse_sources, read_sources
+from utils.text_images import METADATA_NAME, TextImage
+from utils.training_loop import claim_run
+
+READINGS_NAME = "test_readings.json"
+COURSE_NAME = "course.json"
+SECONDS_NAME = "seconds.json"
+HELD_OUT = 0.2  # of the lines at hand: they choose rate and steps
+LEAST_STEPS = 0.25  # of the most: a choice by few lines is not sure enough for less
+
+REAL = Arm(name="a: real lines", slug="real")
+FONTS = Arm(name="b: font lines, then real", slug="fonts", starts_from="font_lines")
+GENERATED = Arm(name="c: generated lines, then real", slug="generated", starts_from="generated_lines")
+UPPER = Arm(name="d: all real lines of the collection", slug="upper", is_upper_bound=True)
+ARMS = (REAL, FONTS, GENERATED, UPPER)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CollectionSettings:
+    """What a study of a collection is made of; see the flags of the same names."""
+
+    collection: Path
+    save_path: Path
+    items: Sequence[int]
+    seeds: int
+    generator: Path
+    init_from: Path
+    one_hand: bool
+    adapt: str
+    generator_steps: int | None
+    corpus: Path | None
+    synthetic: int
+    keep: float
+    variation: float | None
+    first_share: float
+    htr_steps: int
+    htr_batch_size: int
+    rates: Sequence[float]
+    num_steps: int | None
+    inference_batch_size: int | None
+    mixed_precision: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Course:
+    """How the recognisers of one number of lines are fine-tuned: steps in all, peak of the learning rate."""
+
+    steps: int
+    learning_rate: float
+
+
+@contextmanager
+def timed(folder: Path, name: str) -> Iterator[None]:
+    """Note in ``seconds.json`` how long a step took, also one that is stopped."""
+    start = time.monotonic()
+    try:
+        yield
+    finally:
+        path = folder / SECONDS_NAME
+        values = read_json(path) if path.is_file() else {}
+        values[name] = round(values.get(name, 0) + time.monotonic() - start, 1)
+        write_atomically(path, json.dumps(values, indent=2))
+
+
+def copy_lines(settings: CollectionSettings, lines: Sequence[TextImage], folder: Path) -> None:
+    """A folder of some lines of the collection, all of split train."""
+    if not (folder / METADATA_NAME).is_file():
+        copy_images(settings.collection, [replace(line, split="train") for line in lines], folder)
+
+
+def settings_of(
+    settings: CollectionSettings, course: Course, seed: int, *, validations: int = 1
+) -> HTRSettings:
+    """A fine-tuning's settings; it never ends before its steps."""
+    return HTRSettings(
+        max_train_steps=course.steps,
+        batch_size=settings.htr_batch_size,
+        learning_rate=course.learning_rate,
+        warmup_steps=max(1, min(50, course.steps // 10)),
+        validate_every=max(1, course.steps // validations),
+        patience=validations + 1,
+        seed=seed,
+    )
+
+
+def fine_tune_recogniser(
+    settings: CollectionSettings,
+    folder: Path,
+    train: Path,
+    start: Path,
+    htr_settings: HTRSettings,
+    device: torch.device,
+    *,
+    valid: Words | None = None,
+) -> dict:
+    """Fine-tune a recogniser on all lines of a folder, or go on with it.
+
+    Args:
+        valid: lines that choose the best weights; without them the last weights count.
+    Returns:
+        Its ``results.json``.
+    """
+    results = folder / "results.json"
+    if results.is_file():
+        return read_json(results)
+    words = read_sources(parse_sources([str(train)], flag="--collection"), flag="--collection")
+    with claim_run(folder, bool(list_checkpoints(folder))) as checkpoint:
+        done = train_recogniser(
+            words,
+            folder,
+            valid=valid or (words.records[:1], words.paths[:1]),
+            settings=htr_settings,
+            checkpoint=checkpoint,
+            init_from=start,
+            device=device,
+            mixed_precision=settings.mixed_precision,
+        )
+    if done is None:
+        raise KeyboardInterrupt
+    return done
+
+
+def choose_course(
+    settings: CollectionSettings, lines: Sequence[TextImage], folder: Path, device: torch.device
+) -> Course:
+    """Rate and steps of arm a, by a part of the lines at hand that is held out for it: the last fifth."""
+    path = folder / COURSE_NAME
+    if path.is_file():
+        values = read_json(path)
+        return Course(steps=values["steps"], learning_rate=values["learning_rate"])
+    count = max(1, round(HELD_OUT * len(lines)))
+    copy_lines(settings, lines[:-count], folder / "course_train")
+    copy_lines(settings, lines[-count:], folder / "course_valid")
+    valid = read_split(folder / "course_valid", "train", flag="--collection")
+    tried = []
+    for rate in settings.rates:
+        course = Course(steps=settings.htr_steps, learning_rate=rate)
+        run = folder / f"course_{rate:g}"
+        results = fine_tune_recogniser(
+            settings,
+            run,
+            folder / "course_train",
+            settings.init_from,
+            settings_of(settings, course, 0, validations=8),
+            device,
+            valid=valid,
+        )
+        tried.append((results["valid"]["cer"], results["best_step"], rate))
+    cer, step, rate = min(tried)
+    steps = max(step, round(LEAST_STEPS * settings.htr_steps), 2)
+    values = {"steps": steps, "learning_rate": rate, "held_out": count, "valid_cer": cer, "tried": tried}
+    write_atomically(path, json.dumps(values, indent=2))
+    return Course(steps=steps, learning_rate=rate)
+
+
+def save_readings(
+    folder: Path, model_folder: Path, collection: Path, device: torch.device, **more: object
+) -> None:
+    """What a recogniser reads in the collection's test lines."""
+    records, paths = read_split(collection, "test", flag="--collection")
+    model = CRNN.from_pretrained(model_folder).to(device)
+    readings = CRNNRecogniser(model).read(load_crops(paths, img_height=model.config.img_height))
+    texts, read = [record.text for record in records], [reading.text for reading in readings]
+    counts = {unit: [column.tolist() for column in count_errors(texts, read, unit=unit)] for unit in UNITS}
+    content = {"texts": texts, "readings": read, **counts, **more}
+    write_atomically(folder / READINGS_NAME, json.dumps(content, ensure_ascii=False))
