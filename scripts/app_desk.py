@@ -95,7 +95,7 @@ class Desk:
                 drawn = self.pipeline(
                     [text] * len(missing),
                     missing,
-                    num_inference_steps=SAMPLE_STEPS,
+                    num_inference_steps=None if self.pipeline.config.student else SAMPLE_STEPS,
                     redraws=0 if self.pipeline.latent_recogniser else None,
                     variation=0.0,
                 )
