@@ -199,7 +199,7 @@ def test_variation_is_part_of_the_job_and_0_takes_it_away(write, tmp_path):
     words = ("--words", "bead", "--writer", "01")
     first = write(*words)
     with pytest.raises(UserError, match="words of other settings"):
-        write(*words, "--variation", 0.5)
+        write(*words, "--variation", 1)
     still = [write(*words, "--variation", 0, save_path=tmp_path / name) for name in ("still", "once more")]
     assert images_of(still[0]) == images_of(still[1]) != images_of(first)
 
