@@ -18,7 +18,7 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from torch import Tensor, nn
+from torch import Tensor
 
 from diffusion.autoencoder import DOWNSCALE, hash_vae
 from diffusion.cache_folder import encode_training_set
@@ -96,17 +96,14 @@ class DistillationTrainer(DiffusionTrainer):
         numbers = torch.arange(count, device=self.device) % self.student.num_steps
         return self.levels[numbers] * self.schedule.num_train_timesteps
 
-    def loss(
+    def make_batch(
         self,
-        model: nn.Module,
         indices: Tensor,
         timesteps: Tensor,
         generator: torch.Generator,
-        dropped: tuple[Tensor, Tensor] | None = None,
-        *,
-        recognition_weight: float = 0.0,
-    ) -> Tensor:
-        """Mean squared error against what the teacher does; see ``DiffusionTrainer.loss``."""
+        dropped: tuple[Tensor, Tensor] | None,
+    ) -> TrainingBatch:
+        """See ``DiffusionTrainer.make_batch``; to be predicted is what the teacher does."""
         columns = int(self.canvases[indices].max()) // DOWNSCALE
         conditions = self.draw_conditions(indices, columns, dropped, generator)
         with torch.no_grad():
@@ -124,8 +121,7 @@ class DistillationTrainer(DiffusionTrainer):
                 noise = torch.randn(latents.shape, device=self.device, generator=generator)
                 noisy_latents, _ = self.schedule.add_noise(latents, noise, timesteps)
                 target = guided(noisy_latents, timesteps)
-        batch = TrainingBatch(indices, noisy_latents, timesteps, target, conditions)
-        return self.compare(model, batch, generator, dropped, recognition_weight)
+        return TrainingBatch(noisy_latents, target, conditions)
 
     def _ask_teacher(self, latents: Tensor, timesteps: Tensor, *conditions: Tensor | None) -> Tensor:
         with self.accelerator.autocast():

@@ -126,6 +126,10 @@ class HandwritingPipeline(GuidedModel):
             self.latent_recogniser.save_pretrained(folder / LATENT_RECOGNISER_FOLDER, dtype=dtype)
         if self.style_encoder is not None:
             self.style_encoder.save_pretrained(folder / STYLE_ENCODER_FOLDER, {}, dtype=dtype)
+        self.save_unet(folder, config, dtype=dtype)
+
+    def save_unet(self, folder: Path, config: CheckpointConfig, *, dtype: torch.dtype | None = None) -> None:
+        """Write the UNet and a config into a folder that is there, without the parts beside them."""
         save_weights(self.unet, folder / WEIGHTS_NAME, dtype=dtype)
         content = json.dumps(config.to_dict(self.unet.config), indent=2, ensure_ascii=False)
         (folder / CONFIG_NAME).write_text(content, encoding="utf-8")

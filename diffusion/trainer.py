@@ -45,11 +45,9 @@ LOG_COLUMNS = (
 
 
 class TrainingBatch(NamedTuple):
-    """Samples of a step: their numbers (B,) on the CPU, what the UNet gets, and what it is to predict."""
+    """Samples of a step: what the UNet gets, and what it is to predict."""
 
-    indices: Tensor
     noisy_latents: Tensor
-    timesteps: Tensor
     target: Tensor
     conditions: tuple[Tensor | None, ...]
 
@@ -150,12 +148,37 @@ class DiffusionTrainer:
         """Mean squared error of the prediction on records at given timesteps, and what can't be read in it;
         scalar.
         """
+        batch = self.make_batch(indices, timesteps, generator, dropped)
+        with self.accelerator.autocast():
+            prediction = model(batch.noisy_latents, timesteps, *batch.conditions).float()
+        loss = F.mse_loss(prediction, batch.target)
+        if recognition_weight:
+            clean, share = self.schedule.predict_clean(batch.noisy_latents, prediction, timesteps)
+            with self.accelerator.autocast():
+                illegibility = self.latent_recogniser.loss(
+                    add_some_noise(clean, generator),
+                    self.conditions.reading_ids[indices.to(self.device)],
+                    self.conditions.lengths[indices],
+                )
+            if dropped is not None:
+                share = share.masked_fill(dropped[0], 0.0)  # null text has nothing to read
+            # Where there is more noise than signal, the clean latents are a guess that nobody could read.
+            loss = loss + recognition_weight * (share * illegibility).mean()
+        return loss
+
+    def make_batch(
+        self,
+        indices: Tensor,
+        timesteps: Tensor,
+        generator: torch.Generator,
+        dropped: tuple[Tensor, Tensor] | None,
+    ) -> TrainingBatch:
+        """What the UNet gets of records at given timesteps, and what it is to predict; see ``loss``."""
         latents = self.draw_latents(indices, generator)
         noise = torch.randn(latents.shape, device=self.device, generator=generator)
         noisy_latents, target = self.schedule.add_noise(latents, noise, timesteps)
         conditions = self.draw_conditions(indices, latents.shape[-1], dropped, generator)
-        sample = TrainingBatch(indices, noisy_latents, timesteps, target, conditions)
-        return self.compare(model, sample, generator, dropped, recognition_weight)
+        return TrainingBatch(noisy_latents, target, conditions)
 
     def draw_conditions(
         self,
@@ -168,32 +191,6 @@ class DiffusionTrainer:
         return self.conditions.batch(
             indices.to(self.device), columns, dropped, generator if dropped else None
         )
-
-    def compare(
-        self,
-        model: nn.Module,
-        batch: TrainingBatch,
-        generator: torch.Generator,
-        dropped: tuple[Tensor, Tensor] | None,
-        recognition_weight: float,
-    ) -> Tensor:
-        """The loss of a prediction; see ``loss``."""
-        with self.accelerator.autocast():
-            prediction = model(batch.noisy_latents, batch.timesteps, *batch.conditions).float()
-        loss = F.mse_loss(prediction, batch.target)
-        if recognition_weight:
-            clean, share = self.schedule.predict_clean(batch.noisy_latents, prediction, batch.timesteps)
-            with self.accelerator.autocast():
-                illegibility = self.latent_recogniser.loss(
-                    add_some_noise(clean, generator),
-                    self.conditions.reading_ids[batch.indices.to(self.device)],
-                    self.conditions.lengths[batch.indices],
-                )
-            if dropped is not None:
-                share = share.masked_fill(dropped[0], 0.0)  # null text has nothing to read
-            # Where there is more noise than signal, the clean latents are a guess that nobody could read.
-            loss = loss + recognition_weight * (share * illegibility).mean()
-        return loss
 
     def draw_timesteps(self, count: int, generator: torch.Generator) -> Tensor:
         """(count,) timesteps of a step's samples."""

@@ -2,16 +2,14 @@
 
 import argparse
 import math
+from dataclasses import fields
 from pathlib import Path
 
-from evaluation.collection_steps import CollectionSettings
+from evaluation.collection_steps import ADAPTATIONS, CollectionSettings
 from htr.recogniser import SHIPPED
 from utils.cli import positive_int
 
 ROOT = Path(__file__).resolve().parents[1]
-ADAPTATIONS = ("fit_hand", "fine_tune")
-# Flags of both studies: their defaults here.
-STEPS, BATCH_SIZE, GENERATED = 400, 8, 400
 COLLECTION_FLAGS = ("items", "one_hand", "adapt", "corpus", "keep", "variation", "first_share", "rates")
 
 
@@ -68,19 +66,20 @@ def add_collection(parser: argparse.ArgumentParser) -> None:
 def make_collection_settings(parser: argparse.ArgumentParser, args: argparse.Namespace) -> CollectionSettings:
     """The settings that the flags ask for; ends with a message where they don't fit together."""
 
-    def choose(name: str, usual: object) -> object:
+    def choose(name: str) -> object:
         """What was given, or what is usual here where the flag has the default of the other study."""
         value = getattr(args, name)
-        return usual if value is None or value == parser.get_default(name) else value
+        return usual[name] if value is None or value == parser.get_default(name) else value
 
-    keep, first_share = choose("keep", 0.8), choose("first_share", 0.5)
+    usual = {field.name: field.default for field in fields(CollectionSettings)}
+    keep, first_share = choose("keep"), choose("first_share")
     for name, value in (("keep", keep), ("first_share", first_share)):
         if not 0 < value <= 1 or (name == "first_share" and value == 1):
             parser.error(f"--{name} {value}: a share between 0 and 1")
-    rates = tuple(choose("rates", (3e-4, 1e-3)))
+    rates = tuple(choose("rates"))
     if any(not 0 < rate < math.inf for rate in rates):
         parser.error("--rates: must be above 0")
-    items = tuple(sorted(set(choose("items", (10, 30, 100, 300)))))
+    items = tuple(sorted(set(choose("items"))))
     if items[0] < 2:
         parser.error("--items 1: two lines are the least, since some of them choose the steps")
     return CollectionSettings(
@@ -90,16 +89,16 @@ def make_collection_settings(parser: argparse.ArgumentParser, args: argparse.Nam
         seeds=args.seeds,
         generator=args.generator or ROOT / "models" / "demo",
         init_from=args.init_from or Path(SHIPPED),
-        one_hand=choose("one_hand", True),
-        adapt=choose("adapt", ADAPTATIONS[0]),
-        generator_steps=choose("generator_steps", None),
+        one_hand=choose("one_hand"),
+        adapt=choose("adapt"),
+        generator_steps=choose("generator_steps"),
         corpus=args.corpus,
-        synthetic=round(choose("synthetic", GENERATED)),
+        synthetic=round(choose("synthetic")),
         keep=keep,
         variation=args.variation,
         first_share=first_share,
-        htr_steps=choose("htr_steps", STEPS),
-        htr_batch_size=choose("htr_batch_size", BATCH_SIZE),
+        htr_steps=choose("htr_steps"),
+        htr_batch_size=choose("htr_batch_size"),
         rates=rates,
         num_steps=args.num_steps,
         inference_batch_size=args.inference_batch_size,

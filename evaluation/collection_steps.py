@@ -30,6 +30,7 @@ from utils.training_loop import claim_run
 READINGS_NAME = "test_readings.json"
 COURSE_NAME = "course.json"
 SECONDS_NAME = "seconds.json"
+ADAPTATIONS = ("fit_hand", "fine_tune")
 HELD_OUT = 0.2  # of the lines at hand: they choose rate and steps
 LEAST_STEPS = 0.25  # of the most: a choice by few lines is not sure enough for less
 
@@ -46,24 +47,24 @@ class CollectionSettings:
 
     collection: Path
     save_path: Path
-    items: Sequence[int]
-    seeds: int
     generator: Path
     init_from: Path
-    one_hand: bool
-    adapt: str
-    generator_steps: int | None
-    corpus: Path | None
-    synthetic: int
-    keep: float
-    variation: float | None
-    first_share: float
-    htr_steps: int
-    htr_batch_size: int
-    rates: Sequence[float]
-    num_steps: int | None
-    inference_batch_size: int | None
-    mixed_precision: str | None
+    items: Sequence[int] = (10, 30, 100, 300)
+    seeds: int = 1
+    one_hand: bool = True
+    adapt: str = ADAPTATIONS[0]
+    generator_steps: int | None = None
+    corpus: Path | None = None
+    synthetic: int = 400
+    keep: float = 0.8
+    variation: float | None = None
+    first_share: float = 0.5
+    htr_steps: int = 400
+    htr_batch_size: int = 8
+    rates: Sequence[float] = (3e-4, 1e-3)
+    num_steps: int | None = None
+    inference_batch_size: int | None = None
+    mixed_precision: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,7 +13,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
-from PIL import Image
 
 from diffusion.hand_making import read_line
 from diffusion.pipeline import HandwritingPipeline
@@ -25,7 +24,7 @@ from generation.word_lines import LinesFromWords, choose_line_source, jobs_of_co
 from utils.charset import normalise_texts
 from utils.errors import UserError
 from utils.images import WHITE
-from utils.output import save_image
+from utils.output import encode_png, save_image
 from utils.text_images import IMAGE_FOLDER, write_metadata
 
 MOST_CHARACTERS = 4000  # of a sheet's text
@@ -175,13 +174,6 @@ class Sheet:
             names.append(f"page-{len(names):06d}")
             writer.write(names[-1], lines[first : first + on_page], self.jobs[0].record.writer)
         writer.finish(names)
-
-
-def encode_png(image: np.ndarray) -> bytes:
-    """An (H, W) uint8 image as a PNG file."""
-    buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, format="PNG")
-    return buffer.getvalue()
 
 
 def _zip(write: Callable[[Path], None]) -> bytes:

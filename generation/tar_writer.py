@@ -2,7 +2,6 @@
 together at the end.
 """
 
-import io
 import json
 import os
 import sys
@@ -10,8 +9,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, replace
 from pathlib import Path
 
-import numpy as np
-from PIL import Image
 from tqdm import tqdm
 
 from generation.jobs import Job, JobList
@@ -19,7 +16,7 @@ from generation.output_folder import INDEX_NAME, Part
 from generation.sampling import Batch, Outcome, Sampler
 from utils.errors import UserError
 from utils.json_files import read_json
-from utils.output import write_atomically
+from utils.output import encode_png, write_atomically
 
 
 class TarWriter:
@@ -162,7 +159,7 @@ def _encode(batch: Batch, pool: ThreadPoolExecutor) -> list[tuple[Job, Outcome |
     """Begin to encode the images of a batch, without those that are left out."""
     jobs, images, outcomes = batch
     return [
-        (job, outcome, pool.submit(_encode_png, image))
+        (job, outcome, pool.submit(encode_png, image))
         for job, image, outcome in zip(jobs, images, outcomes or [None] * len(jobs), strict=True)
         if image is not None
     ]
@@ -172,9 +169,3 @@ def _add_samples(writer, encoding: list[tuple[Job, Outcome | None, Future]]) -> 
     for job, outcome, future in encoding:
         line = replace(job.record, extra=outcome.scores if outcome else {}).as_json()
         writer.write({"__key__": f"{job.index:09d}", "png": future.result(), "json": line.encode()})
-
-
-def _encode_png(image: np.ndarray) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, format="PNG")
-    return buffer.getvalue()

@@ -80,7 +80,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         "--recogniser",
         type=Path,
         metavar="FOLDER",
-        help="recogniser to start from (default: models/recogniser)",
+        help="recogniser to start from (default: models/recogniser, a place for your own; none ships yet)",
     )
     parser.add_argument(
         "--generator", type=Path, metavar="FOLDER", help="generator to adapt (default: models/demo)"
@@ -98,23 +98,13 @@ def make_settings(args: argparse.Namespace) -> CollectionSettings:
         collection=args.out / "lines",
         save_path=args.out / "work",
         items=(),
-        seeds=1,
         generator=args.generator or ROOT / "models" / "demo",
         init_from=args.recogniser or Path(SHIPPED),
         one_hand=args.one_hand,
-        adapt="fit_hand",
-        generator_steps=None,
         corpus=args.corpus,
         synthetic=args.synthetic,
-        keep=0.8,
-        variation=None,
-        first_share=0.5,
         htr_steps=args.htr_steps,
-        htr_batch_size=8,
-        rates=(3e-4, 1e-3),
         num_steps=args.num_steps,
-        inference_batch_size=None,
-        mixed_precision=None,
     )
 
 

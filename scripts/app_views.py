@@ -10,7 +10,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from generation.sheet import Sheet, encode_png
+from generation.sheet import Sheet
+from utils.output import encode_png
 
 # The place for pictures (drop.js takes them), the gallery's clicks, and what saves a file.
 DROP_HTML = """<label class="drop"><input type="file" multiple accept="image/*" aria-label="Pictures">

@@ -6,7 +6,6 @@ python3 scripts/export_checkpoint.py --models_path runs/student --save_path expo
 """
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -21,7 +20,7 @@ import torch
 
 from diffusion.loading import find_teacher
 from diffusion.pipeline import HandwritingPipeline
-from utils.checkpoint import CONFIG_NAME, TEACHER_FOLDER, WEIGHTS_NAME, save_weights, share_files
+from utils.checkpoint import CONFIG_NAME, TEACHER_FOLDER
 from utils.cli import HelpFormatter, run
 from utils.errors import UserError
 from utils.json_files import read_json
@@ -82,10 +81,7 @@ def save_teacher(teacher: HandwritingPipeline, folder: Path, dtype: torch.dtype)
     vae = read_json(folder / CONFIG_NAME)["vae"]
     target = folder / TEACHER_FOLDER
     target.mkdir()
-    save_weights(teacher.unet, target / WEIGHTS_NAME, dtype=dtype)
-    config = replace(teacher.config, vae=vae).to_dict(teacher.unet.config)
-    (target / CONFIG_NAME).write_text(json.dumps(config, indent=2, ensure_ascii=False), encoding="utf-8")
-    share_files(target)
+    teacher.save_unet(target, replace(teacher.config, vae=vae), dtype=dtype)
 
 
 def main(args: argparse.Namespace) -> None:

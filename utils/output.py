@@ -1,5 +1,6 @@
 """Output folders: files that are whole or not there, who may write to a folder, and one process at a time."""
 
+import io
 import os
 import uuid
 from collections.abc import Collection, Iterator
@@ -30,6 +31,13 @@ def write_atomically(path: Path, content: str | bytes) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def encode_png(image: np.ndarray) -> bytes:
+    """An (H, W) or (H, W, 3) uint8 image as a PNG file."""
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, format="PNG")
+    return buffer.getvalue()
 
 
 def save_image(image: np.ndarray | Image.Image, path: Path) -> None:
