@@ -120,8 +120,8 @@ def _add_image_flags(group: argparse._ArgumentGroup) -> None:
         "--remove_rules",
         action=argparse.BooleanOptionalAction,
         default=None,
-        help="erase the rules of lined paper: all over a page (default for pages), or at the upper and lower"
-        " edge of a word's picture (default: kept)",
+        help="erase the rules of lined paper: all over a page (default for pages), or above and below the"
+        " word in its picture (default: kept)",
     )
     group.add_argument(
         "--invert_dark",

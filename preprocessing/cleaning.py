@@ -12,6 +12,14 @@ from utils.images import WHITE, ink_box, ink_mask, to_grey
 from utils.line_images import Canvas
 
 LARGEST_FACTOR = 6  # times the canvas's height; higher pictures are reduced before they are cleaned
+# Rules above and below a word; lengths as shares of the picture's height.
+RULE_BAND = 0.3  # the part at the top and at the bottom where they lie
+RULE_THICKNESS = 0.05
+RULE_STUB = (0.8, 0.3)  # least length above and below, of one that touches no ink; a T's bar may stand alone
+RULE_AT_SIDE = 0.15  # the same where it ends at the picture's left or right side
+RULE_LENGTH = 0.5  # of the flat runs that are looked at where ink touches a rule ...
+RULE_THROUGH = (1.5, 1.1)  # ... and of the whole of it above and below; letters have shorter flat strokes
+RULE_COVERED = 0.15  # share of its columns that may have ink on its outer side
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +36,7 @@ class FitSettings:
             horizontally; vertically always centred.
         margin: white pixels kept free on each side.
         max_scale: a word is enlarged by this factor at most, so that a full stop stays smaller than a letter.
-        remove_rules: erase ruler lines at the upper and lower edge (long, flat, separate strokes).
+        remove_rules: erase ruler lines above and below the word (long, flat, thin strokes).
         invert_dark: turn light writing on a dark ground into dark on light.
     """
 
@@ -92,24 +100,71 @@ def whiten_paper(grey: np.ndarray) -> np.ndarray:
 
 
 def erase_rules(grey: np.ndarray) -> np.ndarray:
-    """Paint white the flat, long strokes in the outer tenth of the height: ruler lines and their stubs.
+    """Paint white the flat, long, thin strokes above and below a word: ruler lines and their stubs.
 
-    A component counts as a rule if it lies wholly in the top or bottom tenth, is at least 8 % of the picture
-    wide and six times as wide as it is high.
+    Args:
+        grey: (H, W) uint8, a word on white paper.
+    Returns:
+        (H, W) uint8; ink that crosses a rule stays.
     """
-    height, width = grey.shape
-    mask = (grey < 225).astype(np.uint8)
-    count, labels, stats, _ = cv2.connectedComponentsWithStats(mask, connectivity=8)
+    mask = grey < 225
+    is_rule = _find_edge_rules(mask)
+    longest = max(1, int(RULE_LENGTH * grey.shape[0]))
+    is_flat = cv2.morphologyEx(mask.astype(np.uint8), cv2.MORPH_OPEN, np.ones((1, longest), np.uint8)) > 0
+    is_rule |= _find_rules(mask, mask, RULE_STUB)
+    is_rule |= _find_rules(mask, is_flat, RULE_THROUGH)
+    if not is_rule.any():
+        return grey
+    erased = grey.copy()
+    erased[cv2.dilate(is_rule.astype(np.uint8), np.ones((3, 3), np.uint8)) > 0] = WHITE
+    # Ink that crosses a rule is thicker than it, and stays.
+    thickness = max(3, round(RULE_THICKNESS * grey.shape[0]))
+    crossing = cv2.morphologyEx(mask.astype(np.uint8), cv2.MORPH_OPEN, np.ones((thickness + 2, 1), np.uint8))
+    return np.where(crossing > 0, grey, erased)
+
+
+def _find_edge_rules(mask: np.ndarray) -> np.ndarray:
+    """(H, W) bool: components wholly in the top or bottom tenth of the height, at least 8 % of the picture
+    wide and six times as wide as they are high.
+    """
+    height, width = mask.shape
+    count, labels, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
     is_rule = np.zeros(count, bool)
     for index in range(1, count):
         _, top, w, h, _ = stats[index]
         at_edge = top + h <= 0.1 * height or top >= 0.9 * height
         is_rule[index] = at_edge and w >= max(0.08 * width, 6 * h)
-    if not is_rule.any():
-        return grey
-    erased = grey.copy()
-    erased[cv2.dilate(is_rule[labels].astype(np.uint8), np.ones((3, 3), np.uint8)) > 0] = WHITE
-    return erased
+    return is_rule[labels]
+
+
+def _find_rules(mask: np.ndarray, flat: np.ndarray, least: tuple[float, float]) -> np.ndarray:
+    """(H, W) bool: components of ``flat`` that are thin, lie in the outer part of the height, and have no ink
+    on their outer side.
+
+    Args:
+        mask: (H, W) bool, ink.
+        flat: (H, W) bool, the parts of it that may be rules.
+        least: widths of a rule above and below the word, of the height.
+    """
+    height, width = mask.shape
+    thickest = max(3, RULE_THICKNESS * height)
+    count, labels, stats, _ = cv2.connectedComponentsWithStats(flat.astype(np.uint8), connectivity=8)
+    is_rule = np.zeros(count, bool)
+    for index in range(1, count):
+        left, top, w, h, area = stats[index]
+        if w < 6 * h or area > thickest * w or h > 2 * thickest:
+            continue
+        columns = mask[:, left : left + w]
+        if top + h <= RULE_BAND * height:
+            outside, needed = columns[: max(0, top - 1)], least[0]
+        elif top >= (1 - RULE_BAND) * height:
+            outside, needed = columns[top + h + 1 :], least[1]
+        else:
+            continue
+        if flat is mask and (left <= 1 or left + w >= width - 1):  # it goes on where the picture was cut out
+            needed = min(needed, RULE_AT_SIDE)
+        is_rule[index] = w >= needed * height and outside.any(axis=0).mean() < RULE_COVERED
+    return is_rule[labels]
 
 
 def clean_word(image: Image.Image, settings: FitSettings) -> np.ndarray | None:

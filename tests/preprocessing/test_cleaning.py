@@ -136,6 +136,37 @@ def test_rules_at_the_edges_go_and_words_stay():
     assert np.array_equal(erased[20:60], grey[20:60])
 
 
+def test_stubs_of_rules_further_in_go():
+    grey = np.full((80, 200), 255, np.uint8)
+    grey[30:50, 40:160] = 20
+    kept = grey.copy()
+    grey[60:62, 80:110] = 90  # below the word, touching nothing
+    grey[12:14, 186:200] = 90  # cut off at the picture's side
+    assert np.array_equal(erase_rules(grey), kept)
+
+
+def test_a_rule_goes_and_what_crosses_it_stays():
+    grey = np.full((80, 200), 255, np.uint8)
+    grey[30:50, 40:160] = 20
+    grey[50:72, 60:64] = 20  # a descender
+    kept = grey.copy()
+    grey[62:64, 20:180] = 90
+    grey[50:72, 60:64] = 20
+    erased = erase_rules(grey)
+    assert (erased[kept == 20] == 20).all()
+    assert (erased[60:66, 70:] == 255).all()
+
+
+def test_flat_strokes_of_letters_stay():
+    grey = np.full((80, 200), 255, np.uint8)
+    grey[8:11, 20:70] = 20  # a T's bar that stands alone
+    grey[14:70, 43:47] = 20
+    grey[10:70, 100:104] = 20  # an L
+    grey[67:70, 100:150] = 20
+    grey[40:43, 160:190] = 20  # a dash
+    assert np.array_equal(erase_rules(grey), grey)
+
+
 def test_a_full_stop_stays_smaller_than_a_letter():
     stop = np.full((8, 8), 255, np.uint8)
     stop[1:7, 1:7] = 0
