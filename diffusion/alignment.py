@@ -6,7 +6,7 @@ a character. Here the place of the peaks inside a character is measured on first
 outer borders are the ink's, and the borders are fitted to the peaks and to the expected widths together.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -15,12 +15,16 @@ from torch import Tensor
 
 from diffusion.latent_recogniser import FRAMES, LatentRecogniser
 from diffusion.layout import COLUMN, WidthModel, expected_edges, shape_class
-from utils.charset import is_right_to_left
+from utils.charset import is_right_to_left, order_along_line
 from utils.text_images import TextImage
 
 PEAK_SPREAD = 3.0  # pixels that a peak is off its usual place in a character
-WIDTH_SPREAD = 0.25  # that a character's width is off the expected one, as a share of it
-LEAST_LIKELY = -0.7  # nats a character: a text that is less probable is not what the recogniser sees
+WIDTH_SPREAD = 0.25  # that a character's width is off the expected one, as a share of it ...
+SPACE_SPREAD = 0.6  # ... and a space's
+SPACES_AT_ONE = 5  # as if so many spaces of each hand had been seen at the usual width
+SPACE_SCALES = (0.25, 6.0)  # least and most
+SPACING_ROUNDS = 3
+LEAST_LIKELY = -2.5  # nats a character: a text that is less probable is not what the recogniser sees
 
 
 def character_positions(log_probs: Tensor, input_ids: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
@@ -182,7 +186,8 @@ def fit_borders(peak: Peaks, widths: np.ndarray, peak_place: float) -> np.ndarra
     rows = np.arange(count)
     matrix[rows, rows], matrix[rows, rows + 1] = (1 - peak_place) / PEAK_SPREAD, peak_place / PEAK_SPREAD
     values[:count] = peak.places / PEAK_SPREAD
-    spreads = WIDTH_SPREAD * widths
+    is_space = np.array([character == " " for character in order_along_line(peak.text)])
+    spreads = np.where(is_space, SPACE_SPREAD, WIDTH_SPREAD) * widths
     matrix[count + rows, rows], matrix[count + rows, rows + 1] = -1 / spreads, 1 / spreads
     values[count:] = widths / spreads
     values -= matrix[:, 0] * left + matrix[:, -1] * right
@@ -253,3 +258,68 @@ def refine_width_model(
     residuals = [abs(value - shifts[c]) for c, values in logs.items() for value in values]
     spread = 1.4826 * float(np.median(residuals)) if residuals else model.spread  # of a normal distribution
     return replace(model, character_widths=widths, spread=round(spread, 4))
+
+
+def refine_spacing(
+    model: WidthModel,
+    records: Sequence[TextImage],
+    edges: Sequence[np.ndarray],
+    writers: Collection[str] | None = None,
+) -> WidthModel:
+    """How wide each hand's spaces are beside its other characters, from measured borders; and with that the
+    hands' scales, so that lines are as wide as they are. Hands without spaces stay as they are.
+
+    Borders depend on the widths that they were fitted to, so this is done two or three times in turn.
+
+    Args:
+        edges: (n + 1,) borders of each text's characters, pixels.
+        writers: whose; None is all.
+    """
+    lines: dict[str, list[tuple[str, np.ndarray]]] = {}
+    for record, borders in zip(records, edges, strict=True):
+        if len(record.text) > 1 and (writers is None or record.writer in writers):
+            lines.setdefault(record.writer, []).append((record.text, np.abs(np.diff(borders)).clip(min=1)))
+    for writer, of_writer in lines.items():
+        is_space = np.concatenate([[c == " " for c in text] for text, _ in of_writer])
+        if not is_space.any() or is_space.all():
+            continue
+        logs = np.log(
+            np.concatenate(
+                [widths / model.expected_widths(text, {writer: 1.0}) for text, widths in of_writer]
+            )
+        )
+        count = int(is_space.sum())
+        ratio = (np.median(logs[is_space]) - np.median(logs[~is_space])) * count / (count + SPACES_AT_ONE)
+        space = float(np.clip(model.space_scale({writer: 1.0}) * np.exp(ratio), *SPACE_SCALES))
+        model = replace(model, space_scales={**model.space_scales, writer: round(space, 4)})
+        ratios = [
+            widths.sum() / model.expected_widths(text, {writer: 1.0}).sum()
+            for text, widths in of_writer
+            if " " in text
+        ]
+        factor = (len(ratios) * float(np.median(ratios)) + 2) / (len(ratios) + 2)
+        scale = round(model.scale({writer: 1.0}) * factor, 4)
+        model = replace(model, writer_scales={**model.writer_scales, writer: scale})
+    return model
+
+
+def align_spacing(
+    records: Sequence[TextImage],
+    ink: np.ndarray,
+    peaks: Sequence[Peaks | None],
+    model: WidthModel,
+    writers: Collection[str] | None = None,
+) -> WidthModel:
+    """``refine_spacing`` by the images with spaces, aligned anew each time; see ``align``."""
+    rows = [
+        i
+        for i, peak in enumerate(peaks)
+        if peak is not None and peak.is_sure and " " in peak.text
+        if writers is None or records[i].writer in writers
+    ]
+    if not rows:
+        return model
+    records, peaks = [records[i] for i in rows], [peaks[i] for i in rows]
+    for _ in range(SPACING_ROUNDS):
+        model = refine_spacing(model, records, align(records, ink[rows], peaks, model).edges)
+    return model

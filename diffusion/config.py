@@ -220,6 +220,7 @@ def _read_width_model(values: object, unet: UNetConfig, where: str) -> WidthMode
             f"{where}: width_model has {len(width_model.shape_scales)} shape_scales, not {SHAPE_CLASSES}"
         )
     numbers = [*width_model.character_widths.values(), *width_model.writer_scales.values()]
+    numbers += width_model.space_scales.values()
     if not width_model.character_widths or min([*numbers, *width_model.shape_scales]) <= 0:
         raise UserError(f"{where}: width_model has widths or scales that are not above 0")
     return width_model

@@ -82,7 +82,8 @@ def write_hands(
             hand.save(paths[name])
             accelerator.print(
                 f"fitted      {name!r} from {len(trainer.styles.images[name])} images,"
-                f" {hand.width_scale:.2f} times as wide as the mean hand: {paths[name]}"
+                f" {hand.width_scale:.2f} times as wide as the mean hand, spaces"
+                f" {hand.width_scale * hand.space_scale:.2f} times: {paths[name]}"
             )
 
 
@@ -242,7 +243,9 @@ def make_hand_trainer(
     if recogniser is not None:
         trainer.latent_recogniser = recogniser.to(trainer.device)
         if "alignment" in config.extra:
-            accelerator.print("alignment   " + align_training(trainer, is_new=False))
+            accelerator.print(
+                "alignment   " + align_training(trainer, is_new=False, new_hands=set(styles.means))
+            )
     return trainer
 
 

@@ -2,20 +2,22 @@
 
 from collections.abc import Mapping, Sequence
 from copy import copy, deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from diffusion.alignment import align_spacing, find_peaks
 from diffusion.autoencoder import scale_latents, vae_in_channels
-from diffusion.hands import STYLE_SPACE, Hand, hand_of_writer
+from diffusion.hands import SCALES, STYLE_SPACE, Hand, hand_of_writer
 from diffusion.pictures import WINDOW, cut_windows
 from diffusion.pipeline import HandwritingPipeline
 from utils.charset import order_along_line
 from utils.errors import UserError
 from utils.images import INK, to_pixel_values
+from utils.text_images import TextImage
 from utils.training import make_generator
 
 SHRINKAGE = 0.1  # of the covariance of the writers' vectors towards one that is equal in all directions
@@ -25,6 +27,7 @@ USUAL = 5  # per cent of the trained writers that are nearer to another one than
 PENALTIES = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)  # of the ridge regression, in mean squared lengths
 LEAST_CHARACTERS = 3  # that must be read in a window of a line for its width to count
 _NEW_KEY = 0xF4
+_ANYBODY = ""  # a name for a hand that has none yet
 
 
 @torch.inference_mode()
@@ -45,8 +48,7 @@ def hand_from_lines(pipeline: HandwritingPipeline, lines: Sequence[np.ndarray]) 
     vectors = torch.from_numpy(pipeline.style_encoder.embed(lines)[0])
     widths = torch.tensor([float(min(line.shape[1], WINDOW * line.shape[0])) for line in lines])
     style = F.normalize((vectors * widths[:, None]).sum(dim=0), dim=0)
-    scale = measure_width_scale(pipeline, windows)
-    return make_hand(pipeline, style, predict_width_scale(pipeline, style) if scale is None else scale)
+    return make_hand(pipeline, style, measure_scales(pipeline, windows) or predict_scales(pipeline, style))
 
 
 def check_takes_hands(pipeline: HandwritingPipeline, where: str = "a hand") -> None:
@@ -58,11 +60,15 @@ def check_takes_hands(pipeline: HandwritingPipeline, where: str = "a hand") -> N
         )
 
 
-def make_hand(pipeline: HandwritingPipeline, style: Tensor, width_scale: float) -> Hand:
-    """A hand of a model by its vector; as it is in a file, digits of the width scale included."""
+def make_hand(pipeline: HandwritingPipeline, style: Tensor, scales: Sequence[float]) -> Hand:
+    """A hand of a model by its vector and the scales of its characters and of its spaces; as it is in a file,
+    digits included.
+    """
+    width_scale, space_scale = (round(min(max(scale, 0.01), 99.0), 4) for scale in scales)
     return Hand(
         style=style.float().cpu().clone(),
-        width_scale=round(min(max(width_scale, 0.01), 99.0), 4),
+        width_scale=width_scale,
+        space_scale=space_scale,
         style_space=str(pipeline.config.extra[STYLE_SPACE]),
     )
 
@@ -83,33 +89,57 @@ def with_hands(pipeline: HandwritingPipeline, hands: Mapping[str, Hand]) -> Hand
 # ------------------------------------------------------------------------------------------------------------
 
 
-def measure_width_scale(pipeline: HandwritingPipeline, windows: Sequence[np.ndarray]) -> float | None:
-    """How wide a hand's characters are as a multiple of the mean hand's: the ink's width by that which the
-    width model expects of what the model's latent recogniser reads there.
+def measure_scales(
+    pipeline: HandwritingPipeline, windows: Sequence[np.ndarray]
+) -> tuple[float, float] | None:
+    """How wide a hand's characters and, beside them, its spaces are as multiples of the mean hand's.
+
+    The ink's width is set against that which the width model expects of what the model's latent recogniser
+    reads there, and borders between the characters are found by forced alignment.
 
     Returns:
-        The median over the windows; None where nothing can be read.
+        Both scales; None where nothing can be read.
     """
     model = pipeline.config.width_model
     if model is None or pipeline.latent_recogniser is None:
         return None
-    ratios = []
+    records, boxes, peaks, ratios = [], [], [], []
     for window in windows:
-        text = read_line(pipeline, window)
-        if len(text) >= LEAST_CHARACTERS and model.expected_width(text) < model.room:
-            columns = np.flatnonzero((window < INK).any(axis=0))
-            ratios.append((columns[-1] + 1 - columns[0]) / model.expected_width(text))
-    return float(np.median(ratios)) if ratios else None
+        latents = _encode(pipeline, window)
+        text = _read_latents(pipeline, latents)
+        if len(text) < LEAST_CHARACTERS or model.expected_width(text) >= model.room:
+            continue
+        columns = np.flatnonzero((window < INK).any(axis=0))
+        boxes.append([columns[0], 0, columns[-1] + 1, window.shape[0]])
+        ratios.append((columns[-1] + 1 - columns[0]) / model.expected_width(text))
+        records.append(TextImage(file_name="", text=text, writer=_ANYBODY))
+        ids = pipeline.config.charset.encode([order_along_line(text)], len(text)).to(pipeline.device)
+        peaks += find_peaks(pipeline.latent_recogniser, latents, ids, [text], np.array(boxes[-1:]))
+    if not records:
+        return None
+    model = replace(model, writer_scales={_ANYBODY: float(np.median(ratios))}, space_scales={})
+    model = align_spacing(records, np.array(boxes), peaks, model)
+    return model.scale({_ANYBODY: 1.0}), model.space_scale({_ANYBODY: 1.0})
 
 
-@torch.inference_mode()
 def read_line(pipeline: HandwritingPipeline, image: np.ndarray) -> str:
     """What the model's latent recogniser reads in an (H, w) uint8 image, w a multiple of 8: the likeliest
     class of each frame, repetitions and blanks left out.
     """
+    return _read_latents(pipeline, _encode(pipeline, image))
+
+
+@torch.inference_mode()
+def _encode(pipeline: HandwritingPipeline, image: np.ndarray) -> Tensor:
+    """(1, C, h, w / 8) latents of an (H, w) uint8 image."""
     pixels = to_pixel_values(torch.from_numpy(image)[None], vae_in_channels(pipeline.vae))
     posterior = pipeline.vae.encode(pixels.to(pipeline.device)).latent_dist
-    classes = pipeline.latent_recogniser(scale_latents(pipeline.vae, posterior.mean))[0].argmax(dim=-1)
+    return scale_latents(pipeline.vae, posterior.mean)
+
+
+@torch.inference_mode()
+def _read_latents(pipeline: HandwritingPipeline, latents: Tensor) -> str:
+    classes = pipeline.latent_recogniser(latents)[0].argmax(dim=-1)
     characters = pipeline.config.charset.characters
     read = [characters[c - 1] for c in torch.unique_consecutive(classes).tolist() if c > 0]
     return order_along_line("".join(read)).strip()
@@ -118,7 +148,7 @@ def read_line(pipeline: HandwritingPipeline, image: np.ndarray) -> str:
 @dataclass(frozen=True, kw_only=True)
 class _Trained:
     """The writers that a model was trained on and that have style vectors: names, (N, style_dim) float64
-    vectors of length 1, and the (N,) logarithms of their width scales.
+    vectors of length 1, and the (N, 2) logarithms of their scales of characters and of spaces.
     """
 
     names: list[str]
@@ -130,20 +160,28 @@ def _trained_writers(pipeline: HandwritingPipeline) -> _Trained:
     vectors = pipeline.unet.writer_styles[: len(pipeline.config.writers)].cpu().double()
     rows = [row for row, vector in enumerate(vectors) if vector.any()]
     names = [pipeline.config.writers[row] for row in rows]
-    scales = pipeline.config.width_model.writer_scales if pipeline.config.width_model else {}
-    logs = [np.log(scales.get(name, 1.0)) for name in names]
-    return _Trained(names=names, styles=vectors[rows], log_scales=torch.tensor(logs, dtype=torch.float64))
+    model = pipeline.config.width_model
+    scales = [
+        (model.scale({name: 1.0}), model.space_scale({name: 1.0})) if model else (1, 1) for name in names
+    ]
+    logs = torch.tensor(scales, dtype=torch.float64).reshape(len(names), 2).log()
+    return _Trained(names=names, styles=vectors[rows], log_scales=logs)
 
 
-def predict_width_scale(pipeline: HandwritingPipeline, style: Tensor) -> float:
-    """The width scale that goes with a style vector among the trained writers: a ridge regression of its
-    logarithm, whose penalty predicts each writer best from the others.
+def predict_scales(pipeline: HandwritingPipeline, style: Tensor) -> tuple[float, float]:
+    """The scales of characters and of spaces that go with a style vector among the trained writers: ridge
+    regressions of their logarithms, whose penalties predict each writer best from the others.
     """
     trained = _trained_writers(pipeline)
     if len(trained.names) < LEAST_WRITERS:
-        return float(trained.log_scales.mean().exp()) if trained.names else 1.0
-    mean, level = trained.styles.mean(dim=0), trained.log_scales.mean()
-    centred, target = trained.styles - mean, trained.log_scales - level
+        return tuple(trained.log_scales.mean(dim=0).exp().tolist()) if trained.names else (1.0, 1.0)
+    return tuple(_predict(trained.styles, logs, style) for logs in trained.log_scales.T)
+
+
+def _predict(styles: Tensor, logs: Tensor, style: Tensor) -> float:
+    """The scale of a style vector by the logarithms of those of (N, style_dim) others."""
+    mean, level = styles.mean(dim=0), logs.mean()
+    centred, target = styles - mean, logs - level
     gram, identity = centred @ centred.T, torch.eye(len(target), dtype=torch.float64)
     best, least = None, float("inf")
     for penalty in PENALTIES:
@@ -202,12 +240,12 @@ def draw_hand(pipeline: HandwritingPipeline, number: int) -> NewHand:
             farthest, vector, nearest = float(apart.min()), drawn, int(apart.argmin())
         if farthest >= least:
             break
-    hand = make_hand(pipeline, vector, predict_width_scale(pipeline, vector))
+    hand = make_hand(pipeline, vector, predict_scales(pipeline, vector))
     return NewHand(hand=hand, nearest=trained.names[nearest], distance=farthest)
 
 
 def mix_hands(pipeline: HandwritingPipeline, shares: Mapping[str, float]) -> Hand:
-    """A mix of a model's writers as one hand: the means of their vectors, offsets and width scales.
+    """A mix of a model's writers as one hand: the means of their vectors, offsets and scales.
 
     Args:
         shares: by name, summing to 1.
@@ -221,6 +259,6 @@ def mix_hands(pipeline: HandwritingPipeline, shares: Mapping[str, float]) -> Han
     return Hand(
         style=F.normalize(sum(share * hand.style.cpu() for hand, share in hands), dim=0),
         offset=offset if offset.any() else None,
-        width_scale=round(sum(share * hand.width_scale for hand, share in hands), 4),
+        **{name: round(sum(share * getattr(hand, name) for hand, share in hands), 4) for name in SCALES},
         style_space=hands[0][0].style_space,
     )

@@ -21,6 +21,7 @@ from utils.output import write_atomically
 
 KIND = "hand"
 STYLE_SPACE = "style_space"  # entry of config.json: which style encoder's vectors a model takes
+SCALES = ("width_scale", "space_scale")  # entries of a hand's file
 _ENTRIES = ("width_scale", STYLE_SPACE)
 
 
@@ -31,6 +32,7 @@ class Hand:
     Attributes:
         style: (style_dim,) float32 style vector of length 1.
         width_scale: widths of its characters as a multiple of the mean hand's.
+        space_scale: widths of its spaces as a further multiple.
         offset: (E,) float32, what was trained for this hand beside its vector; None: nothing was.
         style_space: digest of the style encoder whose vector it is.
     """
@@ -39,11 +41,13 @@ class Hand:
     width_scale: float
     style_space: str
     offset: Tensor | None = None
+    space_scale: float = 1.0
 
     def save(self, path: Path) -> None:
         """Write the hand as one safetensors file."""
         tensors = {"style": self.style} | ({} if self.offset is None else {"offset": self.offset})
-        values = {"kind": KIND, "width_scale": f"{self.width_scale:.4f}", STYLE_SPACE: self.style_space}
+        scales = {name: f"{getattr(self, name):.4f}" for name in SCALES}
+        values = {"kind": KIND, **scales, STYLE_SPACE: self.style_space}
         write_atomically(path, save({name: value.contiguous() for name, value in tensors.items()}, values))
 
     @classmethod
@@ -65,15 +69,20 @@ class Hand:
             raise UserError(f"{flag} {path}: not a hand that --save_hand or --fit_hand wrote")
         style, offset = tensors["style"], tensors.get("offset")
         try:
-            width_scale = float(values["width_scale"])
+            scales = [float(values.get(name, 1.0)) for name in SCALES]  # earlier files have no space_scale
         except ValueError:
-            width_scale = 0.0
+            scales = [0.0]
         parts = [style] if offset is None else [style, offset]
-        if not all(part.ndim == 1 and part.isfinite().all() for part in parts) or not 0 < width_scale < 100:
-            raise UserError(
-                f"{flag} {path}: damaged: its vectors or its width_scale are no numbers of a hand"
-            )
-        return cls(style=style, offset=offset, width_scale=width_scale, style_space=values[STYLE_SPACE])
+        if not all(part.ndim == 1 and part.isfinite().all() for part in parts) or not all(
+            0 < scale < 100 for scale in scales
+        ):
+            raise UserError(f"{flag} {path}: damaged: its vectors or its scales are no numbers of a hand")
+        return cls(
+            style=style,
+            offset=offset,
+            style_space=values[STYLE_SPACE],
+            **dict(zip(SCALES, scales, strict=True)),
+        )
 
 
 def check_hand(hand: Hand, unet: UNet, config: CheckpointConfig, where: str) -> None:
@@ -118,18 +127,24 @@ def add_hands(
     scales = {name: hand.width_scale for name, hand in hands.items()}
     width_model = config.width_model
     if width_model is not None:
-        width_model = replace(width_model, writer_scales={**width_model.writer_scales, **scales})
+        spaces = {name: hand.space_scale for name, hand in hands.items() if hand.space_scale != 1}
+        width_model = replace(
+            width_model,
+            writer_scales={**width_model.writer_scales, **scales},
+            space_scales={**width_model.space_scales, **spaces},
+        )
     return grown, replace(config, writers=(*config.writers, *hands), width_model=width_model)
 
 
 def hand_of_writer(unet: UNet, config: CheckpointConfig, name: str) -> Hand:
     """A writer of a model as a hand that can be saved."""
     row = config.writers.index(name)
-    scale = config.width_model.writer_scales.get(name, 1.0) if config.width_model else 1.0
+    model, shares = config.width_model, {name: 1.0}
     offset = unet.writer_embedding.weight[row].detach().clone()
     return Hand(
         style=unet.writer_styles[row].clone(),
         offset=offset if offset.any() else None,
-        width_scale=scale,
+        width_scale=model.scale(shares) if model else 1.0,
+        space_scale=model.space_scale(shares) if model else 1.0,
         style_space=str(config.extra[STYLE_SPACE]),
     )

@@ -40,11 +40,13 @@ def shape_class(text: str) -> int:
 @dataclass(frozen=True, kw_only=True)
 class WidthModel:
     """``width = writer_scale * shape_scale * sum of character widths``, in pixels of the canvas, at most
-    ``room``.
+    ``room``; a space's width times ``space_scale``, too.
 
     Attributes:
         character_widths: expected width of each character in the mean hand, pixels.
         writer_scales: factor of each hand; the mean hand has 1.
+        space_scales: factor of each hand on the width of its spaces, beside its ``writer_scales``; 1 where
+            none was measured.
         shape_scales: factors of the shape classes (``shape_class``).
         left: where the ink begins, in pixels, in left-aligned images.
         room: widest ink that the canvas takes, in pixels.
@@ -56,6 +58,7 @@ class WidthModel:
 
     character_widths: Mapping[str, float]
     writer_scales: Mapping[str, float]
+    space_scales: Mapping[str, float] = field(default_factory=dict)
     shape_scales: tuple[float, ...] = (1.0,) * SHAPE_CLASSES
     left: float = 4.0
     room: float = 248.0
@@ -67,27 +70,30 @@ class WidthModel:
         object.__setattr__(self, "shape_scales", tuple(self.shape_scales))  # a list where it comes from JSON
 
     def to_dict(self) -> dict:
-        """The model as JSON-able values; without a spread as earlier versions read it."""
+        """The model as JSON-able values; without spread and scales of spaces as earlier versions read it."""
         values = asdict(self) | {"shape_scales": list(self.shape_scales)}
-        return values if self.spread else {name: v for name, v in values.items() if name != "spread"}
+        return {name: v for name, v in values.items() if v or name not in ("spread", "space_scales")}
 
     def scale(self, writers: Mapping[str, float] | None) -> float:
         """The hand's scale for a mix of writers (shares summing to 1); None is the null writer: the mean
         hand.
         """
-        if writers is None:
-            return 1.0
-        return sum(share * self.writer_scales.get(writer, 1.0) for writer, share in writers.items())
+        return _mix(self.writer_scales, writers)
 
-    def _widths(self, text: str, writers: Mapping[str, float] | None) -> np.ndarray:
-        """(len(text),) expected widths of characters, pixels."""
+    def space_scale(self, writers: Mapping[str, float] | None) -> float:
+        """The same of spaces, beside the hand's scale."""
+        return _mix(self.space_scales, writers)
+
+    def expected_widths(self, text: str, writers: Mapping[str, float] | None) -> np.ndarray:
+        """(len(text),) expected widths of characters, pixels, whether they find room or not."""
         mean = float(np.mean(list(self.character_widths.values())))
         widths = np.array([self.character_widths.get(c, mean) for c in text], np.float64)
+        widths[[c == " " for c in text]] *= self.space_scale(writers)
         return widths * self.shape_scales[shape_class(text)] * self.scale(writers)
 
     def has_room(self, text: str, writers: Mapping[str, float] | None) -> bool:
         """Whether a text finds room at its own width; a longer one is squeezed."""
-        return float(self._widths(text, writers).sum()) <= self.room
+        return float(self.expected_widths(text, writers).sum()) <= self.room
 
     def edges(
         self,
@@ -110,7 +116,7 @@ class WidthModel:
         """
         if not text:  # null text covers nothing
             return np.array([self.left])
-        widths = self._widths(text, writers)
+        widths = self.expected_widths(text, writers)
         if rng is not None:
             widths *= np.exp(variation * self.spread * rng.standard_normal(len(widths)).clip(-2, 2))
         total = min(float(widths.sum()), self.room)
@@ -124,6 +130,13 @@ class WidthModel:
         """Expected width of the ink in pixels."""
         edges = self.edges(text, writers)
         return float(abs(edges[-1] - edges[0]))
+
+
+def _mix(scales: Mapping[str, float], writers: Mapping[str, float] | None) -> float:
+    """The factor of a mix of writers; 1 for the mean hand and for writers that have none."""
+    if writers is None:
+        return 1.0
+    return sum(share * scales.get(writer, 1.0) for writer, share in writers.items())
 
 
 def expected_edges(records: Sequence[TextImage], ink: np.ndarray, model: WidthModel) -> list[np.ndarray]:
@@ -243,6 +256,8 @@ def fit_width_model(
     for row, text in enumerate(texts):
         for character in text:
             counts[row, index[character]] += 1
+    if prior and prior.space_scales and " " in index:
+        counts[:, index[" "]] *= [prior.space_scales.get(name, 1.0) for name in writers]
     hands = np.array([writer_index[name] for name in writers])
     shapes = np.array([shape_class(text) for text in texts])
 
@@ -288,6 +303,7 @@ def fit_width_model(
             **(prior.writer_scales if prior else {}),
             **{n: float(s) for n, s in zip(names, hand_scales, strict=True)},
         },
+        space_scales=dict(prior.space_scales) if prior else {},
         shape_scales=tuple(float(s) for s in shape_scales),
         left=left,
         room=room,

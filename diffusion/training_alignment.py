@@ -1,5 +1,6 @@
 """Forced alignment of a whole training set, and the training on what comes out."""
 
+from collections.abc import Collection
 from dataclasses import replace
 
 import numpy as np
@@ -7,7 +8,7 @@ import torch
 from accelerate.utils import broadcast_object_list
 from tqdm import tqdm
 
-from diffusion.alignment import Peaks, align, find_peaks, refine_width_model
+from diffusion.alignment import Peaks, align, align_spacing, find_peaks, refine_width_model
 from diffusion.autoencoder import DOWNSCALE
 from diffusion.samples import aligned_segments
 from diffusion.trainer import DiffusionTrainer
@@ -15,7 +16,7 @@ from diffusion.trainer import DiffusionTrainer
 ALIGN_AT_ONCE = 64  # images
 
 
-def align_training(trainer: DiffusionTrainer, *, is_new: bool) -> str:
+def align_training(trainer: DiffusionTrainer, *, is_new: bool, new_hands: Collection[str] = ()) -> str:
     """Align all images of a training by its latent recogniser, and train on them and on segments of lines
     from now on.
 
@@ -24,6 +25,7 @@ def align_training(trainer: DiffusionTrainer, *, is_new: bool) -> str:
 
     Args:
         is_new: the width model is refined by the borders first; a run that goes on keeps its own.
+        new_hands: writers whose spaces are measured in any case.
     Returns:
         A line that says what came out.
     """
@@ -35,6 +37,15 @@ def align_training(trainer: DiffusionTrainer, *, is_new: bool) -> str:
         first = align(words.records, ink, peaks, model)
         rows = [i for i in sorted(set(words.train_indices())) if first.is_measured[i]]
         model = refine_width_model(model, [words.records[i] for i in rows], [first.edges[i] for i in rows])
+    if is_new or new_hands:
+        rows = sorted(set(words.train_indices()))
+        model = align_spacing(
+            [words.records[i] for i in rows],
+            ink[rows],
+            [peaks[i] for i in rows],
+            model,
+            None if is_new else new_hands,
+        )
     alignment = align(words.records, ink, peaks, model)
     measured, place = int(alignment.is_measured.sum()), round(alignment.peak_place, 3)
     notes = {"images": measured, "peak_place": place}

@@ -10,7 +10,17 @@ from htr.recogniser import SHIPPED
 from utils.cli import positive_int
 
 ROOT = Path(__file__).resolve().parents[1]
-COLLECTION_FLAGS = ("items", "one_hand", "adapt", "corpus", "keep", "variation", "first_share", "rates")
+COLLECTION_FLAGS = (
+    "items",
+    "one_hand",
+    "adapt",
+    "corpus",
+    "keep",
+    "variation",
+    "first_share",
+    "first_real",
+    "rates",
+)
 
 
 def add_collection(parser: argparse.ArgumentParser) -> None:
@@ -59,6 +69,12 @@ def add_collection(parser: argparse.ArgumentParser) -> None:
         help="share of the steps that generated (or font) lines take before the real ones (default: 0.5)",
     )
     group.add_argument(
+        "--first_real",
+        type=float,
+        metavar="SHARE",
+        help="share of real lines in these steps (default: 0.5)",
+    )
+    group.add_argument(
         "--rates", type=float, nargs="+", help="learning rates to choose from (default: 0.0003 0.001)"
     )
 
@@ -76,6 +92,9 @@ def make_collection_settings(parser: argparse.ArgumentParser, args: argparse.Nam
     for name, value in (("keep", keep), ("first_share", first_share)):
         if not 0 < value <= 1 or (name == "first_share" and value == 1):
             parser.error(f"--{name} {value}: a share between 0 and 1")
+    first_real = choose("first_real")
+    if not 0 <= first_real < 1:
+        parser.error(f"--first_real {first_real}: a share of at least 0 and below 1")
     rates = tuple(choose("rates"))
     if any(not 0 < rate < math.inf for rate in rates):
         parser.error("--rates: must be above 0")
@@ -97,6 +116,7 @@ def make_collection_settings(parser: argparse.ArgumentParser, args: argparse.Nam
         keep=keep,
         variation=args.variation,
         first_share=first_share,
+        first_real=first_real,
         htr_steps=choose("htr_steps"),
         htr_batch_size=choose("htr_batch_size"),
         rates=rates,

@@ -59,6 +59,7 @@ class CollectionSettings:
     keep: float = 0.8
     variation: float | None = None
     first_share: float = 0.5
+    first_real: float = 0.5
     htr_steps: int = 400
     htr_batch_size: int = 8
     rates: Sequence[float] = (3e-4, 1e-3)
@@ -112,16 +113,17 @@ def settings_of(
 def fine_tune_recogniser(
     settings: CollectionSettings,
     folder: Path,
-    train: Path,
+    train: Sequence[str],
     start: Path,
     htr_settings: HTRSettings,
     device: torch.device,
     *,
     valid: Words | None = None,
 ) -> dict:
-    """Fine-tune a recogniser on all lines of a folder, or go on with it.
+    """Fine-tune a recogniser on all lines of some folders, or go on with it.
 
     Args:
+        train: folders with their shares, as ``--train`` takes them.
         valid: lines that choose the best weights; without them the last weights count.
     Returns:
         Its ``results.json``.
@@ -129,7 +131,7 @@ def fine_tune_recogniser(
     results = folder / "results.json"
     if results.is_file():
         return read_json(results)
-    words = read_sources(parse_sources([str(train)], flag="--collection"), flag="--collection")
+    words = read_sources(parse_sources(train, flag="--collection"), flag="--collection")
     with claim_run(folder, bool(list_checkpoints(folder))) as checkpoint:
         done = train_recogniser(
             words,
@@ -165,7 +167,7 @@ def choose_course(
         results = fine_tune_recogniser(
             settings,
             run,
-            folder / "course_train",
+            [str(folder / "course_train")],
             settings.init_from,
             settings_of(settings, course, 0, validations=8),
             device,

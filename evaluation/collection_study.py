@@ -33,7 +33,7 @@ from utils.device import name_gpu
 from utils.errors import UserError
 from utils.json_files import read_json
 from utils.output import check_no_file, lock_folder, write_atomically
-from utils.text_images import TextImage
+from utils.text_images import TextImage, read_text_images
 
 SETTINGS_NAME = "settings.json"
 STUDY_NAME, REPORT_NAME, MARKDOWN_NAME = "study.json", "report.html", "report.md"
@@ -116,7 +116,7 @@ def run_arm(
     first: Path | None,
     device: torch.device,
 ) -> None:
-    """One recogniser: all its steps on real lines, or the first part of as many on others."""
+    """One recogniser: all its steps on real lines, or the first part of as many on others and real ones."""
     target = folder / f"{arm.slug}-{seed}"
     if (target / READINGS_NAME).is_file():
         return
@@ -126,11 +126,18 @@ def run_arm(
         start, steps = folder / f"{arm.starts_from}-{seed}", max(1, steps - before)
         part = Course(steps=before, learning_rate=course.learning_rate)
         results = fine_tune_recogniser(
-            settings, start, first, settings.init_from, settings_of(settings, part, seed), device
+            settings,
+            start,
+            mix_lines(first, lines, settings.first_real),
+            settings.init_from,
+            settings_of(settings, part, seed),
+            device,
         )
         seconds += results["seconds"]
     part = Course(steps=steps, learning_rate=course.learning_rate)
-    results = fine_tune_recogniser(settings, target, lines, start, settings_of(settings, part, seed), device)
+    results = fine_tune_recogniser(
+        settings, target, [str(lines)], start, settings_of(settings, part, seed), device
+    )
     save_readings(
         target,
         target,
@@ -139,6 +146,14 @@ def run_arm(
         trained_on=results["words"],
         seconds=round(seconds + results["seconds"], 1),
     )
+
+
+def mix_lines(first: Path, lines: Path, share: float) -> list[str]:
+    """Folders whose lines make one training, ``share`` of them real."""
+    if not share:
+        return [str(first)]
+    others, real = (len(read_text_images(folder)) for folder in (first, lines))
+    return [str(first), f"{lines}:{others * share / (1 - share) / real:.4f}"]
 
 
 def collect_runs(settings: CollectionSettings, lines_of_train: int) -> list[RunErrors]:

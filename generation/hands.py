@@ -36,7 +36,8 @@ class Hands:
         digests = {}
         for name, hand in self.added.items():
             offset = b"" if hand.offset is None else hand.offset.float().cpu().numpy().tobytes()
-            content = hand.style.float().cpu().numpy().tobytes() + offset + repr(hand.width_scale).encode()
+            scales = repr(hand.width_scale) + (repr(hand.space_scale) if hand.space_scale != 1 else "")
+            content = hand.style.float().cpu().numpy().tobytes() + offset + scales.encode()
             digests[name] = hashlib.sha256(content).hexdigest()[:16]
         return digests
 

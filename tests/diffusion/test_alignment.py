@@ -1,6 +1,7 @@
 """Forced alignment, the borders that follow from it, the width model refined by them, segments of lines."""
 
 import itertools
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 from diffusion.alignment import (
     Peaks,
     align,
+    align_spacing,
     character_positions,
     fit_borders,
     measure_peak_place,
@@ -100,7 +102,7 @@ def test_the_place_of_the_peaks_is_measured_at_the_inks_ends():
 
 
 def test_without_a_sure_text_peaks_are_taken_to_sit_in_the_middle():
-    _, _, _, peaks = make_set(score=-2.0)
+    _, _, _, peaks = make_set(score=-3.0)
     assert measure_peak_place(peaks, [np.ones(len(peak.text)) for peak in peaks]) == 0.5
 
 
@@ -137,7 +139,7 @@ def test_borders_of_a_text_from_right_to_left_fall():
 
 
 def test_a_text_that_the_recogniser_does_not_see_keeps_the_expected_borders():
-    records, ink, _, peaks = make_set(score=-2.0)
+    records, ink, _, peaks = make_set(score=-3.0)
     alignment = align(records, ink, peaks, MODEL)
     assert not alignment.is_measured.any()
     assert alignment.edges[1].tolist() == MODEL.edges("mama", None, (ink[1, 0], ink[1, 2])).tolist()
@@ -153,6 +155,39 @@ def test_widths_and_their_spread_are_refined_by_the_borders():
     for character in "iam":
         assert refined.character_widths[character] == pytest.approx(WIDTHS[character], rel=0.06)
     assert refined.spread == pytest.approx(0.15, rel=0.25) and refined.writer_scales == {"x": 1.0}
+
+
+def make_lines(hand, texts, rng):
+    """Lines of a hand: records, ink, and peaks that scatter by a pixel."""
+    records, ink, peaks = [], [], []
+    for text in texts:
+        borders = hand.edges(text, {"x": 1.0}, rng=rng)
+        widths = np.diff(borders)
+        places = borders[:-1] + PLACE * widths + rng.normal(size=len(text))
+        records.append(TextImage(file_name="images/0.png", text=text, writer="x"))
+        ink.append([borders[0], 10.0, borders[-1], 50.0])
+        ends = (borders[0], borders[-1])
+        peaks.append(Peaks(text=text, ink=ends, places=places, log_probability=-1.0))
+    return records, np.array(ink), peaks
+
+
+def test_a_hands_spaces_are_measured_beside_its_letters():
+    rng = np.random.default_rng(0)
+    hand = replace(MODEL, writer_scales={"x": 0.8}, space_scales={"x": 2.5}, spread=0.1, room=10**5)
+    lines = make_lines(hand, ["mama aim miami am", "am iii mai mama", "aim aim mama"] * 5, rng)
+    start = replace(MODEL, room=10**5)
+    found = align_spacing(*lines, start)
+    assert found.space_scale({"x": 1.0}) == pytest.approx(2.5, rel=0.15)
+    assert found.scale({"x": 1.0}) == pytest.approx(0.8, rel=0.08)
+    assert found.scale({"broad": 1.0}) == 1.5 and found.space_scale({"broad": 1.0}) == 1.0
+    assert align_spacing(*lines, start, {"broad"}) == start
+    mixed = {"x": 0.5, "broad": 0.5}
+    assert found.space_scale(mixed) == pytest.approx((found.space_scale({"x": 1.0}) + 1) / 2)
+
+
+def test_words_say_nothing_of_spaces():
+    lines = make_lines(MODEL, ["mama", "aim"], np.random.default_rng(0))
+    assert align_spacing(*lines, MODEL) == MODEL
 
 
 def test_characters_without_a_measured_border_keep_their_widths():
@@ -221,7 +256,7 @@ def test_a_segments_borders_are_the_lines_from_its_own_first_column():
 
 
 def test_a_line_that_was_not_measured_is_whole():
-    segments, _, columns = cut(score=-2.0)
+    segments, _, columns = cut(score=-3.0)
     assert [(s.text, s.columns) for s in segments] == [(LINE, (0, columns))]
 
 

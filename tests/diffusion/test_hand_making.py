@@ -10,9 +10,9 @@ import torch.nn.functional as F
 from diffusion.hand_making import (
     draw_hand,
     hand_from_lines,
-    measure_width_scale,
+    measure_scales,
     mix_hands,
-    predict_width_scale,
+    predict_scales,
     read_line,
 )
 from diffusion.hands import add_hands
@@ -67,15 +67,16 @@ def test_ink_twice_as_wide_as_expected_is_a_hand_twice_as_wide(styled_pipeline):
     line[10:20, 4 : 4 + 2 * round(model.expected_width("beg"))] = 0
     pipeline = with_recogniser(styled_pipeline, Speller(styled_pipeline, "beg"))
     assert read_line(pipeline, line) == "beg"
-    assert measure_width_scale(pipeline, [line]) == pytest.approx(2, rel=0.05)
+    assert measure_scales(pipeline, [line]) == (pytest.approx(2, rel=0.05), 1.0)
 
 
 @pytest.mark.parametrize("read", ["", "a"])
 def test_where_nothing_is_read_the_width_follows_from_the_style(styled_pipeline, read):
     pipeline = with_recogniser(styled_pipeline, Speller(styled_pipeline, read))
-    assert measure_width_scale(pipeline, [draw_line("bead")]) is None
+    assert measure_scales(pipeline, [draw_line("bead")]) is None
     hand = hand_from_lines(pipeline, [draw_line("bead")])
-    assert hand.width_scale == pytest.approx(predict_width_scale(pipeline, hand.style), abs=1e-4)
+    predicted = predict_scales(pipeline, hand.style)
+    assert (hand.width_scale, hand.space_scale) == pytest.approx(predicted, abs=1e-4)
 
 
 def test_width_scales_that_lie_in_the_style_are_predicted(styled_pipeline):
@@ -84,7 +85,7 @@ def test_width_scales_that_lie_in_the_style_are_predicted(styled_pipeline):
     styles = F.normalize(torch.randn(40, 6, generator=generator), dim=1)
     pipeline = replace_writers(styled_pipeline, names, styles, torch.exp(0.3 * styles[:, 0]).tolist())
     other = F.normalize(torch.randn(6, generator=generator), dim=0)
-    assert predict_width_scale(pipeline, other) == pytest.approx(float(torch.exp(0.3 * other[0])), rel=0.02)
+    assert predict_scales(pipeline, other) == (pytest.approx(float(torch.exp(0.3 * other[0])), rel=0.02), 1.0)
 
 
 def replace_writers(pipeline, names, styles, scales):

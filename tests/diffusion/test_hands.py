@@ -36,24 +36,25 @@ def make_hand(model, **changes):
 
 
 def test_a_hand_is_the_same_after_its_file(model, tmp_path):
-    hand = make_hand(model, offset=torch.arange(5.0))
+    hand = make_hand(model, offset=torch.arange(5.0), space_scale=1.5)
     hand.save(tmp_path / "me.safetensors")
     read = Hand.load(tmp_path / "me.safetensors")
     assert torch.equal(read.style, hand.style) and torch.equal(read.offset, hand.offset)
-    assert (read.width_scale, read.style_space) == (1.25, "abc")
+    assert (read.width_scale, read.space_scale, read.style_space) == (1.25, 1.5, "abc")
     assert (tmp_path / "me.safetensors").stat().st_size < 4096
 
 
 def test_a_hand_joins_a_model_as_a_writer_and_the_others_stay(model):
     unet, config = model
     offset = torch.full((unet.writer_embedding.weight.shape[1],), 0.5)
-    grown, new = add_hands(unet, config, {"me": make_hand(model, offset=offset)})
+    grown, new = add_hands(unet, config, {"me": make_hand(model, offset=offset, space_scale=1.5)})
     count = len(config.writers)
     assert new.writers == (*config.writers, "me") and new.width_model.writer_scales["me"] == 1.25
     assert torch.equal(grown.writer_styles[:count], unet.writer_styles[:count])
     assert torch.equal(grown.writer_embedding.weight[:count], unet.writer_embedding.weight[:count])
     assert torch.equal(grown.writer_embedding.weight[-1], unet.writer_embedding.weight[-1])  # the null writer
     found = hand_of_writer(grown, new, "me")
+    assert (found.width_scale, found.space_scale) == (1.25, 1.5)
     assert torch.equal(found.style, make_hand(model).style) and torch.equal(found.offset, offset)
 
 
