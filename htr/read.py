@@ -52,7 +52,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--recogniser",
         metavar="NAME",
-        help=f"{CHOICES} (default: models/recogniser, a place for your own; none ships yet)",
+        help=f"{CHOICES} (default: the one that ships, models/recogniser)",
     )
     parser.add_argument(
         "--split", choices=SPLITS, help="of a folder with texts: this split alone (default: all)"

@@ -170,7 +170,7 @@ def load_recogniser(
     if name.startswith("trocr:"):
         return TrOCRRecogniser(name.removeprefix("trocr:"), flag=flag, device=device)
     if not Path(name).is_dir() and name == SHIPPED:
-        raise FileNotFoundError(f"{flag}: none ships with this version. Name one: {CHOICES}")
+        raise FileNotFoundError(f"{flag}: the program's own, {SHIPPED}, is missing. Name another: {CHOICES}")
     if not Path(name).is_dir():
         raise FileNotFoundError(f"{flag} {name}: no such folder, and not one of {CHOICES}")
     return CRNNRecogniser(CRNN.from_pretrained(name, flag=flag).to(device or "cpu"), name)

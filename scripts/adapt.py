@@ -80,7 +80,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         "--recogniser",
         type=Path,
         metavar="FOLDER",
-        help="recogniser to start from (default: models/recogniser, a place for your own; none ships yet)",
+        help="recogniser to start from (default: the one that ships, models/recogniser)",
     )
     parser.add_argument(
         "--generator", type=Path, metavar="FOLDER", help="generator to adapt (default: models/demo)"

@@ -4,10 +4,10 @@
   python3 scripts/training_data.py --pages Copiste-d-un-jour TestamentsDePoilus --dhsd DHSD \\
       --fonts data/fonts --save_dir data/demo
 
-Writes a folder of text images for each source, 80 pixels high: NAME has the images of the writers that
-models/demo knows, NAME_unseen those of all others. 2 of 100 texts are for validation and 4 for test, chosen
-by the SHA-256 of their letters and digits, so that a text is held out in all hands. Sources and licences:
-models/demo/README.md.
+Writes a folder of text images for each source, 80 pixels high (fonts: words and lines): NAME has the images
+of the writers that models/demo knows, NAME_unseen those of all others. 2 of 100 texts are for validation and
+4 for test, chosen by the SHA-256 of their letters and digits, so that a text is held out in all hands.
+Sources and licences: models/demo/README.md.
 """
 
 import argparse
@@ -104,7 +104,9 @@ def name_writers(source: Path, folder: Path) -> Path:
 
 
 def share_out(raw: Path, target: Path, known: set[str], *, keep_splits: bool) -> None:
-    """Move a folder's images to those of the known writers and, beside it, of the others."""
+    """Move a folder's images to those of the known writers and, beside it, of the others; to what is there
+    already they are added.
+    """
     of_folder: dict[Path, list[TextImage]] = {}
     for record in read_text_images(raw):
         is_known = record.writer in known
@@ -112,10 +114,14 @@ def share_out(raw: Path, target: Path, known: set[str], *, keep_splits: bool) ->
         split = "test" if not is_known else record.split if keep_splits else split_of_text(record.text)
         of_folder.setdefault(folder, []).append(replace(record, split=split))
     for folder, records in of_folder.items():
-        (folder / IMAGE_FOLDER).mkdir(parents=True)
-        for record in records:
-            (raw / record.file_name).rename(folder / record.file_name)
-        write_metadata(folder, records)
+        there = read_text_images(folder) if folder.exists() else []
+        (folder / IMAGE_FOLDER).mkdir(parents=True, exist_ok=True)
+        prefix = f"{raw.name}-" if there else ""
+        names = [f"{IMAGE_FOLDER}/{prefix}{Path(record.file_name).name}" for record in records]
+        for record, name in zip(records, names, strict=True):
+            (raw / record.file_name).rename(folder / name)
+        records = [replace(record, file_name=name) for record, name in zip(records, names, strict=True)]
+        write_metadata(folder, [*there, *records])
         print(f"wrote       {len(records)} images of {len({r.writer for r in records})} hands to {folder}")
 
 
@@ -142,9 +148,10 @@ def main(args: argparse.Namespace) -> None:
             print(f"process     {name}", flush=True)
             command = [*flags, "--save_dir", raw / "images" / name]
             call_script("preprocessing/process_dataset.py", command, args.save_dir / f"{name}.log", None)
-            share_out(
-                raw / "images" / name, args.save_dir / name, known, keep_splits=name.startswith("font_")
-            )
+            # One folder for all fonts: a training takes a writer's name in two folders for two writers.
+            is_font = name.startswith("font_")
+            target = args.save_dir / ("fonts" if is_font else name)
+            share_out(raw / "images" / name, target, known, keep_splits=is_font)
 
 
 def parse_args() -> argparse.Namespace:

@@ -47,7 +47,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--recogniser",
         metavar="NAME",
-        help=f"{CHOICES} (default: models/recogniser, a place for your own; none ships yet)",
+        help=f"{CHOICES} (default: the one that ships, models/recogniser)",
     )
     parser.add_argument("--device", help="e.g. cpu or cuda:1 (default: a GPU if there is one)")
     return parser.parse_args(argv)

@@ -23,3 +23,14 @@ def test_hands_that_the_model_does_not_know_get_a_folder_of_their_own(tmp_path):
         assert all(before.pop(record.file_name).text == record.text for record in records)
         assert writer == "anna" or {record.split for record in records} == {"test"}
     assert not before
+
+
+def test_words_and_lines_of_fonts_share_a_folder_and_their_writers(tmp_path):
+    target = tmp_path / "fonts"
+    for name in ("font_words", "font_lines"):
+        make_word_folder(tmp_path / name, ("one", "two"), ("caveat",))
+        share_out(tmp_path / name, target, {"caveat"}, keep_splits=True)
+    records = read_text_images(target)
+    assert len({record.file_name for record in records}) == 4
+    assert all((target / record.file_name).is_file() for record in records)
+    assert {record.writer for record in records} == {"caveat"}
