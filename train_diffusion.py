@@ -201,7 +201,8 @@ def make_distillation(
     args: argparse.Namespace, accelerator: Accelerator, checkpoint: Path | None
 ) -> DistillationTrainer:
     """Read the data and the teacher, and go to where the run stopped."""
-    lesson = open_lesson(args.distil_from, checkpoint, args.student_steps)
+    guidance = args.guidance_scale, args.writer_guidance_scale
+    lesson = open_lesson(args.distil_from, checkpoint, args.student_steps, *guidance)
     words = choose_known(read_sources(parse_sources(args.dataset_path)), lesson.start, accelerator.print)
     trainer = make_distillation_trainer(
         accelerator,

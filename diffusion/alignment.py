@@ -267,7 +267,7 @@ def refine_spacing(
     writers: Collection[str] | None = None,
 ) -> WidthModel:
     """How wide each hand's spaces are beside its other characters, from measured borders; and with that the
-    hands' scales, so that lines are as wide as they are. Hands without spaces stay as they are.
+    hands' scales, so that the images are as wide as they are. Hands without spaces stay as they are.
 
     Borders depend on the widths that they were fitted to, so this is done two or three times in turn.
 
@@ -275,30 +275,24 @@ def refine_spacing(
         edges: (n + 1,) borders of each text's characters, pixels.
         writers: whose; None is all.
     """
-    lines: dict[str, list[tuple[str, np.ndarray]]] = {}
+    images: dict[str, list[tuple[str, np.ndarray]]] = {}
     for record, borders in zip(records, edges, strict=True):
         if len(record.text) > 1 and (writers is None or record.writer in writers):
-            lines.setdefault(record.writer, []).append((record.text, np.abs(np.diff(borders)).clip(min=1)))
-    for writer, of_writer in lines.items():
-        is_space = np.concatenate([[c == " " for c in text] for text, _ in of_writer])
+            images.setdefault(record.writer, []).append((record.text, np.abs(np.diff(borders)).clip(min=1)))
+    for writer, of_writer in images.items():
+        hand = {writer: 1.0}
+        lines = [(text, widths) for text, widths in of_writer if " " in text]
+        is_space = np.array([c == " " for text, _ in lines for c in text])
         if not is_space.any() or is_space.all():
             continue
-        logs = np.log(
-            np.concatenate(
-                [widths / model.expected_widths(text, {writer: 1.0}) for text, widths in of_writer]
-            )
-        )
+        logs = np.concatenate([np.log(widths / model.expected_widths(text, hand)) for text, widths in lines])
         count = int(is_space.sum())
         ratio = (np.median(logs[is_space]) - np.median(logs[~is_space])) * count / (count + SPACES_AT_ONE)
-        space = float(np.clip(model.space_scale({writer: 1.0}) * np.exp(ratio), *SPACE_SCALES))
+        space = float(np.clip(model.space_scale(hand) * np.exp(ratio), *SPACE_SCALES))
         model = replace(model, space_scales={**model.space_scales, writer: round(space, 4)})
-        ratios = [
-            widths.sum() / model.expected_widths(text, {writer: 1.0}).sum()
-            for text, widths in of_writer
-            if " " in text
-        ]
+        ratios = [widths.sum() / model.expected_widths(text, hand).sum() for text, widths in of_writer]
         factor = (len(ratios) * float(np.median(ratios)) + 2) / (len(ratios) + 2)
-        scale = round(model.scale({writer: 1.0}) * factor, 4)
+        scale = round(model.scale(hand) * factor, 4)
         model = replace(model, writer_scales={**model.writer_scales, writer: scale})
     return model
 
@@ -310,16 +304,16 @@ def align_spacing(
     model: WidthModel,
     writers: Collection[str] | None = None,
 ) -> WidthModel:
-    """``refine_spacing`` by the images with spaces, aligned anew each time; see ``align``."""
-    rows = [
-        i
-        for i, peak in enumerate(peaks)
-        if peak is not None and peak.is_sure and " " in peak.text
-        if writers is None or records[i].writer in writers
-    ]
+    """``refine_spacing`` by all images of hands with spaces, those with spaces aligned anew each time; see
+    ``align``.
+    """
+    is_line = [peak is not None and peak.is_sure and " " in peak.text for peak in peaks]
+    spaced = {record.writer for record, is_one in zip(records, is_line, strict=True) if is_one}
+    spaced &= spaced if writers is None else set(writers)
+    rows = [i for i, record in enumerate(records) if record.writer in spaced]
     if not rows:
         return model
-    records, peaks = [records[i] for i in rows], [peaks[i] for i in rows]
+    records, peaks = [records[i] for i in rows], [peaks[i] if is_line[i] else None for i in rows]
     for _ in range(SPACING_ROUNDS):
         model = refine_spacing(model, records, align(records, ink[rows], peaks, model).edges)
     return model

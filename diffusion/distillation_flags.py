@@ -1,6 +1,7 @@
 """The flags of train_diffusion.py that make a student."""
 
 import argparse
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from diffusion.distillation_settings import (
 )
 from utils.cli import positive_int
 
+_SCALES = ("guidance_scale", "writer_guidance_scale")
 # What a student takes from its teacher, or what has nothing to say about one.
 _REFUSED = ("init_from", "fit_hand", "vae", "style_encoder", "recogniser_steps", "writer_rate_factor")
 
@@ -37,6 +39,16 @@ def add_distillation_flags(parser: argparse.ArgumentParser) -> None:
         type=positive_int,
         help=f"passes in which the student draws (default: {STUDENT_STEPS})",
     )
+    for name, what, default in (
+        ("guidance_scale", "text", "the teacher's default"),
+        ("writer_guidance_scale", "writer", "that of --guidance_scale"),
+    ):
+        group.add_argument(
+            f"--{name}",
+            type=float,
+            metavar="SCALE",
+            help=f"weight of the {what} in what the student learns, fixed by it (default: {default})",
+        )
     group.add_argument(
         "--guidance_steps",
         type=int,
@@ -55,6 +67,9 @@ def check_distillation_flags(
     """
     if (args.guidance_steps or 0) < 0:
         parser.error(f"--guidance_steps {args.guidance_steps}: must be at least 0")
+    for name in _SCALES:
+        if not 0 <= (getattr(args, name) or 0) < math.inf:
+            parser.error(f"--{name} {getattr(args, name)}: at least 0, and a number")
     if args.distil_from:
         for name in (*taken, *_REFUSED):
             if getattr(args, name) is not None:
@@ -63,6 +78,6 @@ def check_distillation_flags(
                     " leave one of them out"
                 )
     else:
-        for name in ("student_steps", "guidance_steps"):
+        for name in ("student_steps", "guidance_steps", *_SCALES):
             if getattr(args, name) is not None:
                 parser.error(f"--{name} {getattr(args, name)}: goes with --distil_from")

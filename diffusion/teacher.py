@@ -8,6 +8,7 @@ from pathlib import Path
 from safetensors import SafetensorError
 
 from diffusion.distillation_settings import STUDENT_STEPS
+from diffusion.guided_prediction import Guidance
 from diffusion.loading import find_teacher, read_config
 from diffusion.noise_schedule import FLOW_PREDICTION
 from diffusion.pipeline import HandwritingPipeline
@@ -36,11 +37,19 @@ class Lesson:
     student: Student
 
 
-def open_lesson(teacher: Path | None, checkpoint: Path | None, num_steps: int | None) -> Lesson:
+def open_lesson(
+    teacher: Path | None,
+    checkpoint: Path | None,
+    num_steps: int | None,
+    guidance_scale: float | None = None,
+    writer_guidance_scale: float | None = None,
+) -> Lesson:
     """Load the teacher of --distil_from, or the checkpoint to resume with the teacher that it holds.
 
     Args:
         num_steps: what --student_steps says, if it does.
+        guidance_scale, writer_guidance_scale: of the teacher's drawings, which a new student learns; None is
+            the teacher's default.
     Raises:
         FileNotFoundError, UserError: if one of them can't be loaded, or the teacher can't teach.
     """
@@ -49,10 +58,24 @@ def open_lesson(teacher: Path | None, checkpoint: Path | None, num_steps: int | 
             find_teacher(teacher, flag="--distil_from"), flag="--distil_from"
         )
         check_teacher(start, f"--distil_from {teacher}")
-        student = make_student(start, num_steps or STUDENT_STEPS)
+        guidance = start.choose_guidance(guidance_scale, writer_guidance_scale)
+        student = make_student(start, num_steps or STUDENT_STEPS, guidance)
         return Lesson(start=start, teacher=start.unet, student=student)
     start = HandwritingPipeline.from_pretrained(checkpoint, flag="--resume")
     student = check_resume(start, checkpoint, num_steps)
+    scales = (
+        ("guidance_scale", guidance_scale, student.guidance.text),
+        (
+            "writer_guidance_scale",
+            writer_guidance_scale,
+            student.guidance.writer,
+        ),
+    )
+    for name, given, own in scales:
+        if given not in (None, own):
+            raise UserError(
+                f"--{name} {given:g}: the run to --resume has {own:g}. Leave it out, or start anew."
+            )
     return Lesson(start=start, teacher=read_teacher(checkpoint, start.unet), student=student)
 
 
@@ -71,8 +94,8 @@ def check_teacher(teacher: HandwritingPipeline, where: str) -> None:
         )
 
 
-def make_student(teacher: HandwritingPipeline, num_steps: int) -> Student:
-    """A student of a model, with its default guidance, on the grid that its default scheduler would take.
+def make_student(teacher: HandwritingPipeline, num_steps: int, guidance: Guidance) -> Student:
+    """A student of a model with this guidance, on the grid that its default scheduler would take.
 
     Raises:
         UserError: for more steps than make sense.
@@ -84,7 +107,7 @@ def make_student(teacher: HandwritingPipeline, num_steps: int) -> Student:
     extra = teacher.config.extra
     return Student(
         grid=tuple(round(level, 6) for level in scheduler.sigmas[:num_steps].tolist()),
-        guidance=teacher.choose_guidance(),
+        guidance=guidance,
         teacher={key: extra.get(key) for key in ("dataset", "step", "preset")},
     )
 

@@ -46,13 +46,18 @@ TINY_TRAINING = (
 )
 
 
+def forget_accelerator() -> None:
+    """Let this process make an Accelerator of another precision: it has one state for all of them."""
+    from accelerate.state import AcceleratorState
+
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
 def run_script(name: str, *argv: object) -> None:
     """Call a script's ``main`` in this process with a command line; ``name`` is its path from the root,
     without ``.py``.
     """
-    from accelerate.state import AcceleratorState
-
-    AcceleratorState._reset_state(reset_partial_state=True)  # a process has one, with one precision
+    forget_accelerator()
     script = importlib.import_module(name.replace("/", "."))
     script.main(script.parse_args([str(value) for value in argv]))
 

@@ -18,6 +18,7 @@ from tests.helpers import (
     WRITERS,
     assert_equal_states,
     clone_checkpoint,
+    forget_accelerator,
     make_word_folder,
     run_script,
 )
@@ -88,6 +89,7 @@ def test_a_resume_finds_the_teacher_in_the_run(distil, student_run, tmp_path, wo
 def make_trainer(words_folder, teacher, save_path, *argv):
     given = ("--dataset_path", words_folder, "--save_path", save_path, "--distil_from", teacher)
     args = parse_args([str(value) for value in (*given, *COURSE, "--max_train_steps", 4, *argv)])
+    forget_accelerator()
     return make_distillation(args, make_accelerator("no", None, save_path), None)
 
 
@@ -193,6 +195,8 @@ def test_no_hand_is_fitted_to_a_student(student_run, words_folder, tmp_path):
         ("--distil_from", "x", "--recogniser_steps", "3"),
         ("--student_steps", "2"),
         ("--distil_from", "x", "--guidance_steps", "-1"),
+        ("--distil_from", "x", "--guidance_scale", "-1.0"),
+        ("--writer_guidance_scale", "2.0"),
     ],
 )
 def test_flags_that_do_not_go_together_are_named(argv, capsys):
@@ -205,6 +209,14 @@ def test_a_run_keeps_its_number_of_steps(distil, student_run, tmp_path):
     run = clone_checkpoint(student_run / "step_00000002", tmp_path / "run")
     with pytest.raises(UserError, match="--student_steps 2: the run to --resume has 4"):
         distil("--resume", "--student_steps", 2, save_path=run)
+
+
+def test_a_student_learns_the_guidance_that_is_asked_for(distil, tmp_path):
+    run = distil("--max_train_steps", 2, "--guidance_scale", 1.5, "--writer_guidance_scale", 2)
+    student = read_config(run / "step_00000002")["student"]
+    assert (student["guidance_scale"], student["writer_guidance_scale"]) == (1.5, 2.0)
+    with pytest.raises(UserError, match=r"--guidance_scale 3: the run to --resume has 1\.5"):
+        distil("--resume", "--guidance_scale", 3, save_path=run)
 
 
 def test_an_ordinary_run_does_not_go_on_as_a_distillation(distil, tiny_run, tmp_path):

@@ -185,6 +185,16 @@ def test_a_hands_spaces_are_measured_beside_its_letters():
     assert found.space_scale(mixed) == pytest.approx((found.space_scale({"x": 1.0}) + 1) / 2)
 
 
+def test_a_hands_words_keep_their_width_beside_a_few_lines():
+    lines = make_lines(
+        replace(MODEL, writer_scales={"x": 0.8}), ["mama aim", "am iii"], np.random.default_rng(0)
+    )
+    words = make_lines(MODEL, ["mama", "aim", "miami"] * 5, np.random.default_rng(1))
+    records, ink, peaks = ([*a, *b] for a, b in zip(lines, words, strict=True))
+    found = align_spacing(records, np.array(ink), peaks, MODEL)
+    assert found.scale({"x": 1.0}) == pytest.approx(1, abs=0.02)
+
+
 def test_words_say_nothing_of_spaces():
     lines = make_lines(MODEL, ["mama", "aim"], np.random.default_rng(0))
     assert align_spacing(*lines, MODEL) == MODEL
