@@ -1,6 +1,7 @@
 """htr/read.py: files and folders, on the screen and in files, with error rates where texts are known."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from htr.crnn import CRNN, CRNNConfig
 from htr.pictures import clean_line, is_text_image, read_picture
 from htr.read import main, parse_args
 from htr.reading import Reading
-from tests.helpers import draw_word, make_word_folder
+from tests.helpers import draw_word, make_word_folder, run_script
 from utils.errors import UserError
 
 
@@ -81,3 +82,13 @@ def test_a_line_on_grey_paper_becomes_a_text_image(tmp_path):
 def test_the_confidence_of_a_character_does_not_fall_with_the_length():
     assert Reading(text="ab", confidence=0.25).character_confidence == pytest.approx(0.5)
     assert Reading(text="", confidence=0.0).character_confidence == 0
+
+
+def test_the_recogniser_that_ships_reads_lines_of_fonts(tmp_path, capsys):
+    pytest.importorskip("fontpkg")
+    given = ("--dataset", "fonts", "--fonts", "kalam", "--unit", "line", "--num_words", "8")
+    run_script("preprocessing/process_dataset", *given, "--save_dir", tmp_path / "lines")
+    capsys.readouterr()
+    run_script("htr/read", tmp_path / "lines", "--device", "cpu")
+    cer = float(re.search(r"CER ([\d.]+) %", capsys.readouterr().err)[1])
+    assert cer < 15
