@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from diffusion.latent_recogniser import FRAMES, LatentRecogniser
-from diffusion.layout import COLUMN, WidthModel, expected_edges, shape_class
+from diffusion.layout import COLUMN, WidthModel, expected_edges, shape_class, usual_ratio
 from utils.charset import is_right_to_left, order_along_line
 from utils.text_images import TextImage
 
@@ -264,7 +264,6 @@ def refine_spacing(
     model: WidthModel,
     records: Sequence[TextImage],
     edges: Sequence[np.ndarray],
-    writers: Collection[str] | None = None,
 ) -> WidthModel:
     """How wide each hand's spaces are beside its other characters, from measured borders; and with that the
     hands' scales, so that the images are as wide as they are. Hands without spaces stay as they are.
@@ -273,11 +272,10 @@ def refine_spacing(
 
     Args:
         edges: (n + 1,) borders of each text's characters, pixels.
-        writers: whose; None is all.
     """
     images: dict[str, list[tuple[str, np.ndarray]]] = {}
     for record, borders in zip(records, edges, strict=True):
-        if len(record.text) > 1 and (writers is None or record.writer in writers):
+        if len(record.text) > 1:
             images.setdefault(record.writer, []).append((record.text, np.abs(np.diff(borders)).clip(min=1)))
     for writer, of_writer in images.items():
         hand = {writer: 1.0}
@@ -291,8 +289,7 @@ def refine_spacing(
         space = float(np.clip(model.space_scale(hand) * np.exp(ratio), *SPACE_SCALES))
         model = replace(model, space_scales={**model.space_scales, writer: round(space, 4)})
         ratios = [widths.sum() / model.expected_widths(text, hand).sum() for text, widths in of_writer]
-        factor = (len(ratios) * float(np.median(ratios)) + 2) / (len(ratios) + 2)
-        scale = round(model.scale(hand) * factor, 4)
+        scale = round(model.scale(hand) * usual_ratio(ratios), 4)
         model = replace(model, writer_scales={**model.writer_scales, writer: scale})
     return model
 
@@ -306,10 +303,14 @@ def align_spacing(
 ) -> WidthModel:
     """``refine_spacing`` by all images of hands with spaces, those with spaces aligned anew each time; see
     ``align``.
+
+    Args:
+        writers: whose spaces are measured; None is all.
     """
     is_line = [peak is not None and peak.is_sure and " " in peak.text for peak in peaks]
     spaced = {record.writer for record, is_one in zip(records, is_line, strict=True) if is_one}
-    spaced &= spaced if writers is None else set(writers)
+    if writers is not None:
+        spaced &= set(writers)
     rows = [i for i, record in enumerate(records) if record.writer in spaced]
     if not rows:
         return model

@@ -14,7 +14,11 @@ from diffusion.distillation_settings import (
 )
 from utils.cli import positive_int
 
-_SCALES = ("guidance_scale", "writer_guidance_scale")
+# Weights of what a student learns, and what they are by default.
+_SCALES = {
+    "guidance_scale": ("text", "the teacher's default"),
+    "writer_guidance_scale": ("writer", "that of --guidance_scale"),
+}
 # What a student takes from its teacher, or what has nothing to say about one.
 _REFUSED = ("init_from", "fit_hand", "vae", "style_encoder", "recogniser_steps", "writer_rate_factor")
 
@@ -39,10 +43,7 @@ def add_distillation_flags(parser: argparse.ArgumentParser) -> None:
         type=positive_int,
         help=f"passes in which the student draws (default: {STUDENT_STEPS})",
     )
-    for name, what, default in (
-        ("guidance_scale", "text", "the teacher's default"),
-        ("writer_guidance_scale", "writer", "that of --guidance_scale"),
-    ):
+    for name, (what, default) in _SCALES.items():
         group.add_argument(
             f"--{name}",
             type=float,

@@ -22,7 +22,7 @@ from diffusion.cache_folder import encode_training_set
 from diffusion.config import CheckpointConfig
 from diffusion.dataset import LatentCache
 from diffusion.hands import STYLE_SPACE, Hand, add_hands, hand_of_writer
-from diffusion.layout import WidthModel
+from diffusion.layout import WidthModel, usual_ratio
 from diffusion.pipeline import HandwritingPipeline
 from diffusion.presets import DEFAULT_PRESET, PRESETS
 from diffusion.student import check_no_student
@@ -198,7 +198,7 @@ def measure_width_scale(records: Sequence[TextImage], ink: np.ndarray, model: Wi
         float(box[2] - box[0]) / model.expected_width(record.text)
         for record, box in zip(records, ink, strict=True)
     ]
-    return round((len(ratios) * float(np.median(ratios)) + 2) / (len(ratios) + 2), 4)
+    return round(usual_ratio(ratios), 4)
 
 
 def measure_hands(

@@ -107,11 +107,12 @@ def measure_scales(
     for window in windows:
         latents = _encode(pipeline, window)
         text = _read_latents(pipeline, latents)
-        if len(text) < LEAST_CHARACTERS or model.expected_width(text) >= model.room:
+        expected = model.expected_width(text)
+        if len(text) < LEAST_CHARACTERS or expected >= model.room:
             continue
         columns = np.flatnonzero((window < INK).any(axis=0))
         boxes.append([columns[0], 0, columns[-1] + 1, window.shape[0]])
-        ratios.append((columns[-1] + 1 - columns[0]) / model.expected_width(text))
+        ratios.append((columns[-1] + 1 - columns[0]) / expected)
         records.append(TextImage(file_name="", text=text, writer=_ANYBODY))
         ids = pipeline.config.charset.encode([order_along_line(text)], len(text)).to(pipeline.device)
         peaks += find_peaks(pipeline.latent_recogniser, latents, ids, [text], np.array(boxes[-1:]))

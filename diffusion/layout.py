@@ -139,6 +139,11 @@ def _mix(scales: Mapping[str, float], writers: Mapping[str, float] | None) -> fl
     return sum(share * scales.get(writer, 1.0) for writer, share in writers.items())
 
 
+def usual_ratio(ratios: Sequence[float]) -> float:
+    """The median of measured widths as multiples of the expected ones, as if two more were at 1."""
+    return (len(ratios) * float(np.median(ratios)) + 2) / (len(ratios) + 2)
+
+
 def expected_edges(records: Sequence[TextImage], ink: np.ndarray, model: WidthModel) -> list[np.ndarray]:
     """Expected borders of the characters of text images, each as wide as its ink.
 

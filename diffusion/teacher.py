@@ -63,15 +63,10 @@ def open_lesson(
         return Lesson(start=start, teacher=start.unet, student=student)
     start = HandwritingPipeline.from_pretrained(checkpoint, flag="--resume")
     student = check_resume(start, checkpoint, num_steps)
-    scales = (
+    for name, given, own in (
         ("guidance_scale", guidance_scale, student.guidance.text),
-        (
-            "writer_guidance_scale",
-            writer_guidance_scale,
-            student.guidance.writer,
-        ),
-    )
-    for name, given, own in scales:
+        ("writer_guidance_scale", writer_guidance_scale, student.guidance.writer),
+    ):
         if given not in (None, own):
             raise UserError(
                 f"--{name} {given:g}: the run to --resume has {own:g}. Leave it out, or start anew."

@@ -33,19 +33,14 @@ def align_training(trainer: DiffusionTrainer, *, is_new: bool, new_hands: Collec
     found = [_find_all_peaks(trainer) if trainer.accelerator.is_main_process else None]
     peaks = broadcast_object_list(found)[0]  # processes whose borders differ would draw different samples
     model = config.width_model
+    train = sorted(set(words.train_indices()))
     if is_new:
         first = align(words.records, ink, peaks, model)
-        rows = [i for i in sorted(set(words.train_indices())) if first.is_measured[i]]
+        rows = [i for i in train if first.is_measured[i]]
         model = refine_width_model(model, [words.records[i] for i in rows], [first.edges[i] for i in rows])
     if is_new or new_hands:
-        rows = sorted(set(words.train_indices()))
-        model = align_spacing(
-            [words.records[i] for i in rows],
-            ink[rows],
-            [peaks[i] for i in rows],
-            model,
-            None if is_new else new_hands,
-        )
+        records, of_train = [words.records[i] for i in train], [peaks[i] for i in train]
+        model = align_spacing(records, ink[train], of_train, model, None if is_new else new_hands)
     alignment = align(words.records, ink, peaks, model)
     measured, place = int(alignment.is_measured.sum()), round(alignment.peak_place, 3)
     notes = {"images": measured, "peak_place": place}

@@ -66,7 +66,8 @@ def add_collection(parser: argparse.ArgumentParser) -> None:
         "--first_share",
         type=float,
         metavar="SHARE",
-        help="share of the steps that generated (or font) lines take before the real ones (default: 0.5)",
+        help="share of the steps with generated (or font) lines, before those with real lines alone (default:"
+        " 0.5)",
     )
     group.add_argument(
         "--first_real",

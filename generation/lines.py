@@ -128,14 +128,10 @@ def word_width(model: WidthModel | None, writers: dict[str, float] | None) -> Ca
     if model is None:
         return len
     mean = _mean_width(model)
-    hand, space = model.scale(writers), model.space_scale(writers)
+    hand = model.scale(writers)
 
     def width(word: str) -> float:
-        widths = (
-            model.character_widths.get(character, mean) * (space if character == " " else 1)
-            for character in word
-        )
-        return hand * sum(widths) / mean
+        return hand * sum(model.character_widths.get(character, mean) for character in word) / mean
 
     return width
 

@@ -1,6 +1,7 @@
 """From a scan or photograph of a word to clean ink on white, fitted to the canvas."""
 
 import itertools
+import math
 import unicodedata
 from dataclasses import dataclass
 
@@ -15,10 +16,11 @@ LARGEST_FACTOR = 6  # times the canvas's height; higher pictures are reduced bef
 # Rules above and below a word; lengths as shares of the picture's height.
 RULE_BAND = 0.3  # the part at the top and at the bottom where they lie
 RULE_THICKNESS = 0.05
-RULE_STUB = (0.8, 0.3)  # least length above and below, of one that touches no ink; a T's bar may stand alone
-RULE_AT_SIDE = 0.15  # the same where it ends at the picture's left or right side
+# Least length above, below, and where it ends at the picture's left or right side, of a rule that touches no
+# ink; a T's bar may stand alone.
+RULE_STUB = (0.8, 0.3, 0.15)
 RULE_LENGTH = 0.5  # of the flat runs that are looked at where ink touches a rule ...
-RULE_THROUGH = (1.5, 1.1)  # ... and of the whole of it above and below; letters have shorter flat strokes
+RULE_THROUGH = (1.5, 1.1, math.inf)  # ... and of the whole of it; letters have shorter flat strokes
 RULE_COVERED = 0.15  # share of its columns that may have ink on its outer side
 
 
@@ -109,8 +111,8 @@ def erase_rules(grey: np.ndarray) -> np.ndarray:
     """
     mask = grey < 225
     is_rule = _find_edge_rules(mask)
-    longest = max(1, int(RULE_LENGTH * grey.shape[0]))
-    is_flat = cv2.morphologyEx(mask.astype(np.uint8), cv2.MORPH_OPEN, np.ones((1, longest), np.uint8)) > 0
+    least = max(1, int(RULE_LENGTH * grey.shape[0]))
+    is_flat = cv2.morphologyEx(mask.astype(np.uint8), cv2.MORPH_OPEN, np.ones((1, least), np.uint8)) > 0
     is_rule |= _find_rules(mask, mask, RULE_STUB)
     is_rule |= _find_rules(mask, is_flat, RULE_THROUGH)
     if not is_rule.any():
@@ -137,14 +139,14 @@ def _find_edge_rules(mask: np.ndarray) -> np.ndarray:
     return is_rule[labels]
 
 
-def _find_rules(mask: np.ndarray, flat: np.ndarray, least: tuple[float, float]) -> np.ndarray:
+def _find_rules(mask: np.ndarray, flat: np.ndarray, least: tuple[float, float, float]) -> np.ndarray:
     """(H, W) bool: components of ``flat`` that are thin, lie in the outer part of the height, and have no ink
     on their outer side.
 
     Args:
         mask: (H, W) bool, ink.
         flat: (H, W) bool, the parts of it that may be rules.
-        least: widths of a rule above and below the word, of the height.
+        least: widths of a rule above, below and at the sides of the word, of the height.
     """
     height, width = mask.shape
     thickest = max(3, RULE_THICKNESS * height)
@@ -161,8 +163,8 @@ def _find_rules(mask: np.ndarray, flat: np.ndarray, least: tuple[float, float]) 
             outside, needed = columns[top + h + 1 :], least[1]
         else:
             continue
-        if flat is mask and (left <= 1 or left + w >= width - 1):  # it goes on where the picture was cut out
-            needed = min(needed, RULE_AT_SIDE)
+        if left <= 1 or left + w >= width - 1:  # it goes on where the picture was cut out
+            needed = min(needed, least[2])
         is_rule[index] = w >= needed * height and outside.any(axis=0).mean() < RULE_COVERED
     return is_rule[labels]
 

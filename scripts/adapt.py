@@ -5,7 +5,7 @@
 
 Steps: lines are cut out of the pages; a part of the pages is held out; the recogniser is fine-tuned on the
 real lines; the generator takes on their hand and writes lines, which this recogniser checks; a recogniser
-learns the generated lines first and the real ones last. Then the held-out pages are read before and after,
+learns both mixed first and the real ones alone last. Then the held-out pages are read before and after,
 pages without text are transcribed (PAGE with confidence), and all lines are written for kraken and PyLaia.
 The same command started again goes on where it was. Results: report.md, recogniser/, pages/, and the lines.
 """
@@ -202,7 +202,7 @@ def adapt_recogniser(pages: Pages, settings: CollectionSettings, device: torch.d
         run_arm(settings, work, REAL, 0, course, work / "lines", None, device)
     with step(4, f"the generator takes on the hand, and writes {settings.synthetic} lines"):
         generated = write_generated(settings, lines, work, work / f"{REAL.slug}-0", name_gpu(device))
-    with step(5, f"a recogniser learns generated lines first, real ones last: {recogniser}"):
+    with step(5, f"a recogniser learns generated and real lines, then real ones alone: {recogniser}"):
         run_arm(settings, work, GENERATED, 0, course, work / "lines", generated, device)
         export_recogniser(work / f"{GENERATED.slug}-0", recogniser)
     finish(pages, settings, generated)

@@ -6,17 +6,17 @@ import json
 
 import pytest
 import torch
-from accelerate.state import AcceleratorState
 from diffusers import AutoencoderKL
 
 from scripts import benchmark, benchmark_commands, benchmark_models, benchmark_peers, benchmark_steps
 from scripts.timing import Timing, count_flops, matrix_ceiling, time_interleaved
+from tests.helpers import forget_accelerator
 
 
 @pytest.fixture
 def small(monkeypatch):
     """Tiny stand-ins for the large models."""
-    AcceleratorState._reset_state(reset_partial_state=True)  # of an earlier training in this process
+    forget_accelerator()  # of an earlier training in this process
     monkeypatch.setattr(
         benchmark_steps,
         "make_sd_vae",
