@@ -121,8 +121,12 @@ def lines_of(page):
     ]
 
 
-def write(page):
+def write(page, count=2):
+    """Write, and wait for as many new lines: what the last drawing left on the page may stand for a while."""
+    page.evaluate("document.querySelectorAll('#sheet img').forEach(image => image.classList.add('old'))")
     page.locator("#write").click()
+    page.locator("#sheet img.old").first.wait_for(state="detached")
+    page.locator("#sheet img:not(.old)").nth(count - 1).wait_for()
     wait_for_text(page, "#told", "Done.")
     return lines_of(page)
 
