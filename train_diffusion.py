@@ -29,10 +29,11 @@ from diffusion.config import CheckpointConfig
 from diffusion.distillation import DistillationTrainer, make_distillation_trainer
 from diffusion.distillation_settings import DistillationSettings
 from diffusion.fresh_model import FreshModel, resume_model
-from diffusion.hand_fitting import FIT_SETTINGS, check_model, make_fit_settings, write_hands
+from diffusion.hand_fitting import FIT_SETTINGS, check_model, write_hands
 from diffusion.hands import STYLE_SPACE
 from diffusion.latent_recogniser import LATENT_RECOGNISER_FOLDER, find_latent_recogniser
 from diffusion.loading import find_teacher, load_style_encoder, read_config
+from diffusion.low_rank import DEFAULT_RANK
 from diffusion.new_writers import start_from_nearest
 from diffusion.noise_schedule import FLOW_PREDICTION
 from diffusion.pipeline import HandwritingPipeline
@@ -223,9 +224,10 @@ def fit_hand(args: argparse.Namespace, accelerator: Accelerator) -> None:
     """Fit the hands of --dataset_path to the model of --init_from."""
     start = open_start(args)
     check_model(start, args.init_from)
-    settings = make_fit_settings({name: getattr(args, name) for name in FIT_SETTINGS}, start.config)
+    given = {name: getattr(args, name) for name in FIT_SETTINGS}
     words = read_sources(parse_sources(args.dataset_path))
-    write_hands(start, words, args.fit_hand, settings, accelerator, latent_cache=args.latent_cache)
+    rank = DEFAULT_RANK if args.hand_rank is None else args.hand_rank
+    write_hands(start, words, args.fit_hand, given, accelerator, latent_cache=args.latent_cache, rank=rank)
 
 
 def describe_resume(trainer: DiffusionTrainer, checkpoint: Path) -> None:

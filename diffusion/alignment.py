@@ -16,6 +16,7 @@ from torch import Tensor
 from diffusion.latent_recogniser import FRAMES, LatentRecogniser
 from diffusion.layout import COLUMN, WidthModel, expected_edges, shape_class, usual_ratio
 from utils.charset import is_right_to_left, order_along_line
+from utils.images import INK
 from utils.text_images import TextImage
 
 PEAK_SPREAD = 3.0  # pixels that a peak is off its usual place in a character
@@ -24,6 +25,9 @@ SPACE_SPREAD = 0.6  # ... and a space's
 SPACES_AT_ONE = 5  # as if so many spaces of each hand had been seen at the usual width
 SPACE_SCALES = (0.25, 6.0)  # least and most
 SPACING_ROUNDS = 3
+LEAST_GAP = 4  # columns without ink that may be a space
+BEARING = 2.0  # pixels beside the ink of a letter that are still the letter's
+GAP_SPREAD = 2.0  # pixels that a space's border is off the ink's
 LEAST_LIKELY = -2.5  # nats a character: a text that is less probable is not what the recogniser sees
 
 
@@ -105,12 +109,15 @@ class Peaks:
         ink: left and right border of the ink, pixels.
         places: (n,) of the characters from left to right, pixels.
         log_probability: of the text, nats a character.
+        gaps: (n, 2) left and right end of the white at each space, pixels, from left to right; NaN for other
+            characters, and where there is none. None: nobody looked.
     """
 
     text: str
     ink: tuple[float, float]
     places: np.ndarray
     log_probability: float
+    gaps: np.ndarray | None = None
 
     @property
     def is_sure(self) -> bool:
@@ -149,6 +156,34 @@ def find_peaks(
     ]
 
 
+def find_gaps(peak: Peaks, has_ink: np.ndarray) -> Peaks:
+    """The same peaks with the white at each space: the widest run without ink between the peaks of its
+    neighbours.
+
+    A recogniser says that there is a space, and not how wide it is: its peak may be at either end.
+
+    Args:
+        has_ink: (W,) bool, which of the image's columns have ink.
+    """
+    gaps = np.full((len(peak.text), 2), np.nan)
+    for i, character in enumerate(order_along_line(peak.text)):
+        if character == " " and 0 < i < len(peak.text) - 1:
+            # A peak may be just before its letter.
+            low, high = (round(float(place)) for place in (peak.places[i - 1], peak.places[i + 1] + COLUMN))
+            inside = np.concatenate([[True], has_ink[max(low, 0) : max(high, 0)], [True]])
+            changes = np.diff(inside.astype(int))
+            starts, ends = np.flatnonzero(changes == -1), np.flatnonzero(changes == 1)
+            if len(starts) and (ends - starts).max() >= LEAST_GAP:
+                widest = int((ends - starts).argmax())
+                gaps[i] = max(low, 0) + starts[widest], max(low, 0) + ends[widest]
+    return replace(peak, gaps=gaps)
+
+
+def columns_of_ink(image: np.ndarray) -> np.ndarray:
+    """(W,) bool: which columns of an (H, W) uint8 image have ink; a single pixel is a speck."""
+    return (image < INK).sum(axis=0) > 1
+
+
 def measure_peak_place(peaks: Sequence[Peaks], widths: Sequence[np.ndarray]) -> float:
     """Where in a character its peak sits, as a share of its width from its left border.
 
@@ -168,7 +203,8 @@ def measure_peak_place(peaks: Sequence[Peaks], widths: Sequence[np.ndarray]) -> 
 
 
 def fit_borders(peak: Peaks, widths: np.ndarray, peak_place: float) -> np.ndarray:
-    """Borders of a text's characters: least squares of the peaks' places and of the widths.
+    """Borders of a text's characters: least squares of the peaks' places, of the widths, and of the white at
+    spaces.
 
     Args:
         widths: (n,) expected widths from left to right, pixels; scaled so that they fill the ink.
@@ -190,6 +226,13 @@ def fit_borders(peak: Peaks, widths: np.ndarray, peak_place: float) -> np.ndarra
     spreads = np.where(is_space, SPACE_SPREAD, WIDTH_SPREAD) * widths
     matrix[count + rows, rows], matrix[count + rows, rows + 1] = -1 / spreads, 1 / spreads
     values[count:] = widths / spreads
+    if peak.gaps is not None:
+        # Where the white was seen, it says where a space begins and ends, and peak and usual width do not.
+        for i in np.flatnonzero(np.isfinite(peak.gaps[:, 0])):
+            matrix[[i, count + i]] = 0.0
+            matrix[i, i] = matrix[count + i, i + 1] = 1 / GAP_SPREAD
+            ends = peak.gaps[i] + (BEARING, -BEARING)
+            values[[i, count + i]] = ends / GAP_SPREAD
     values -= matrix[:, 0] * left + matrix[:, -1] * right
     inner = np.linalg.lstsq(matrix[:, 1:-1], values, rcond=None)[0] if count > 1 else np.zeros(0)
     # Two peaks in the wrong order must not turn a character around.

@@ -1,6 +1,7 @@
 """From texts and writers to a guided denoiser: what the model knows, where characters go, guidance."""
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 import numpy as np
 import torch
@@ -12,6 +13,7 @@ from diffusion.config import CheckpointConfig
 from diffusion.guided_prediction import Guidance, GuidedPrediction
 from diffusion.latent_recogniser import LatentRecogniser
 from diffusion.layout import layout_columns, pad_edges
+from diffusion.low_rank import hand_weights_of
 from diffusion.noise_schedule import DEFAULT_SCHEDULER, FULL_INTERVAL
 from diffusion.variation import draw_edges, draw_styles
 from unet import UNet
@@ -259,15 +261,31 @@ class GuidedModel:
         )
         if not guidance.is_off:
             self.check_sampling(guidance_scale, writer_guidance_scale)
+        keys = {self.weights_key(writer) for writer in writers}
+        if len(keys) > 1:
+            raise UserError("hands with weights of their own are drawn in batches of their own")
         return GuidedPrediction(
-            self._predict,
+            partial(self._predict, keys.pop()),
             (input_ids, rows, layout, shares, styles),
             guidance,
             self.unet.config,
             self.config.schedule.num_train_timesteps,
         )
 
-    def _predict(self, latents: Tensor, timestep: Tensor, *conditions: Tensor | None) -> Tensor:
+    def weights_key(self, writer: Writer) -> tuple[tuple[int, float], ...]:
+        """What the weights of a writer's own are known by; () for those who have none."""
+        shares = {writer: 1.0} if isinstance(writer, str) else writer or {}
+        rows = {self._writer_index[name]: share for name, share in shares.items()}
+        return hand_weights_of(self.unet).key(rows)
+
+    def _predict(
+        self,
+        weights_key: tuple[tuple[int, float], ...],
+        latents: Tensor,
+        timestep: Tensor,
+        *conditions: Tensor | None,
+    ) -> Tensor:
+        hand_weights_of(self.unet).apply(self.unet, weights_key)
         timesteps = torch.full((len(latents),), float(timestep), device=self.device)  # no copy to wait for
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
             return self.unet(latents, timesteps, *conditions).float()

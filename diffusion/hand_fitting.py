@@ -1,7 +1,9 @@
-"""A hand fitted to a few labelled images of someone's writing: a style vector and a trained offset.
+"""A hand fitted to a few labelled images of someone's writing: a style vector, an offset, and weights of its
+own.
 
 The vector is the mean of the style encoder's vectors of the images, as for any hand from images. The offset
-starts at zero, and is the one thing that is trained: all weights of the model stay as they are.
+and low-rank weights, which are added to the model's while this hand is drawn, start at zero and are trained:
+all weights of the model stay as they are.
 """
 
 import re
@@ -23,6 +25,7 @@ from diffusion.config import CheckpointConfig
 from diffusion.dataset import LatentCache
 from diffusion.hands import STYLE_SPACE, Hand, add_hands, hand_of_writer
 from diffusion.layout import WidthModel, usual_ratio
+from diffusion.low_rank import attach, detach
 from diffusion.pipeline import HandwritingPipeline
 from diffusion.presets import DEFAULT_PRESET, PRESETS
 from diffusion.student import check_no_student
@@ -37,7 +40,9 @@ from utils.text_images import TextImage
 
 HAND_SUFFIX = ".safetensors"
 FEWEST_IMAGES, MOST_IMAGES = 5, 300  # of a hand, that fitting is made for
-FIT_STEPS, FIT_BATCH = 120, 16
+FIT_BATCH = 16
+# Steps for each root of the number of images: longer fits made held-out images of a hand less likely again.
+STEPS_OF_ROOT, FEWEST_STEPS, MOST_STEPS = 24, 40, 420
 RECOGNITION_WEIGHT = 0.1
 FIT_SETTINGS = ("max_train_steps", "batch_size", "learning_rate", "seed")  # that flags may change
 
@@ -53,18 +58,21 @@ def write_hands(
     start: HandwritingPipeline,
     words: TrainingSet,
     target: Path,
-    settings: TrainingSettings,
+    given: Mapping[str, object],
     accelerator: Accelerator,
     *,
     latent_cache: Path | None,
+    rank: int,
 ) -> None:
-    """Fit the hands of all writers of ``words`` at once, and write a file of each.
+    """Fit the hands of all writers of ``words``, one after the other, and write a file of each.
 
     Nothing is written before the end: an interrupted fit leaves no file.
 
     Args:
         target: file of the hand, or folder of the hands' files.
+        given: the flags ``FIT_SETTINGS``, None where not given.
         latent_cache: folder of encoded images; None keeps them for this fit alone.
+        rank: of the weights of each hand's own; 0 for none.
     Raises:
         UserError: if the images are none of the model's, a file can't be written, or the fit fails.
     """
@@ -76,15 +84,21 @@ def write_hands(
         for path in paths.values():  # before the work, not after it
             stack.enter_context(lock_folder(path.parent, "--fit_hand", name=f"{LOCK_NAME}-{path.name}"))
         root = latent_cache or Path(stack.enter_context(TemporaryDirectory()))
-        cache = encode_training_set(words, start.vae, hash_vae(start.vae), accelerator, root, is_shared=True)
-        trainer = make_hand_trainer(start, words, cache, settings, accelerator)
-        for name, hand in fit_hands(trainer).items():
-            hand.save(paths[name])
+        hands, vae_hash = {}, hash_vae(start.vae)
+        for name in paths:
+            rows = [i for i, record in enumerate(words.records) if record.writer == name]
+            part = pick_images(words, rows)
+            cache = encode_training_set(part, start.vae, vae_hash, accelerator, root, is_shared=True)
+            settings = make_fit_settings(given, start.config, len(rows), rank)
+            trainer = make_hand_trainer(start, part, cache, settings, accelerator, rank=rank)
+            hands[name] = fit_hand(trainer)
             accelerator.print(
                 f"fitted      {name!r} from {len(trainer.styles.images[name])} images,"
-                f" {hand.width_scale:.2f} times as wide as the mean hand, spaces"
-                f" {hand.width_scale * hand.space_scale:.2f} times: {paths[name]}"
+                f" {hands[name].width_scale:.2f} times as wide as the mean hand, spaces"
+                f" {hands[name].width_scale * hands[name].space_scale:.2f} times: {paths[name]}"
             )
+        for name, hand in hands.items():
+            hand.save(paths[name])
 
 
 def check_model(start: HandwritingPipeline, models_path: Path) -> None:
@@ -139,10 +153,15 @@ def choose_images(words: TrainingSet, start: HandwritingPipeline, warn: Callable
                 f"note        {writer!r} has {count} images; with more than {MOST_IMAGES}, training of the"
                 " whole model (--init_from without --fit_hand) comes nearer"
             )
+    return replace(pick_images(words, chosen), holds_out=False)
+
+
+def pick_images(words: TrainingSet, rows: Sequence[int]) -> TrainingSet:
+    """Some images of a training set."""
     records, paths, shares = (
-        tuple(values[i] for i in chosen) for values in (words.records, words.paths, words.shares)
+        tuple(values[i] for i in rows) for values in (words.records, words.paths, words.shares)
     )
-    return replace(words, records=records, paths=paths, shares=shares, holds_out=False)
+    return replace(words, records=records, paths=paths, shares=shares)
 
 
 def name_files(target: Path, writers: Sequence[str]) -> dict[str, Path]:
@@ -172,11 +191,17 @@ def name_files(target: Path, writers: Sequence[str]) -> dict[str, Path]:
     return paths
 
 
-def make_fit_settings(given: Mapping[str, object], config: CheckpointConfig) -> TrainingSettings:
-    """The settings of a fit; ``given`` are the flags ``FIT_SETTINGS``, None where not given."""
+def make_fit_settings(
+    given: Mapping[str, object], config: CheckpointConfig, images: int, rank: int
+) -> TrainingSettings:
+    """The settings of a fit to a number of images; ``given`` are the flags ``FIT_SETTINGS``, None where not
+    given.
+    """
     recipe = PRESETS.get(str(config.extra.get("preset")), PRESETS[DEFAULT_PRESET])
-    steps = given["max_train_steps"] or FIT_STEPS
-    usual = {"batch_size": FIT_BATCH, "learning_rate": recipe.rate}
+    steps = given["max_train_steps"]
+    if steps is None:
+        steps = min(max(round(STEPS_OF_ROOT * images**0.5), FEWEST_STEPS), MOST_STEPS)
+    usual = {"batch_size": FIT_BATCH, "learning_rate": recipe.rate / 2 if rank else recipe.rate}
     changes = {name: value for name, value in given.items() if value is not None}
     return TrainingSettings(
         **{**usual, **changes, "max_train_steps": steps},
@@ -223,8 +248,14 @@ def make_hand_trainer(
     cache: LatentCache,
     settings: TrainingSettings,
     accelerator: Accelerator,
+    *,
+    rank: int = 0,
 ) -> HandTrainer:
-    """A training of the offsets of all writers of ``words``, new to the model whatever their names are."""
+    """A training of the hand of the one writer of ``words``, new to the model whatever its name is.
+
+    Args:
+        rank: of the weights of the hand's own that are trained beside its offset; 0 for none.
+    """
     styles = embed_styles(start.style_encoder, words, cache.folder)
     # The model's own writers play no part: their names must not be in the way.
     nameless = replace(start.config, writers=tuple(f"row {row}" for row in range(len(start.config.writers))))
@@ -233,6 +264,8 @@ def make_hand_trainer(
         config = replace(config, img_size=max(config.img_size, cache.canvas_size))  # of one height
     # Rows that no image calls up have no gradient, and AdamW leaves them as they are.
     unet.requires_grad_(False).writer_embedding.requires_grad_(True)
+    if rank:
+        attach(unet, rank, settings.seed)
     recogniser = start.latent_recogniser
     if recogniser is None:
         settings = replace(settings, recognition_weight=0.0)
@@ -249,23 +282,27 @@ def make_hand_trainer(
     return trainer
 
 
-def fit_hands(trainer: HandTrainer) -> dict[str, Hand]:
-    """Train the offsets; the hands by their writers' names.
+def fit_hand(trainer: HandTrainer) -> Hand:
+    """Train the offset and the weights of the one hand of a trainer.
 
     Raises:
         UserError: if the loss becomes infinite.
     """
+    (name,) = trainer.styles.means
     with tqdm(total=trainer.last_step, desc="fit", unit="step") as bar:
         while not trainer.is_finished:
             values = trainer.train_step()
             bar.update()
             bar.set_postfix(loss=f"{float(values['loss']):.4f}")
-    config = trainer.config
-    hands = {name: hand_of_writer(trainer.bare_unet, config, name) for name in trainer.styles.means}
-    for name, hand in hands.items():
-        if hand.offset is not None and not hand.offset.isfinite().all():
-            raise UserError(
-                f"the hand {name!r} is not finite. Give a lower --learning_rate than"
-                f" {trainer.settings.learning_rate:g}."
-            )
-    return hands
+    low_rank = detach(trainer.bare_unet)
+    hand = replace(hand_of_writer(trainer.bare_unet, trainer.config, name), low_rank=low_rank)
+    parts = [
+        *([] if hand.offset is None else [hand.offset]),
+        *(part for pair in low_rank.values() for part in pair),
+    ]
+    if not all(part.isfinite().all() for part in parts):
+        raise UserError(
+            f"the hand {name!r} is not finite. Give a lower --learning_rate than"
+            f" {trainer.settings.learning_rate:g}."
+        )
+    return hand

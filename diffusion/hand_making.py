@@ -9,9 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from diffusion.alignment import align_spacing, find_peaks
+from diffusion.alignment import align_spacing, columns_of_ink, find_gaps, find_peaks
 from diffusion.autoencoder import scale_latents, vae_in_channels
 from diffusion.hands import SCALES, STYLE_SPACE, Hand, hand_of_writer
+from diffusion.low_rank import mix_low_rank
 from diffusion.pictures import WINDOW, cut_windows
 from diffusion.pipeline import HandwritingPipeline
 from utils.charset import order_along_line
@@ -115,7 +116,8 @@ def measure_scales(
         ratios.append((columns[-1] + 1 - columns[0]) / expected)
         records.append(TextImage(file_name="", text=text, writer=_ANYBODY))
         ids = pipeline.config.charset.encode([order_along_line(text)], len(text)).to(pipeline.device)
-        peaks += find_peaks(pipeline.latent_recogniser, latents, ids, [text], np.array(boxes[-1:]))
+        (peak,) = find_peaks(pipeline.latent_recogniser, latents, ids, [text], np.array(boxes[-1:]))
+        peaks.append(find_gaps(peak, columns_of_ink(window)) if peak.is_sure else peak)
     if not records:
         return None
     model = replace(model, writer_scales={_ANYBODY: float(np.median(ratios))}, space_scales={})
@@ -260,6 +262,7 @@ def mix_hands(pipeline: HandwritingPipeline, shares: Mapping[str, float]) -> Han
     return Hand(
         style=F.normalize(sum(share * hand.style.cpu() for hand, share in hands), dim=0),
         offset=offset if offset.any() else None,
+        low_rank=mix_low_rank([(hand.low_rank, share) for hand, share in hands if hand.low_rank]),
         **{name: round(sum(share * getattr(hand, name) for hand, share in hands), 4) for name in SCALES},
         style_space=hands[0][0].style_space,
     )

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from diffusion.alignment import Alignment, Peaks, align, find_peaks
+from diffusion.alignment import Alignment, Peaks, align, columns_of_ink, find_gaps, find_peaks
 from diffusion.autoencoder import vae_in_channels
 from diffusion.dataset import encode_images
 from diffusion.layout import CANVAS_STEP, canvas_widths
@@ -68,9 +68,9 @@ def align_images(
             for rows in np.split(order, range(batch_size, len(order), batch_size)):
                 canvas = stack_images([images[row] for row in rows], int(canvases[rows].max()))
                 batch = [texts[row] for row in rows]
-                found.update(
-                    zip(rows.tolist(), _find(generator, canvas, batch, ink[rows], device), strict=True)
-                )
+                peaks_of = _find(generator, canvas, batch, ink[rows], device)
+                for row, peak in zip(rows.tolist(), peaks_of, strict=True):
+                    found[row] = find_gaps(peak, columns_of_ink(images[row])) if peak.is_sure else peak
                 bar.update(len(rows))
             inks.append(ink)
             peaks += [found[row] for row in range(len(images))]

@@ -6,6 +6,7 @@ images = pipeline(["handwriting", "archive"], ["000", {"000": 0.7, "011": 0.3}])
 """
 
 import json
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -29,6 +30,7 @@ from diffusion.hands import Hand, add_hands
 from diffusion.latent_recogniser import LATENT_RECOGNISER_FOLDER, LatentRecogniser
 from diffusion.legibility import draw_legibly
 from diffusion.loading import STYLE_ENCODER_FOLDER, load_checkpoint, load_published_generator
+from diffusion.low_rank import hand_weights_of
 from diffusion.noise_schedule import DEFAULT_SCHEDULER, draw_noise, sample_latents
 from diffusion.published import find_published
 from diffusion.variation import DEFAULT_VARIATION
@@ -129,7 +131,13 @@ class HandwritingPipeline(GuidedModel):
         self.save_unet(folder, config, dtype=dtype)
 
     def save_unet(self, folder: Path, config: CheckpointConfig, *, dtype: torch.dtype | None = None) -> None:
-        """Write the UNet and a config into a folder that is there, without the parts beside them."""
+        """Write the UNet and a config into a folder that is there, without the parts beside them.
+
+        Raises:
+            UserError: if a hand has weights of its own, which a checkpoint has no place for.
+        """
+        if hand_weights_of(self.unet).rows:
+            raise UserError("a model with fitted hands can't be saved. Save the hands: Hand.save")
         save_weights(self.unet, folder / WEIGHTS_NAME, dtype=dtype)
         content = json.dumps(config.to_dict(self.unet.config), indent=2, ensure_ascii=False)
         (folder / CONFIG_NAME).write_text(content, encoding="utf-8")
@@ -251,10 +259,13 @@ class HandwritingPipeline(GuidedModel):
 
         widths = self.canvas_widths(texts, writers, edges)
         images = np.full((len(texts), *self.config.img_size), 255, np.uint8)
-        for width in sorted(set(widths.tolist())):
-            of_width = np.flatnonzero(widths == width)
-            for start in range(0, len(of_width), batch_size or len(of_width)):
-                rows = of_width[start : start + (batch_size or len(of_width))]
+        groups: dict[tuple, list[int]] = defaultdict(list)  # of one width, in hands of the same weights
+        for row, width in enumerate(widths.tolist()):
+            groups[self.weights_key(writers[row]), width].append(row)
+        for key in sorted(groups):
+            together, width = np.array(groups[key]), key[1]
+            for start in range(0, len(together), batch_size or len(together)):
+                rows = together[start : start + (batch_size or len(together))]
                 latents = draw_legibly(draw, read, rows, width, redraws)
                 with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
                     images[rows, :, :width] = decode_latents(self.vae, latents)

@@ -8,10 +8,19 @@ import torch
 from accelerate.utils import broadcast_object_list
 from tqdm import tqdm
 
-from diffusion.alignment import Peaks, align, align_spacing, find_peaks, refine_width_model
+from diffusion.alignment import (
+    Peaks,
+    align,
+    align_spacing,
+    columns_of_ink,
+    find_gaps,
+    find_peaks,
+    refine_width_model,
+)
 from diffusion.autoencoder import DOWNSCALE
 from diffusion.samples import aligned_segments
 from diffusion.trainer import DiffusionTrainer
+from utils.sources import read_image
 
 ALIGN_AT_ONCE = 64  # images
 
@@ -74,4 +83,7 @@ def _find_all_peaks(trainer: DiffusionTrainer) -> list[Peaks | None]:
         )
         for row, peak in zip(rows, found, strict=True):
             peaks[row] = peak
+            if peak.is_sure and " " in peak.text:
+                has_ink = columns_of_ink(read_image(trainer.words.paths[row]))
+                peaks[row] = find_gaps(peak, has_ink)
     return peaks

@@ -5,6 +5,7 @@ import math
 from pathlib import Path
 
 from diffusion.distillation_flags import add_distillation_flags, check_distillation_flags
+from diffusion.low_rank import DEFAULT_RANK, HIGHEST_RANK
 from diffusion.noise_schedule import PREDICTION_TYPES
 from diffusion.presets import DEFAULT_PRESET, PRESETS
 from diffusion.training_settings import DEFAULT_EPOCHS, NEW_WRITERS_FACTOR, TrainingSettings
@@ -15,6 +16,7 @@ MODEL_FLAGS = ("preset", "model_channels", "num_heads", "text_layout", "max_leng
 
 _FIT_FLAGS = (
     "fit_hand",
+    "hand_rank",
     "init_from",
     "dataset_path",
     "vae",
@@ -85,6 +87,13 @@ def _add_data_flags(group: argparse._ArgumentGroup) -> None:
         help="file (.safetensors) of a hand, for --writer of inference.py: it is fitted to 5 to 300 images of"
         " one writer, and the model of --init_from stays as it is; for images of several writers, a folder"
         " that gets a file of each",
+    )
+    add(
+        "--hand_rank",
+        type=int,
+        metavar="RANK",
+        help="with --fit_hand: rank of the hand's own weights, which are added to the model's while it is"
+        f" written in, about 70 KB each; 0: none, for a file of a few KB (default: {DEFAULT_RANK})",
     )
 
 
@@ -240,6 +249,8 @@ def check_flags(parser: argparse.ArgumentParser, args: argparse.Namespace) -> No
         if name != "max_length" and args.init_from and getattr(args, name) is not None:
             parser.error(f"--{name} {getattr(args, name)}: --init_from brings its own; leave one of them out")
     check_distillation_flags(parser, args, taken=MODEL_FLAGS)
+    if args.hand_rank is not None and not (args.fit_hand and 0 <= args.hand_rank <= HIGHEST_RANK):
+        parser.error(f"--hand_rank {args.hand_rank}: goes with --fit_hand, and is 0 to {HIGHEST_RANK}")
     if args.fit_hand:
         _check_fit_flags(parser, args)
 

@@ -34,11 +34,13 @@ class Hands:
     def fingerprints(self) -> dict[str, str]:
         """What tells each added hand from another of its name."""
         digests = {}
-        for name, hand in self.added.items():
+        for added, hand in self.added.items():
             offset = b"" if hand.offset is None else hand.offset.float().cpu().numpy().tobytes()
             scales = repr(hand.width_scale) + (repr(hand.space_scale) if hand.space_scale != 1 else "")
             content = hand.style.float().cpu().numpy().tobytes() + offset + scales.encode()
-            digests[name] = hashlib.sha256(content).hexdigest()[:16]
+            for name, parts in sorted(hand.low_rank.items()):
+                content += name.encode() + b"".join(part.half().cpu().numpy().tobytes() for part in parts)
+            digests[added] = hashlib.sha256(content).hexdigest()[:16]
         return digests
 
 

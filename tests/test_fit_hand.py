@@ -7,18 +7,20 @@ import numpy as np
 import pytest
 import torch
 
-from diffusion.hand_fitting import measure_width_scale
+from diffusion.hand_fitting import FIT_SETTINGS, make_fit_settings, measure_width_scale
 from diffusion.hands import STYLE_SPACE, Hand
 from diffusion.latent_recogniser import LatentRecogniser, LatentRecogniserConfig
 from diffusion.layout import WidthModel
 from diffusion.pipeline import HandwritingPipeline
 from diffusion.presets import make_config
 from diffusion.styles import hash_encoder
+from evaluation.fractions import copy_images
 from feature_extractor import StyleEncoder, StyleEncoderConfig
+from generation.hands import Hands
 from tests.helpers import IMG_SIZE, WORDS, WRITERS, hash_tree, make_word_folder, nudge_zeros, run_script
 from unet import UNet
 from utils.errors import UserError
-from utils.text_images import TextImage
+from utils.text_images import TextImage, read_text_images
 
 STYLE_DIM = 6
 FAST = ("--max_train_steps", 3, "--batch_size", 4, "--mixed_precision", "no")
@@ -102,6 +104,42 @@ def test_the_offset_says_something_that_the_vector_does_not(model, fitted):
     pipeline.add_hands({"fitted": hand, "unfitted": replace(hand, offset=None)})
     one, other = pipeline(["bead"] * 2, ["fitted", "unfitted"], num_inference_steps=2, indices=[0, 0])
     assert (one != other).any()
+
+
+def test_the_weights_of_a_hands_own_say_something_that_the_offset_does_not(model, fitted):
+    pipeline = HandwritingPipeline.from_pretrained(model)
+    hand = Hand.load(fitted)
+    assert hand.low_rank
+    pipeline.add_hands({"fitted": hand, "without": replace(hand, low_rank={})})
+    one, other = pipeline(["bead"] * 2, ["fitted", "without"], num_inference_steps=2, indices=[0, 0])
+    assert (one != other).any()
+
+
+def test_rank_0_trains_the_offset_alone(fit, fitted):
+    path = fit("--hand_rank", 0)
+    assert not Hand.load(path).low_rank and Hand.load(path).offset.any()
+    assert path.stat().st_size < fitted.stat().st_size / 2
+
+
+def test_more_images_get_more_steps(model):
+    config = HandwritingPipeline.from_pretrained(model).config
+    given = dict.fromkeys(FIT_SETTINGS)
+    steps = [make_fit_settings(given, config, images, 8).max_train_steps for images in (1, 10, 100, 10_000)]
+    assert steps[0] < steps[1] < steps[2] < steps[3] <= 500
+    assert make_fit_settings(given | {"max_train_steps": 7}, config, 100, 8).max_train_steps == 7
+
+
+def test_a_hand_fitted_beside_others_is_the_one_that_is_fitted_alone(fit, several, tmp_path):
+    together = fit(data=several, target="hands")
+    (one, *_) = sorted(together.glob("*.safetensors"))
+    alone = tmp_path / "alone"
+    records = [record for record in read_text_images(several) if record.writer == one.stem]
+    copy_images(several, records, alone)
+    prints = [
+        Hands(writer=None, mix=None, added={"": Hand.load(path)}).fingerprints()
+        for path in (one, fit(data=alone))
+    ]
+    assert prints[0] == prints[1]
 
 
 def test_the_model_and_the_images_are_not_touched(model, mine, fit):

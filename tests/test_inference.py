@@ -921,7 +921,9 @@ def test_guidance_can_be_kept_to_a_part_of_the_way(pipeline):
     assert not np.array_equal(part, whole) and not np.array_equal(part, none)
     calls = []
     original = pipeline._predict
-    pipeline._predict = lambda latents, *rest: calls.append(len(latents)) or original(latents, *rest)
+    pipeline._predict = lambda key, latents, *rest: (
+        calls.append(len(latents)) or original(key, latents, *rest)
+    )
     try:
         write(guidance_interval=(0.3, 0.8))
     finally:

@@ -13,6 +13,8 @@ from diffusion.alignment import (
     align,
     align_spacing,
     character_positions,
+    columns_of_ink,
+    find_gaps,
     fit_borders,
     measure_peak_place,
     refine_width_model,
@@ -130,6 +132,49 @@ def test_peaks_in_the_wrong_order_turn_no_character_around():
 def test_one_character_is_as_wide_as_the_ink():
     peaks = Peaks(text="m", ink=(3.0, 20.0), places=np.array([5.0]), log_probability=-0.1)
     assert fit_borders(peaks, np.array([9.0]), 0.5).tolist() == [3.0, 20.0]
+
+
+def ink_of(*runs, width=100):
+    """Columns that have ink from one to the other of each run."""
+    has_ink = np.zeros(width, bool)
+    for left, right in runs:
+        has_ink[left:right] = True
+    return has_ink
+
+
+def test_a_space_is_as_wide_as_the_white_wherever_its_peak_is():
+    ink = ink_of((0, 20), (60, 90))
+    for place in (25.0, 40.0, 58.0):
+        peaks = Peaks(text="m m", ink=(0.0, 90.0), places=np.array([1.0, place, 59.0]), log_probability=-0.1)
+        seen = find_gaps(peaks, ink)
+        assert seen.gaps[1].tolist() == [20, 60] and np.isnan(seen.gaps[[0, 2]]).all()
+        borders = fit_borders(seen, np.array([30.0, 8.0, 30.0]), 0.0)
+        assert borders.tolist() == pytest.approx([0, 22, 58, 90], abs=1.5)
+
+
+def test_the_widest_white_between_the_neighbours_peaks_is_the_space():
+    ink = ink_of((0, 8), (12, 20), (25, 26), (50, 70))  # a letter in two strokes, and a stain
+    peaks = Peaks(text="m m", ink=(0.0, 70.0), places=np.array([1.0, 30.0, 49.0]), log_probability=-0.1)
+    assert find_gaps(peaks, ink).gaps[1].tolist() == [26, 50]
+
+
+def test_words_that_touch_keep_the_borders_of_peaks_and_widths():
+    peaks = Peaks(text="m m", ink=(0.0, 70.0), places=np.array([1.0, 30.0, 39.0]), log_probability=-0.1)
+    seen = find_gaps(peaks, ink_of((0, 70)))
+    assert np.isnan(seen.gaps).all()
+    widths = np.array([30.0, 8.0, 30.0])
+    assert fit_borders(seen, widths, 0.0).tolist() == fit_borders(peaks, widths, 0.0).tolist()
+
+
+def test_spaces_at_the_ends_of_a_text_have_no_white_of_their_own():
+    peaks = Peaks(text=" m ", ink=(0.0, 70.0), places=np.array([1.0, 30.0, 60.0]), log_probability=-0.1)
+    assert np.isnan(find_gaps(peaks, ink_of((20, 50))).gaps).all()
+
+
+def test_a_single_dark_pixel_is_no_ink_of_a_column():
+    image = np.full((10, 3), 255, np.uint8)
+    image[4, 0] = image[4:6, 2] = 0
+    assert columns_of_ink(image).tolist() == [False, False, True]
 
 
 def test_borders_of_a_text_from_right_to_left_fall():
