@@ -76,7 +76,10 @@ def add_collection(parser: argparse.ArgumentParser) -> None:
         help="share of real lines in these steps (default: 0.5)",
     )
     group.add_argument(
-        "--rates", type=float, nargs="+", help="learning rates to choose from (default: 0.0003 0.001)"
+        "--rates",
+        type=float,
+        nargs="+",
+        help="learning rates to choose from; a few held-out lines can't tell which is better (default: 0.0003)",
     )
 
 

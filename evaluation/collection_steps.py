@@ -62,7 +62,7 @@ class CollectionSettings:
     first_real: float = 0.5
     htr_steps: int = 400
     htr_batch_size: int = 8
-    rates: Sequence[float] = (3e-4, 1e-3)
+    rates: Sequence[float] = (3e-4,)
     num_steps: int | None = None
     inference_batch_size: int | None = None
     mixed_precision: str | None = None
