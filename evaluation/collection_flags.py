@@ -19,6 +19,7 @@ COLLECTION_FLAGS = (
     "variation",
     "first_share",
     "first_real",
+    "sure",
     "rates",
 )
 
@@ -76,10 +77,16 @@ def add_collection(parser: argparse.ArgumentParser) -> None:
         help="share of real lines in these steps (default: 0.5)",
     )
     group.add_argument(
+        "--sure",
+        type=float,
+        metavar="SHARE",
+        help="share of the lines without text that is learnt from as it was read, the surest (default: 0.6)",
+    )
+    group.add_argument(
         "--rates",
         type=float,
         nargs="+",
-        help="learning rates to choose from; a few held-out lines can't tell which is better (default: 0.0003)",
+        help="learning rates to choose from; few held-out lines can't tell them apart (default: 0.0003)",
     )
 
 
@@ -92,8 +99,8 @@ def make_collection_settings(parser: argparse.ArgumentParser, args: argparse.Nam
         return usual[name] if value is None or value == parser.get_default(name) else value
 
     usual = {field.name: field.default for field in fields(CollectionSettings)}
-    keep, first_share = choose("keep"), choose("first_share")
-    for name, value in (("keep", keep), ("first_share", first_share)):
+    keep, first_share, sure = choose("keep"), choose("first_share"), choose("sure")
+    for name, value in (("keep", keep), ("first_share", first_share), ("sure", sure)):
         if not 0 < value <= 1 or (name == "first_share" and value == 1):
             parser.error(f"--{name} {value}: a share between 0 and 1")
     first_real = choose("first_real")
@@ -121,6 +128,7 @@ def make_collection_settings(parser: argparse.ArgumentParser, args: argparse.Nam
         variation=args.variation,
         first_share=first_share,
         first_real=first_real,
+        sure=sure,
         htr_steps=choose("htr_steps"),
         htr_batch_size=choose("htr_batch_size"),
         rates=rates,

@@ -37,8 +37,9 @@ LEAST_STEPS = 0.25  # of the most: a choice by few lines is not sure enough for 
 REAL = Arm(name="a: real lines", slug="real")
 FONTS = Arm(name="b: font lines, then real", slug="fonts", starts_from="font_lines")
 GENERATED = Arm(name="c: generated lines, then real", slug="generated", starts_from="generated_lines")
+PSEUDO = Arm(name="e: other lines as a reads them, then real", slug="pseudo", starts_from="pseudo_lines")
 UPPER = Arm(name="d: all real lines of the collection", slug="upper", is_upper_bound=True)
-ARMS = (REAL, FONTS, GENERATED, UPPER)
+ARMS = (REAL, FONTS, GENERATED, PSEUDO, UPPER)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +61,7 @@ class CollectionSettings:
     variation: float | None = None
     first_share: float = 0.5
     first_real: float = 0.5
+    sure: float = 0.6
     htr_steps: int = 400
     htr_batch_size: int = 8
     rates: Sequence[float] = (3e-4,)
@@ -192,3 +194,26 @@ def save_readings(
     counts = {unit: [column.tolist() for column in count_errors(texts, read, unit=unit)] for unit in UNITS}
     content = {"texts": texts, "readings": read, **counts, **more}
     write_atomically(folder / READINGS_NAME, json.dumps(content, ensure_ascii=False))
+
+
+def label_lines(
+    settings: CollectionSettings, others: Sequence[TextImage], folder: Path, judge: Path, device: torch.device
+) -> Path:
+    """Lines that nobody has transcribed, with what the recogniser of arm a reads in them as their texts: the
+    share ``--sure`` that it is surest of. The texts that ``others`` have play no part.
+
+    Source: pseudo-labels, Lee 2013, section 2 (ICML workshop on challenges in representation learning).
+    """
+    target = folder / "pseudo"
+    if (target / METADATA_NAME).is_file():
+        return target
+    model = CRNN.from_pretrained(judge).to(device)
+    paths = [settings.collection / record.file_name for record in others]
+    readings = CRNNRecogniser(model).read(load_crops(paths, img_height=model.config.img_height))
+    read = [(reading, record) for reading, record in zip(readings, others, strict=True) if reading.text]
+    read.sort(key=lambda pair: -pair[0].character_confidence)
+    kept = read[: round(settings.sure * len(read))]
+    if kept:
+        records = [replace(record, text=reading.text, split="train") for reading, record in kept]
+        copy_images(settings.collection, records, target)
+    return target

@@ -14,6 +14,7 @@ from evaluation.collection_steps import (
     ARMS,
     FONTS,
     GENERATED,
+    PSEUDO,
     READINGS_NAME,
     REAL,
     SECONDS_NAME,
@@ -23,6 +24,7 @@ from evaluation.collection_steps import (
     choose_course,
     copy_lines,
     fine_tune_recogniser,
+    label_lines,
     save_readings,
     settings_of,
     timed,
@@ -60,7 +62,7 @@ def run_collection_study(
             save_readings(pretrained, settings.init_from, settings.collection, device)
         courses = {}
         for count in settings.items:
-            courses[count] = _study_items(settings, draw_lines(train, count), device, report)
+            courses[count] = _study_items(settings, draw_lines(train, count), train, device, report)
         folder = settings.save_path / "upper"
         copy_lines(settings, train, folder / "lines")
         with timed(folder, "recognisers"):
@@ -77,10 +79,11 @@ def _items_folder(settings: CollectionSettings, count: int) -> Path:
 def _study_items(
     settings: CollectionSettings,
     lines: Sequence[TextImage],
+    train: Sequence[TextImage],
     device: torch.device,
     report: Callable[[str], None],
 ) -> Course:
-    """Arms a, b and c with these lines."""
+    """Arms a, b, c and e with these lines; the others of ``train`` have no texts here."""
     count, gpu = len(lines), name_gpu(device)
     folder = _items_folder(settings, count)
     copy_lines(settings, lines, folder / "lines")
@@ -98,8 +101,14 @@ def _study_items(
         generated = write_generated(settings, lines, folder, judge, gpu)
         number = sum(1 for _ in (generated / "metadata.jsonl").open(encoding="utf-8"))
         fonts = write_fonts(folder, number)
+    at_hand = {line.file_name for line in lines}
+    others = [line for line in train if line.file_name not in at_hand]
+    with timed(folder, "reading of other lines"):
+        pseudo = label_lines(settings, others, folder, judge, device)
+    # Without other lines, arm e is arm a.
+    firsts = ((FONTS, fonts), (GENERATED, generated), (PSEUDO, pseudo if pseudo.is_dir() else None))
     with timed(folder, "recognisers"):
-        for arm, first in ((FONTS, fonts), (GENERATED, generated)):
+        for arm, first in firsts:
             for seed in range(settings.seeds):
                 report(f"recogniser  {arm.name}, {count} lines, seed {seed}")
                 run_arm(settings, folder, arm, seed, course, folder / "lines", first, device)
@@ -195,7 +204,7 @@ def write_results(settings: CollectionSettings, train: Sequence[TextImage]) -> N
                 for seed in range(settings.seeds)
             ]
             for count in settings.items
-            for arm in (REAL, FONTS, GENERATED)
+            for arm in (REAL, FONTS, GENERATED, PSEUDO)
         },
         {count: [line.text for line in draw_lines(train, count)] for count in settings.items},
     )
