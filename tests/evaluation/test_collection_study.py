@@ -3,11 +3,13 @@
 import importlib
 import json
 import random
+from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
-from evaluation import collection_generation, study
+from evaluation import collection_generation, collection_steps, study
 from evaluation.collection_lines import (
     corpus_pieces,
     draw_lines,
@@ -17,11 +19,12 @@ from evaluation.collection_lines import (
     write_texts,
 )
 from evaluation.collection_report import correct_differences, relative_change
-from evaluation.collection_steps import ARMS, FONTS, GENERATED, REAL
+from evaluation.collection_steps import ARMS, FONTS, GENERATED, REAL, CollectionSettings, label_lines
 from evaluation.error_classes import count_class_errors
 from evaluation.htr_study import main, parse_args
 from evaluation.study import RunErrors, summarise
 from htr.crnn import CRNN, CRNNConfig
+from htr.reading import Reading
 from tests.helpers import make_word_folder
 from utils.errors import UserError
 from utils.text_images import TextImage, read_text_images, write_metadata
@@ -151,3 +154,32 @@ def test_generated_lines_are_compared_with_real_and_with_font_lines(monkeypatch)
     assert pairs == [(FONTS, REAL), (GENERATED, REAL), (GENERATED, FONTS)]
     (_, p_same), (difference, p_better), _ = correct_differences(rates)
     assert p_better < 0.01 < p_same and relative_change(rates, difference) == pytest.approx(-0.5, abs=0.1)
+
+
+class SureOfLong:
+    """Stands for a recogniser: reads "n letters", surer the more there are; nothing in the first image."""
+
+    def __init__(self, model):
+        pass
+
+    def read(self, images):
+        texts = ["" if i == 0 else "a" * i for i in range(len(images))]
+        return [Reading(text=text, confidence=0.5 if text else 0.0) for text in texts]
+
+
+def test_other_lines_get_the_surest_readings_and_never_their_texts(lines, recogniser, tmp_path, monkeypatch):
+    monkeypatch.setattr(collection_steps, "CRNNRecogniser", SureOfLong)
+    settings = CollectionSettings(
+        collection=lines, save_path=tmp_path, generator=lines, init_from=recogniser, sure=0.4
+    )
+    others = [replace(record, text="unknown", split="test") for record in read_text_images(lines)[:6]]
+    folder = label_lines(settings, others, tmp_path, recogniser, torch.device("cpu"))
+    read = read_text_images(folder)
+    assert sorted(record.text for record in read) == ["aaaa", "aaaaa"]
+    assert {record.split for record in read} == {"train"}
+    assert label_lines(settings, [], tmp_path, recogniser, torch.device("cpu")) == folder  # done before
+
+
+def test_without_other_lines_nothing_is_labelled(lines, recogniser, tmp_path):
+    settings = CollectionSettings(collection=lines, save_path=tmp_path, generator=lines, init_from=recogniser)
+    assert not label_lines(settings, [], tmp_path, recogniser, torch.device("cpu")).exists()
