@@ -66,7 +66,8 @@ def write_hands(
 ) -> None:
     """Fit the hands of all writers of ``words``, one after the other, and write a file of each.
 
-    Nothing is written before the end: an interrupted fit leaves no file.
+    Each file is written when its hand is fitted: an interrupted fit leaves those that were finished, and the
+    same call goes on behind them.
 
     Args:
         target: file of the hand, or folder of the hands' files.
@@ -84,21 +85,24 @@ def write_hands(
         for path in paths.values():  # before the work, not after it
             stack.enter_context(lock_folder(path.parent, "--fit_hand", name=f"{LOCK_NAME}-{path.name}"))
         root = latent_cache or Path(stack.enter_context(TemporaryDirectory()))
-        hands, vae_hash = {}, hash_vae(start.vae)
-        for name in paths:
+        vae_hash = hash_vae(start.vae)
+        for name, path in paths.items():
+            if path.exists():
+                Hand.load(path, flag="--fit_hand")
+                accelerator.print(f"note        {name!r} is fitted already, and stays as it is: {path}")
+                continue
             rows = [i for i, record in enumerate(words.records) if record.writer == name]
             part = pick_images(words, rows)
             cache = encode_training_set(part, start.vae, vae_hash, accelerator, root, is_shared=True)
             settings = make_fit_settings(given, start.config, len(rows), rank)
             trainer = make_hand_trainer(start, part, cache, settings, accelerator, rank=rank)
-            hands[name] = fit_hand(trainer)
+            hand = fit_hand(trainer)
+            hand.save(path)
             accelerator.print(
                 f"fitted      {name!r} from {len(trainer.styles.images[name])} images,"
-                f" {hands[name].width_scale:.2f} times as wide as the mean hand, spaces"
-                f" {hands[name].width_scale * hands[name].space_scale:.2f} times: {paths[name]}"
+                f" {hand.width_scale:.2f} times as wide as the mean hand, spaces"
+                f" {hand.width_scale * hand.space_scale:.2f} times: {path}"
             )
-        for name, hand in hands.items():
-            hand.save(paths[name])
 
 
 def check_model(start: HandwritingPipeline, models_path: Path) -> None:
@@ -168,9 +172,11 @@ def name_files(target: Path, writers: Sequence[str]) -> dict[str, Path]:
     """The file of each writer's hand: ``target`` itself, or in it as a folder.
 
     Raises:
-        UserError: if a file is named for several writers, or a file is there already.
+        UserError: if a file is named for several writers, or is there already.
     """
     if target.suffix == HAND_SUFFIX:
+        if target.exists():
+            raise UserError(f"--fit_hand {target}: exists already. Remove it, or name another.")
         if len(writers) > 1:
             names = ", ".join(writers[:10]) + (", …" if len(writers) > 10 else "")
             raise UserError(
@@ -185,9 +191,6 @@ def name_files(target: Path, writers: Sequence[str]) -> dict[str, Path]:
         raise UserError(
             f"--fit_hand {target}: names of two writers make one file's name. Rename one of them."
         )
-    for path in paths.values():
-        if path.exists():
-            raise UserError(f"--fit_hand {path}: exists already. Remove it, or name another.")
     return paths
 
 

@@ -114,7 +114,8 @@ class HandWeights:
 
     @torch.no_grad()
     def apply(self, model: nn.Module, key: tuple[tuple[int, float], ...]) -> None:
-        """Let the model have the weights of this mix and no other's, exactly as often as it is called.
+        """Add the weights of this mix to the model's own, and take away those of the mix before: without any,
+        the model's own are as they were, bit for bit.
 
         Args:
             model: always the same.

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from diffusion.hand_fitting import FIT_SETTINGS, make_fit_settings, measure_width_scale
+from diffusion.hand_fitting import FIT_SETTINGS, HandTrainer, make_fit_settings, measure_width_scale
 from diffusion.hands import STYLE_SPACE, Hand
 from diffusion.latent_recogniser import LatentRecogniser, LatentRecogniserConfig
 from diffusion.layout import WidthModel
@@ -219,11 +219,33 @@ def test_a_file_takes_one_writer(fit, several):
         fit(data=several)
 
 
-def test_a_hand_that_is_there_is_not_overwritten(fit, several, tmp_path):
+def test_a_file_that_is_there_is_not_overwritten(fit, several, mine, tmp_path):
     (tmp_path / "ann.safetensors").write_text("mine")
     with pytest.raises(UserError, match=r"ann\.safetensors: exists already\. Remove it"):
+        fit(data=mine, target=tmp_path / "ann.safetensors")
+    with pytest.raises(UserError, match=r"ann\.safetensors: damaged, or not a hand"):
         fit(data=several, target=tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["ann.safetensors"]
+
+
+def test_a_folder_that_was_begun_is_gone_on_with(fit, several, tmp_path, monkeypatch, capsys):
+    steps = []
+    train_step = HandTrainer.train_step
+
+    def interrupt(trainer):
+        steps.append(trainer.step)
+        if len(steps) == 5:  # in the second hand
+            raise KeyboardInterrupt
+        return train_step(trainer)
+
+    monkeypatch.setattr(HandTrainer, "train_step", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        fit(data=several, target=tmp_path / "hands")
+    (first,) = (tmp_path / "hands").iterdir()
+    before = first.read_bytes()
+    fit(data=several, target=tmp_path / "hands")
+    assert first.read_bytes() == before and len(list((tmp_path / "hands").iterdir())) == 2
+    assert f"is fitted already, and stays as it is: {first}" in capsys.readouterr().out
 
 
 # What can't be fitted
