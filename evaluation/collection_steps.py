@@ -38,8 +38,9 @@ REAL = Arm(name="a: real lines", slug="real")
 FONTS = Arm(name="b: font lines, then real", slug="fonts", starts_from="font_lines")
 GENERATED = Arm(name="c: generated lines, then real", slug="generated", starts_from="generated_lines")
 PSEUDO = Arm(name="e: other lines as a reads them, then real", slug="pseudo", starts_from="pseudo_lines")
+BOTH = Arm(name="f: those of c and e, then real", slug="both", starts_from="both_lines")
 UPPER = Arm(name="d: all real lines of the collection", slug="upper", is_upper_bound=True)
-ARMS = (REAL, FONTS, GENERATED, PSEUDO, UPPER)
+ARMS = (REAL, FONTS, GENERATED, PSEUDO, BOTH, UPPER)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,6 +12,7 @@ from evaluation.collection_lines import draw_lines, read_collection
 from evaluation.collection_report import render_collection, render_markdown, summarise_classes
 from evaluation.collection_steps import (
     ARMS,
+    BOTH,
     FONTS,
     GENERATED,
     PSEUDO,
@@ -68,7 +69,7 @@ def run_collection_study(
         with timed(folder, "recognisers"):
             for seed in range(settings.seeds):
                 report(f"recogniser  {UPPER.name}, seed {seed}")
-                run_arm(settings, folder, UPPER, seed, courses[max(courses)], folder / "lines", None, device)
+                run_arm(settings, folder, UPPER, seed, courses[max(courses)], folder / "lines", [], device)
         write_results(settings, train)
 
 
@@ -83,7 +84,7 @@ def _study_items(
     device: torch.device,
     report: Callable[[str], None],
 ) -> Course:
-    """Arms a, b, c and e with these lines; the others of ``train`` have no texts here."""
+    """Arms a to c, e and f with these lines; the others of ``train`` have no texts here."""
     count, gpu = len(lines), name_gpu(device)
     folder = _items_folder(settings, count)
     copy_lines(settings, lines, folder / "lines")
@@ -94,7 +95,7 @@ def _study_items(
     with timed(folder, "recognisers"):
         for seed in range(settings.seeds):
             report(f"recogniser  {REAL.name}, {count} lines, seed {seed}")
-            run_arm(settings, folder, REAL, seed, course, folder / "lines", None, device)
+            run_arm(settings, folder, REAL, seed, course, folder / "lines", [], device)
     report(f"generator   adapted to {count} lines, {settings.synthetic} lines to write")
     with timed(folder, "adaptation and generation"):
         judge = folder / f"{REAL.slug}-0"
@@ -105,8 +106,8 @@ def _study_items(
     others = [line for line in train if line.file_name not in at_hand]
     with timed(folder, "reading of other lines"):
         pseudo = label_lines(settings, others, folder, judge, device)
-    # Without other lines, arm e is arm a.
-    firsts = ((FONTS, fonts), (GENERATED, generated), (PSEUDO, pseudo if pseudo.is_dir() else None))
+    read = [pseudo] if pseudo.is_dir() else []  # without other lines, arm e is arm a, and f is c
+    firsts = ((FONTS, [fonts]), (GENERATED, [generated]), (PSEUDO, read), (BOTH, [generated, *read]))
     with timed(folder, "recognisers"):
         for arm, first in firsts:
             for seed in range(settings.seeds):
@@ -122,15 +123,17 @@ def run_arm(
     seed: int,
     course: Course,
     lines: Path,
-    first: Path | None,
+    first: Sequence[Path],
     device: torch.device,
 ) -> None:
-    """One recogniser: all its steps on real lines, or the first part of as many on others and real ones."""
+    """One recogniser: all its steps on real lines, or the first part of as many on folders of others and real
+    ones.
+    """
     target = folder / f"{arm.slug}-{seed}"
     if (target / READINGS_NAME).is_file():
         return
     start, steps, seconds = settings.init_from, course.steps, 0.0
-    if first is not None:
+    if first:
         before = max(1, round(settings.first_share * steps))
         start, steps = folder / f"{arm.starts_from}-{seed}", max(1, steps - before)
         part = Course(steps=before, learning_rate=course.learning_rate)
@@ -157,12 +160,14 @@ def run_arm(
     )
 
 
-def mix_lines(first: Path, lines: Path, share: float) -> list[str]:
-    """Folders whose lines make one training, ``share`` of them real."""
-    if not share:
-        return [str(first)]
-    others, real = (len(read_text_images(folder)) for folder in (first, lines))
-    return [str(first), f"{lines}:{others * share / (1 - share) / real:.4f}"]
+def mix_lines(first: Sequence[Path], lines: Path, share: float) -> list[str]:
+    """Folders whose lines make one training, ``share`` of them real, of the others as many of each folder."""
+    counts = {folder: len(read_text_images(folder)) for folder in (*first, lines)}
+    most = max(counts[folder] for folder in first)
+    shares = {folder: most / counts[folder] for folder in first}
+    if share:
+        shares[lines] = len(first) * most * share / (1 - share) / counts[lines]
+    return [f"{folder}:{times:.4f}" for folder, times in shares.items()]
 
 
 def collect_runs(settings: CollectionSettings, lines_of_train: int) -> list[RunErrors]:
@@ -204,7 +209,8 @@ def write_results(settings: CollectionSettings, train: Sequence[TextImage]) -> N
                 for seed in range(settings.seeds)
             ]
             for count in settings.items
-            for arm in (REAL, FONTS, GENERATED, PSEUDO)
+            for arm in ARMS
+            if arm is not UPPER
         },
         {count: [line.text for line in draw_lines(train, count)] for count in settings.items},
     )

@@ -4,8 +4,9 @@
   python3 scripts/adapt.py my_pages adapted --corpus letters.txt --synthetic 600 --transcribe more_pages
 
 Steps: lines are cut out of the pages; a part of the pages is held out; the recogniser is fine-tuned on the
-real lines; the generator takes on their hand and writes lines, which this recogniser checks; a recogniser
-learns both mixed first and the real ones alone last. Then the held-out pages are read before and after,
+real lines; it reads the lines without text, and the surest readings become texts to learn from; the generator
+takes on the hand and writes lines, which this recogniser checks; a recogniser learns all of them mixed first
+and the real ones alone last. Then the held-out pages are read before and after,
 pages without text are transcribed (PAGE with confidence), and all lines are written for kraken and PyLaia.
 The same command started again goes on where it was. Results: report.md, recogniser/, pages/, and the lines.
 """
@@ -17,23 +18,28 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 
 if not __package__:  # the project's root, from whichever folder this is run
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
+import numpy as np
 import torch
+from PIL import Image
 
 from evaluation.collection_flags import ROOT
 from evaluation.collection_generation import read_generator, write_generated
-from evaluation.collection_lines import read_collection
+from evaluation.collection_lines import HAND, read_collection
 from evaluation.collection_steps import (
+    BOTH,
     GENERATED,
     READINGS_NAME,
     REAL,
     CollectionSettings,
     choose_course,
     copy_lines,
+    label_lines,
     save_readings,
 )
 from evaluation.collection_study import SETTINGS_NAME, check_collection_settings, run_arm
@@ -41,14 +47,16 @@ from evaluation.fractions import copy_images
 from htr.crnn import CRNN
 from htr.error_rates import measure_errors
 from htr.recogniser import SHIPPED
+from scripts.transcribe_pages import draw_empty_lines, find_pages
 from utils.cli import HelpFormatter, call_script, flags, positive_int, run
 from utils.device import choose_device, name_gpu
 from utils.errors import UserError
 from utils.json_files import read_json
 from utils.output import claim_folder, lock_folder, write_atomically
-from utils.text_images import METADATA_NAME, read_text_images, write_metadata
+from utils.text_images import IMAGE_FOLDER, METADATA_NAME, TextImage, read_text_images, write_metadata
 
-STEPS = 7
+STEPS = 8
+MOST_READ = 2000  # lines without text that are learnt from
 TEST_SHARE = 0.2  # of the lines, by whole pages
 FORMATS = ("kraken", "pylaia")
 
@@ -135,6 +143,36 @@ def cut_pages(pages: Pages, settings: CollectionSettings) -> None:
     call_script("preprocessing/process_dataset.py", arguments, pages.out / "lines.log", None, report_every=30)
 
 
+def iter_empty_lines(folder: Path) -> Iterator[np.ndarray]:
+    """Images of the lines without text of all pages of a folder."""
+    for found in find_pages(folder):
+        yield from draw_empty_lines(found).values()
+
+
+def label_empty_lines(
+    pages: Pages, settings: CollectionSettings, work: Path, device: torch.device
+) -> list[Path]:
+    """A folder of lines that nobody has transcribed, with what the recogniser of the real lines reads in
+    them; no folder where there are none.
+    """
+    drawn = work / "empty_lines"
+    if not (drawn / METADATA_NAME).is_file():
+        (drawn / IMAGE_FOLDER).mkdir(parents=True, exist_ok=True)
+        records = []
+        images = iter_empty_lines(pages.transcribe or pages.collection)
+        for number, image in enumerate(islice(images, MOST_READ)):
+            name = f"{IMAGE_FOLDER}/{number:05d}.png"
+            Image.fromarray(image).save(drawn / name)
+            records.append(TextImage(file_name=name, text="?", writer=HAND))
+        write_metadata(drawn, records)
+    others = read_text_images(drawn) if (drawn / METADATA_NAME).stat().st_size else []
+    settings = replace(settings, collection=drawn)
+    folder = label_lines(settings, others, work, work / f"{REAL.slug}-0", device)
+    count = len(read_text_images(folder)) if folder.is_dir() else 0
+    print(f"            {count} of {len(others)} lines kept", flush=True)
+    return [folder] if count else []
+
+
 def merge_lines(settings: CollectionSettings, generated: Path, folder: Path) -> Path:
     """One folder of the real and the generated lines, for other trainers."""
     if (folder / METADATA_NAME).is_file():
@@ -174,10 +212,10 @@ def finish(pages: Pages, settings: CollectionSettings, generated: Path) -> None:
     """Transcribe the pages without text, and write the lines for other trainers."""
     target = pages.out / "pages"
     source = pages.transcribe or pages.collection
-    with step(6, f"pages without text are transcribed: {target}"):
+    with step(7, f"pages without text are transcribed: {target}"):
         arguments = ["--dataset_path", source, "--save_dir", target, "--recogniser", pages.out / "recogniser"]
         call_script("scripts/transcribe_pages.py", arguments, pages.out / "pages.log", None, report_every=30)
-    with step(7, f"lines for other trainers: {', '.join(FORMATS)}"):
+    with step(8, f"lines for other trainers: {', '.join(FORMATS)}"):
         merged = merge_lines(settings, generated, settings.save_path / "all_lines")
         for name in FORMATS:
             if not (pages.out / name / "export.json").is_file():
@@ -199,18 +237,21 @@ def adapt_recogniser(pages: Pages, settings: CollectionSettings, device: torch.d
     with step(3, "a recogniser is fine-tuned on the real lines"):
         copy_lines(settings, lines, work / "lines")
         course = choose_course(settings, lines, work, device)
-        run_arm(settings, work, REAL, 0, course, work / "lines", None, device)
-    with step(4, f"the generator takes on the hand, and writes {settings.synthetic} lines"):
+        run_arm(settings, work, REAL, 0, course, work / "lines", [], device)
+    with step(4, "lines without text are read, and the surest readings kept"):
+        read = label_empty_lines(pages, settings, work, device)
+    with step(5, f"the generator takes on the hand, and writes {settings.synthetic} lines"):
         generated = write_generated(settings, lines, work, work / f"{REAL.slug}-0", name_gpu(device))
-    with step(5, f"a recogniser learns generated and real lines, then real ones alone: {recogniser}"):
-        run_arm(settings, work, GENERATED, 0, course, work / "lines", generated, device)
-        export_recogniser(work / f"{GENERATED.slug}-0", recogniser)
+    arm = BOTH if read else GENERATED
+    with step(6, f"a recogniser learns all lines mixed, then the real ones alone: {recogniser}"):
+        run_arm(settings, work, arm, 0, course, work / "lines", [generated, *read], device)
+        export_recogniser(work / f"{arm.slug}-0", recogniser)
     finish(pages, settings, generated)
     return describe_readings(
         {
             "before": work / "before",
             "real lines alone": work / f"{REAL.slug}-0",
-            "generated lines, then real ones": work / f"{GENERATED.slug}-0",
+            f"{'generated and read' if read else 'generated'} lines, then real ones": work / f"{arm.slug}-0",
         }
     )
 

@@ -58,14 +58,28 @@ def shapes_of(page: TranscribedPage) -> tuple[LineShape, ...]:
     return tuple(LineShape(polygon=line.polygon, baseline=line.baseline) for line in page.lines)
 
 
-def read_empty_lines(found: FoundPage, recogniser: Recogniser) -> dict[int, Reading]:
-    """The readings of a page's lines without text, by their numbers; lines without ink have none."""
+def draw_empty_lines(found: FoundPage) -> dict[int, np.ndarray]:
+    """(80, W) uint8 images of a page's lines without text, by their numbers; of lines without ink there is
+    none.
+    """
     page = found.page
     place = PageLines(path=found.image, size=(page.width, page.height), shapes=shapes_of(page))
     empty = [number for number, line in enumerate(page.lines) if not line.text.strip()]
     images = {number: LineImage(page=place, number=number).draw(CANVAS) for number in empty}
-    drawn = {number: image for number, image in images.items() if not isinstance(image, str)}
+    return {number: image for number, image in images.items() if not isinstance(image, str)}
+
+
+def read_empty_lines(found: FoundPage, recogniser: Recogniser) -> dict[int, Reading]:
+    """The readings of a page's lines without text, by their numbers."""
+    drawn = draw_empty_lines(found)
     return dict(zip(drawn, recogniser.read(list(drawn.values())), strict=True))
+
+
+def find_pages(folder: Path) -> list[FoundPage]:
+    """The pages of a folder that have their pictures, each picture once."""
+    pages = [page for page in iter_pages(folder) if not isinstance(page, DroppedWord)]
+    first = {page.image: page for page in reversed(pages) if page.image}
+    return list(reversed(list(first.values())))
 
 
 def writable(text: str) -> str:
@@ -139,14 +153,13 @@ def transcribe(found: FoundPage, recogniser: Recogniser) -> tuple[bytes, list[Re
 def main(args: argparse.Namespace) -> None:
     """Find the pages, read their lines, write them one by one."""
     check_no_file(args.save_dir, "--save_dir")
-    pages = [page for page in iter_pages(args.dataset_path) if not isinstance(page, DroppedWord)]
-    first = {page.image: page for page in reversed(pages) if page.image}
-    if not first:
+    pages = find_pages(args.dataset_path)
+    if not pages:
         raise UserError(f"--dataset_path {args.dataset_path}: no page has its picture there or below")
     recogniser = load_recogniser(args.recogniser or SHIPPED, device=choose_device(args.device))
     lines = done = 0
     with lock_folder(args.save_dir, "--save_dir"):
-        for number, found in enumerate(reversed(list(first.values())), start=1):
+        for number, found in enumerate(pages, start=1):
             target = args.save_dir / f"{found.page_id}.xml"
             if target.is_file() or (result := transcribe(found, recogniser)) is None:
                 continue
@@ -155,7 +168,7 @@ def main(args: argparse.Namespace) -> None:
             lines, done = lines + len(readings), done + 1
             mean = sum(reading.character_confidence for reading in readings) / max(1, len(readings))
             print(
-                f"read        {number} of {len(first)}: {found.page_id}, {len(readings)} lines,"
+                f"read        {number} of {len(pages)}: {found.page_id}, {len(readings)} lines,"
                 f" confidence {mean:.2f}",
                 flush=True,
             )
