@@ -68,7 +68,7 @@ def add_collection(parser: argparse.ArgumentParser) -> None:
         type=float,
         metavar="SHARE",
         help="share of the steps with generated (or font) lines, before those with real lines alone (default:"
-        " 0.5)",
+        " 0.9)",
     )
     group.add_argument(
         "--first_real",

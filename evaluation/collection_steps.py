@@ -60,7 +60,7 @@ class CollectionSettings:
     synthetic: int = 400
     keep: float = 0.8
     variation: float | None = None
-    first_share: float = 0.5
+    first_share: float = 0.9
     first_real: float = 0.5
     sure: float = 0.6
     htr_steps: int = 400
