@@ -16,7 +16,7 @@ from torch import Tensor
 from diffusion.latent_recogniser import FRAMES, LatentRecogniser
 from diffusion.layout import COLUMN, WidthModel, expected_edges, shape_class, usual_ratio
 from utils.charset import is_right_to_left, order_along_line
-from utils.images import INK
+from utils.images import INK, runs_without_ink
 from utils.text_images import TextImage
 
 PEAK_SPREAD = 3.0  # pixels that a peak is off its usual place in a character
@@ -169,13 +169,12 @@ def find_gaps(peak: Peaks, has_ink: np.ndarray) -> Peaks:
     for i, character in enumerate(order_along_line(peak.text)):
         if character == " " and 0 < i < len(peak.text) - 1:
             # A peak may be just before its letter.
-            low, high = (round(float(place)) for place in (peak.places[i - 1], peak.places[i + 1] + COLUMN))
-            inside = np.concatenate([[True], has_ink[max(low, 0) : max(high, 0)], [True]])
-            changes = np.diff(inside.astype(int))
-            starts, ends = np.flatnonzero(changes == -1), np.flatnonzero(changes == 1)
-            if len(starts) and (ends - starts).max() >= LEAST_GAP:
-                widest = int((ends - starts).argmax())
-                gaps[i] = max(low, 0) + starts[widest], max(low, 0) + ends[widest]
+            places = peak.places[i - 1], peak.places[i + 1] + COLUMN
+            low, high = (max(0, round(float(place))) for place in places)
+            runs = low + runs_without_ink(has_ink[low:high])
+            widest = max(runs, key=np.ptp, default=None)
+            if widest is not None and np.ptp(widest) >= LEAST_GAP:
+                gaps[i] = widest
     return replace(peak, gaps=gaps)
 
 

@@ -103,6 +103,7 @@ def write_hands(
                 f" {hand.width_scale:.2f} times as wide as the mean hand, spaces"
                 f" {hand.width_scale * hand.space_scale:.2f} times: {path}"
             )
+            accelerator.free_memory()  # it holds on to each hand's model and optimiser
 
 
 def check_model(start: HandwritingPipeline, models_path: Path) -> None:

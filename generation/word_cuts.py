@@ -3,7 +3,7 @@
 import cv2
 import numpy as np
 
-from utils.images import INK, WHITE, trim_tail
+from utils.images import INK, WHITE, runs_without_ink, trim_tail
 
 LEFT_MARGIN = 4  # pixels of white before a word's ink
 CLEAR_GAP = 1 / 16  # least width of a gap without ink, in heights of the line, for a cut to go there
@@ -70,10 +70,9 @@ def find_cut(is_inked: np.ndarray, left: float, right: float, *, height: int) ->
     middle = round((left + right) / 2)
     low = max(0, int(left - SEARCH * height))
     high = min(len(is_inked), int(np.ceil(right + SEARCH * height)))
-    edges = np.flatnonzero(np.diff(np.r_[True, is_inked, True].astype(np.int8)))
     gaps = [
         (start, end)
-        for start, end in zip(edges[::2], edges[1::2], strict=True)
+        for start, end in runs_without_ink(is_inked)
         if start < high and end > low and end - start >= CLEAR_GAP * height
     ]
     if not gaps:

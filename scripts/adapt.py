@@ -45,7 +45,7 @@ from evaluation.collection_steps import (
 from evaluation.collection_study import SETTINGS_NAME, check_collection_settings, run_arm
 from evaluation.fractions import copy_images
 from htr.crnn import CRNN
-from htr.error_rates import measure_errors
+from htr.error_rates import ErrorRates, measure_errors
 from htr.recogniser import SHIPPED
 from scripts.transcribe_pages import draw_empty_lines, find_pages
 from utils.cli import HelpFormatter, call_script, flags, positive_int, run
@@ -199,19 +199,15 @@ def export_recogniser(run_folder: Path, folder: Path) -> None:
         CRNN.from_pretrained(run_folder).save_pretrained(folder, {}, dtype=torch.float16)
 
 
-def held_out_cer(folder: Path) -> float:
-    """A recogniser's character error rate on the held-out pages."""
+def held_out_errors(folder: Path) -> ErrorRates:
+    """What a recogniser misreads on the held-out pages."""
     values = read_json(folder / READINGS_NAME)
-    return measure_errors(values["texts"], values["readings"]).cer
+    return measure_errors(values["texts"], values["readings"])
 
 
 def describe_readings(names: dict[str, Path]) -> list[str]:
     """Error rates on the held-out pages, a row of a table for each recogniser."""
-    rows = []
-    for name, folder in names.items():
-        values = read_json(folder / READINGS_NAME)
-        rows.append(f"| {name} | {measure_errors(values['texts'], values['readings']).describe()} |")
-    return rows
+    return [f"| {name} | {held_out_errors(folder).describe()} |" for name, folder in names.items()]
 
 
 def finish(pages: Pages, settings: CollectionSettings, generated: Path) -> None:
@@ -251,7 +247,9 @@ def adapt_recogniser(pages: Pages, settings: CollectionSettings, device: torch.d
     arm = BOTH if read else GENERATED
     with step(6, f"a recogniser learns all lines mixed, then the real ones alone: {recogniser}"):
         run_arm(settings, work, arm, 0, course, work / "lines", [generated, *read], device)
-        best = min((work / f"{arm.slug}-0", work / f"{REAL.slug}-0"), key=held_out_cer)
+        best = min(
+            (work / f"{arm.slug}-0", work / f"{REAL.slug}-0"), key=lambda run: held_out_errors(run).cer
+        )
         print(f"            the one of {best} reads the held-out pages best", flush=True)
         export_recogniser(best, recogniser)
     finish(pages, settings, generated)

@@ -166,3 +166,13 @@ def pixel_difference(image: np.ndarray, other: np.ndarray) -> float:
     width = max(image.shape[1], other.shape[1])
     difference = pad_to_width(image, width).astype(np.int16) - pad_to_width(other, width)
     return float(np.abs(difference).mean() / 255)
+
+
+def runs_without_ink(has_ink: np.ndarray) -> np.ndarray:
+    """(N, 2) first column of each run without ink and the column behind its last.
+
+    Args:
+        has_ink: (W,) bool; beyond its ends there is ink.
+    """
+    changes = np.diff(np.r_[True, has_ink, True].astype(np.int8))
+    return np.flatnonzero(changes).reshape(-1, 2)
